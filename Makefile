@@ -1,0 +1,44 @@
+# largescale: `make help` lists the targets.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+NPROC ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench shards verify-shards clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+setup: $(READY)  ## make .venv with everything (about two minutes, 7 GB)
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "largescale needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## build the demo corpus, train, evaluate before and after; under 8 minutes on 2 cores
+	$(BIN)/python launch/demo.py
+
+test: $(READY)  ## the whole test suite; under 10 minutes on 2 cores
+	$(BIN)/python -m pytest
+
+lint: $(READY)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)  ## speed, as ratios against a peer or a limit in the same run
+	$(BIN)/python -m tests.benchmarks
+
+shards: $(READY)  ## make shards SOURCE=… LAYOUT=… OUT=… [ARGS="--max-side 512"]
+	$(BIN)/python -m shards build "$(SOURCE)" --layout "$(LAYOUT)" --out "$(OUT)" $(ARGS)
+
+verify-shards: $(READY)  ## make verify-shards OUT=…: re-read a corpus against its manifest
+	$(BIN)/python -m shards verify "$(OUT)"
+
+clean:  ## remove .venv and caches; corpora and runs stay
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -1,0 +1,1 @@
+"""largescale: distributed training, mining and evaluation of image-retrieval networks."""

@@ -1,0 +1,167 @@
+"""From image ids to tensors of equal shape.
+
+n images of a step, b images of a group, h, w pixels. Groups are views of one piece of memory, (b, h, w, 3) in memory and
+(b, 3, h, w) in shape (channels last): libjpeg-turbo writes into it, and nothing is copied on the way to the consumer.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from largescale.corpus.buffers import Buffers, Lent
+from largescale.corpus.config import ImagesConfig
+from largescale.corpus.grouping import Shape, as_completed, batches_of, bundles, by_shape
+from largescale.corpus.images import BadImageError, decode_into, target_shapes
+from largescale.settings import UserError
+
+if TYPE_CHECKING:
+    from largescale.corpus.reading import Corpus
+
+REPLACEMENTS = 16
+
+
+@dataclass(frozen=True)
+class BadImage:
+    """An image that could not be used."""
+
+    key: str
+    shard: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """The images of one step, in groups of equal shape."""
+
+    groups: list[Tensor]
+    """uint8 `(b, 3, h, w)` each, channels last."""
+    places: list[Tensor]
+    """int64 `(b,)` each: the position in `ids` of every row."""
+    ids: np.ndarray
+    """`(n,)` image ids as the plan asked for them."""
+    used: np.ndarray
+    """`(n,)` image ids as they were read: another image of the label where one was bad."""
+    bad: list[BadImage]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Images of equal shape from a pass; none where all of a group were bad."""
+
+    images: Tensor
+    """uint8 `(b, 3, h, w)`, channels last."""
+    ids: np.ndarray
+    """`(b,)` image ids."""
+    bad: list[BadImage]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What travels between processes: the pixels of some groups in one piece of memory."""
+
+    lent: Lent
+    shapes: list[Shape]
+    """(b, h, w) of each group."""
+    order: np.ndarray
+    """`(n,)` position in `used` of every row, group after group."""
+    used: np.ndarray
+    bad: list[BadImage]
+
+    def step(self, pixels: Tensor, ids: np.ndarray) -> Step:
+        places = torch.from_numpy(self.order).split([b for b, _, _ in self.shapes])
+        return Step(groups_of(pixels, self.shapes), list(places), ids, self.used, self.bad)
+
+    def groups(self, pixels: Tensor) -> Iterator[Group]:
+        """Each group by itself; what was bad in any of them comes with the first."""
+        ids = np.split(self.used, np.cumsum([b for b, _, _ in self.shapes])[:-1])
+        for number, images in enumerate(groups_of(pixels, self.shapes)):
+            yield Group(images, ids[number], [] if number else self.bad)
+
+
+def bytes_of(shapes: list[Shape]) -> int:
+    return sum(b * h * w * 3 for b, h, w in shapes)
+
+
+def groups_of(pixels: Tensor, shapes: list[Shape]) -> list[Tensor]:
+    """Bytes of groups, one after another -> `(b, 3, h, w)` each."""
+    parts = pixels[: bytes_of(shapes)].split([bytes_of([shape]) for shape in shapes])
+    return [part.view(b, h, w, 3).permute(0, 3, 1, 2) for part, (b, h, w) in zip(parts, shapes, strict=True)]
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Decodes images of a corpus; `seed` and `epoch` are those of the augmentation."""
+
+    corpus: "Corpus"
+    images: ImagesConfig
+    buffers: Buffers
+    seed: int = 0
+    epoch: int = 0
+
+    def step(self, ids: np.ndarray) -> Packed:
+        """All images of a step; a bad one is replaced by the next of its label, else of the corpus."""
+        used, bad = ids.copy(), dict[int, BadImage]()
+        for _ in range(REPLACEMENTS):
+            order, shapes = by_shape(self.shapes(used))
+            pixels, lent = self.buffers.take(bytes_of(shapes))
+            data = self.corpus.read(used)
+            rows = (row for group in groups_of(pixels, shapes) for row in group.permute(0, 2, 3, 1).numpy())
+            faults = {int(used[i]): self._into(row, int(used[i]), data[i]) for row, i in zip(rows, order.tolist(), strict=True)}
+            found = {id: fault for id, fault in faults.items() if fault}
+            if not found:
+                return Packed(lent, shapes, order, used, list(bad.values()))
+            self.buffers.free(lent)
+            bad |= found
+            used = np.array([self.corpus.replacement(id, bad) if id in bad else id for id in used.tolist()])
+        worst = next(iter(bad.values()))
+        where = f"{worst.key} of {worst.shard}: {worst.error}"
+        raise UserError(f"{len(bad)} images in a row are bad, the first is {where}; run make verify-shards")
+
+    def groups(self, ids: np.ndarray, boxes: np.ndarray | None, batch: int, stream: Iterable[bytes]) -> Iterator[Packed]:
+        """Groups of up to `batch` images of equal shape; bad images are left out."""
+        shapes = self.shapes(ids, boxes)
+        for bundle in bundles(as_completed(batches_of(shapes, batch), stream), batch):
+            asked = [(len(positions), *shapes[positions[0]].tolist()) for positions, _ in bundle]
+            pixels, lent = self.buffers.take(bytes_of(asked))
+            filled, used, bad = list[Shape](), list[int](), list[BadImage]()
+            for (positions, encoded), (b, h, w) in zip(bundle, asked, strict=True):
+                start = bytes_of(filled)
+                rows = pixels[start : start + b * h * w * 3].view(b, h, w, 3).numpy()
+                good, faults = self._fill(rows, ids[positions], encoded, None if boxes is None else boxes[positions])
+                filled.append((len(good), h, w))
+                used += good
+                bad += faults
+            yield Packed(lent, filled, np.arange(len(used)), np.array(used, np.int64), bad)
+
+    def shapes(self, ids: np.ndarray, boxes: np.ndarray | None = None) -> np.ndarray:
+        """`(n, 2)` heights and widths."""
+        manifest = self.corpus.manifest
+        return target_shapes(manifest.width[ids], manifest.height[ids], self.images, boxes)
+
+    def _fill(
+        self, rows: np.ndarray, ids: np.ndarray, encoded: list[bytes], boxes: np.ndarray | None
+    ) -> tuple[list[int], list[BadImage]]:
+        """Decode the images of a group into its first rows; the images that are there, and those that are not."""
+        good, bad = list[int](), list[BadImage]()
+        for i, (id, data) in enumerate(zip(ids.tolist(), encoded, strict=True)):
+            fault = self._into(rows[len(good)], id, data, None if boxes is None else boxes[i])
+            if fault:
+                bad.append(fault)
+            else:
+                good.append(id)
+        return good, bad
+
+    def _into(self, out: np.ndarray, id: int, data: bytes, box: np.ndarray | None = None) -> BadImage | None:
+        manifest = self.corpus.manifest
+        stored = int(manifest.width[id]), int(manifest.height[id])
+        region = None if box is None else tuple(box.tolist())
+        rng = np.random.default_rng([self.seed, self.epoch, id]) if self.images.augment else None
+        try:
+            decode_into(out, data, self.images, stored, region, rng)
+        except BadImageError as error:
+            return BadImage(manifest.keys[id].as_py(), manifest.shards[manifest.shard[id]].name, str(error))
+        return None

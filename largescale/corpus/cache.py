@@ -1,0 +1,135 @@
+"""What a node keeps between runs: fetched shards within a bound, and the memory of files that were verified.
+
+A file is hashed once; that it was right is remembered under its path, size and modification time. The processes of a node
+share all of it: the lock of a shard lets one of them fetch it while the others wait, and whoever reads a shard holds a
+shared lock on it, which keeps it from being evicted. The kernel releases the locks of a process that is killed.
+
+Folders: `shards/` and `columns/` hold files under the name of their SHA-256, `fetching/` a lock per file, with the bytes
+that its fetch has reserved, `verified/` a marker per file that was right.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from largescale.corpus.config import StorageConfig
+from largescale.corpus.manifest import sha256_of
+from largescale.settings import UserError
+
+
+class NoRoomError(UserError):
+    """What other processes read or fetch leaves no room for a shard; it may do so later."""
+
+
+def make_room(config: StorageConfig, size: int, reservation: IO[str]) -> None:
+    """Evict the least recently opened shards that nobody reads until `size` more bytes fit, and reserve those.
+
+    Raises:
+        UserError: they do not fit within the bound, or on the disk.
+    """
+    shards = config.cache / "shards"
+    shards.mkdir(parents=True, exist_ok=True)
+    with locked(config.cache / "room"):
+        _clear(reservation)
+        kept = {path: path.stat() for path in shards.iterdir() if not path.name.startswith(".")}
+        reserved = sum(map(_reserved, (config.cache / "fetching").iterdir()))
+        evictable = sorted(kept, key=lambda path: kept[path].st_atime_ns)
+        while True:
+            occupied, free = sum(kept[path].st_size for path in kept) + reserved, shutil.disk_usage(shards).free - reserved
+            if occupied + size <= config.cache_bytes and size <= free:
+                break
+            if not evictable:
+                later = size <= config.cache_bytes and bool(kept or reserved)
+                raise (NoRoomError if later else UserError)(
+                    f"no room in {config.cache} for a shard of {size:,} bytes: {occupied:,} of storage.cache_bytes="
+                    f"{config.cache_bytes:,} are in use, {free:,} are free on the disk; raise storage.cache_bytes, put "
+                    "storage.cache on a larger disk, or narrow plan.window"
+                )
+            oldest = evictable.pop(0)
+            if _evict(oldest):
+                del kept[oldest]
+        reservation.write(str(size))
+        reservation.flush()
+
+
+def _evict(path: Path) -> bool:
+    """Remove a shard unless a process reads it."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        path.unlink()
+        return True
+
+
+def _reserved(path: Path) -> int:
+    """Bytes that the fetch behind a lock file has reserved."""
+    with path.open("r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return int(file.read() or 0)
+        _clear(file)
+        return 0
+
+
+def _clear(reservation: IO[str]) -> None:
+    """Remove what a fetch that was killed has left: nobody else holds its lock."""
+    lock = Path(reservation.name)
+    for leftover in (lock.parents[1] / "shards").glob(f".{lock.name}.*"):
+        leftover.unlink()
+    reservation.truncate(0)
+
+
+def check_content(path: Path, size: int, sha256: str) -> str | None:
+    """What is wrong with a file, or None."""
+    found_size = path.stat().st_size
+    if found_size != size:
+        return f"expected {size:,} bytes, found {found_size:,}"
+    found = sha256_of(path)
+    return None if found == sha256 else f"expected SHA-256 {sha256}, found {found}"
+
+
+def check_once(path: Path, size: int, sha256: str, record: Path) -> str | None:
+    """As `check_content`, but a file that was right and has kept its size and modification time is not read again."""
+    try:
+        marker = _marker(path, sha256, record)
+    except FileNotFoundError:
+        return "the file does not exist"
+    if marker.exists() and marker.stat().st_size:
+        return None
+    with locked(marker) as state:
+        if state.read():
+            return None
+        fault = check_content(path, size, sha256)
+        if not fault:
+            state.write("right\n")
+        return fault
+
+
+def remember(path: Path, sha256: str, record: Path) -> None:
+    """Note that a file is right."""
+    with locked(_marker(path, sha256, record)) as state:
+        state.write("right\n")
+
+
+def _marker(path: Path, sha256: str, record: Path) -> Path:
+    status = path.stat()
+    identity = f"{os.path.abspath(path)}\n{status.st_size}\n{status.st_mtime_ns}\n{sha256}"
+    return record / hashlib.sha256(identity.encode()).hexdigest()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[IO[str]]:
+    """Hold the lock of a file, which is made if absent, among all processes of the node."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        yield file

@@ -1,0 +1,106 @@
+"""Settings of the corpus: where shards live, how images become tensors, what an epoch holds, who loads it."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from largescale.settings import Settings
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "largescale"
+
+
+class StorageConfig(Settings):
+    """Where fetched shards and the memory of verified ones are kept."""
+
+    cache: Path = Field(default_factory=_user_cache)
+    """Folder of this node for fetched shards and for the record of verified ones; all processes of the node share it."""
+    cache_bytes: PositiveInt = 200_000_000_000
+    """Most bytes that fetched shards may take; the least recently opened ones that nobody reads are removed."""
+    attempts: PositiveInt = 6
+    """How often a fetch is tried before the run stops; the pauses between are 0.5 s, 1 s, 2 s, ..."""
+
+
+class AugmentConfig(Settings):
+    """Random changes of a training image; they depend on (seed, epoch, image id) only."""
+
+    crop_scale: tuple[float, float] | None = None
+    """Share of the image's area that a random crop takes, e.g. [0.4, 1]; the crop is scaled to size x size. null: no crop."""
+    crop_ratio: tuple[float, float] = (0.75, 4 / 3)
+    """Width / height of the random crop."""
+    flip: float = Field(default=0.5, ge=0, le=1)
+    """Probability of a horizontal flip."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "AugmentConfig":
+        if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(f"crop_scale is [least, most] with 0 < least <= most <= 1; {self.crop_scale} leaves no crop to draw")
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise ValueError(f"crop_ratio is [least, most] with 0 < least <= most; {self.crop_ratio} leaves no crop to draw")
+        return self
+
+
+class ImagesConfig(Settings):
+    """How encoded images become uint8 tensors."""
+
+    size: PositiveInt = 362
+    """Longest side in pixels (inside), or both sides (squash, random crops)."""
+    fit: Literal["inside", "squash"] = "inside"
+    """inside: aspect kept, longest side shrunk to `size`, never enlarged, never padded; squash: scaled to size x size."""
+    augment: AugmentConfig | None = None
+    """Random crop and flip in training; null: none. Passes for mining and evaluation never augment."""
+    max_megapixels: float = Field(default=100, gt=0)
+    """Larger images are refused before they are decoded, and count as bad."""
+
+
+class BadImagesConfig(Settings):
+    """What happens when images cannot be decoded."""
+
+    budget: float = Field(default=0.001, ge=0, le=1)
+    """Share of the images read that may be bad before the run stops; each is logged with its key, shard and reason."""
+
+
+class TuplePlanConfig(Settings):
+    """An epoch of tuples: query, positive, negatives."""
+
+    per_step: PositiveInt = 5
+    """Tuples in one step, over all processes."""
+    per_epoch: PositiveInt = 2000
+    """Queries of one epoch, drawn without replacement; more than the corpus has is cut to that."""
+    window: PositiveInt | None = None
+    """Shards whose queries are mixed at a time: a node needs few shards at once. null: the whole corpus is mixed."""
+
+    @model_validator(mode="after")
+    def _whole_step(self) -> "TuplePlanConfig":
+        if self.per_epoch < self.per_step:
+            raise ValueError(f"per_epoch={self.per_epoch} is less than per_step={self.per_step}: an epoch would have no step")
+        return self
+
+
+class LabelPlanConfig(Settings):
+    """An epoch of batches with P labels x K images."""
+
+    labels: int = Field(default=16, ge=2)
+    """Labels in one batch (P), over all processes."""
+    images: int = Field(default=4, ge=2)
+    """Images of each label in a batch (K)."""
+    window: PositiveInt | None = None
+    """Shards whose labels are mixed at a time: a node needs few shards at once. null: the whole corpus is mixed."""
+
+
+class LoaderConfig(Settings):
+    """The processes that read and decode."""
+
+    workers: int | Literal["auto"] = "auto"
+    """Worker processes of each rank; auto: this rank's share of the node's cores; 0: decode in the training process."""
+    prefetch: PositiveInt = 2
+    """Steps or groups that each worker holds ready, in shared memory."""
+
+    @model_validator(mode="after")
+    def _not_negative(self) -> "LoaderConfig":
+        if self.workers != "auto" and self.workers < 0:
+            raise ValueError(f"workers={self.workers}: a number of processes, 0 or more, or auto")
+        return self

@@ -1,0 +1,34 @@
+"""Which corpus a run without `corpus=` reads: the one under data/, else the embedded demo corpus."""
+
+import fcntl
+import subprocess
+import sys
+from pathlib import Path
+
+from largescale.settings import UserError
+
+DEMO = Path("data/demo")
+
+
+def default_corpus() -> str:
+    """The only corpus under data/; the demo corpus, made where it is missing, when there is no other.
+
+    One process of each node makes it; those that come later wait for it.
+
+    Raises:
+        UserError: there are several corpora.
+    """
+    found = sorted(path.parent for path in Path("data").glob("*/manifest.json"))
+    if len(found) > 1:
+        raise UserError(
+            f"data/ holds several corpora ({', '.join(map(str, found))}): say which one to train on, corpus={found[0]}"
+        )
+    if found:
+        return str(found[0])
+    DEMO.mkdir(parents=True, exist_ok=True)
+    with (DEMO / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (DEMO / "train" / "manifest.json").exists():
+            print(f"there is no corpus under data/: making the demo corpora in {DEMO}, once", flush=True)
+            subprocess.run([sys.executable, "-m", "shards", "demo", str(DEMO)], check=True)
+    return str(DEMO / "train")

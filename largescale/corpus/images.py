@@ -1,0 +1,176 @@
+"""Encoded bytes -> uint8 pixels: decode, cut, scale, flip. Random state = (seed, epoch, image id).
+
+h, w: pixels; arrays of pixels are (h, w, 3) RGB. Scaling is bilinear with antialiasing, equal to torchvision's.
+JPEGs are decoded by libjpeg-turbo; where it is not sure of a file, and for all other formats, by Pillow.
+"""
+
+import io
+import math
+
+import numpy as np
+import simplejpeg
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from largescale.corpus.config import AugmentConfig, ImagesConfig
+
+SCALE = torch.ops.aten._upsample_bilinear2d_aa.out
+Region = tuple[int, int, int, int]
+"""x0, y0, x1, y1 in pixels."""
+
+
+class BadImageError(Exception):
+    """An image that cannot be used; the message says why."""
+
+
+def target_shape(width: int, height: int, config: ImagesConfig) -> tuple[int, int]:
+    """(h, w) of the tensor that an image of width x height becomes, known without decoding it."""
+    h, w = target_shapes(np.array([width]), np.array([height]), config)[0].tolist()
+    return h, w
+
+
+def target_shapes(width: np.ndarray, height: np.ndarray, config: ImagesConfig, boxes: np.ndarray | None = None) -> np.ndarray:
+    """`(n, 2)` heights and widths of the tensors that images become.
+
+    Args:
+        boxes: `(n, 4)` regions in stored pixels that are cut out first. A cut is scaled as its whole image would be, so that
+            objects keep their scale (as cirtorch does with query boxes).
+    """
+    if config.fit == "squash" or (config.augment and config.augment.crop_scale):
+        return np.full((len(width), 2), config.size)
+    scale = np.minimum(1, config.size / np.maximum(width, height))
+    if boxes is not None:
+        width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    return np.maximum(1, np.rint(np.stack([height * scale, width * scale], axis=1))).astype(np.int64)
+
+
+def decode_into(
+    out: np.ndarray,
+    data: bytes,
+    config: ImagesConfig,
+    stored: tuple[int, int],
+    box: Region | None = None,
+    rng: np.random.Generator | None = None,
+) -> None:
+    """Decode an image into `out` (h, w, 3), whose shape is the target shape of the image.
+
+    Args:
+        stored: width and height in the manifest.
+        box: region that is cut out first.
+        rng: random state of the augmentation, or None for none.
+
+    Raises:
+        BadImageError: undecodable, too large, or not of the size in the manifest.
+    """
+    if stored[0] * stored[1] > config.max_megapixels * 1e6:
+        raise BadImageError(f"{stored[0]} x {stored[1]} pixels are more than images.max_megapixels={config.max_megapixels:g}")
+    region, flip = box or (0, 0, *stored), False
+    if config.augment and rng is not None:
+        if config.augment.crop_scale:
+            region = random_crop(stored, config.augment, rng)
+        flip = rng.random() < config.augment.flip
+    if region != (0, 0, *stored) or out.shape != (stored[1], stored[0], 3) or not _decode_in_place(out, data):
+        _check_size(data, stored)
+        least = out.shape[0] / (region[3] - region[1]), out.shape[1] / (region[2] - region[0])
+        scale_into(out, cut(_decode(data, stored, least), region, stored))
+    if flip:
+        target = _tensor(out)
+        target.copy_(target.flip(3))
+
+
+def random_crop(stored: tuple[int, int], config: AugmentConfig, rng: np.random.Generator) -> Region:
+    """The region of torchvision's RandomResizedCrop: up to ten draws of area and ratio, else the largest central crop."""
+    assert config.crop_scale is not None
+    width, height = stored
+    (small, large), (narrow, wide) = config.crop_scale, config.crop_ratio
+    for share, shape, right, down in rng.random((10, 4)).tolist():
+        area = width * height * (small + share * (large - small))
+        ratio = narrow * (wide / narrow) ** shape  # uniform in its logarithm
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            x, y = int(right * (width - w + 1)), int(down * (height - h + 1))
+            return x, y, x + w, y + h
+    w, h = min(width, max(1, round(height * wide))), min(height, max(1, round(width / narrow)))
+    x, y = (width - w) // 2, (height - h) // 2
+    return x, y, x + w, y + h
+
+
+def cut(pixels: np.ndarray, region: Region, stored: tuple[int, int]) -> np.ndarray:
+    """A region given in stored pixels, of an image that may have been decoded at a smaller size."""
+    across, down = pixels.shape[1] / stored[0], pixels.shape[0] / stored[1]
+    x0, y0 = math.floor(region[0] * across), math.floor(region[1] * down)
+    return pixels[y0 : max(y0 + 1, round(region[3] * down)), x0 : max(x0 + 1, round(region[2] * across))]
+
+
+def scale_into(out: np.ndarray, pixels: np.ndarray) -> None:
+    """Scale `pixels` to the size of `out`; one pass, no copy of the result."""
+    if pixels.shape == out.shape:
+        out[:] = pixels
+    else:
+        SCALE(_tensor(pixels), list(out.shape[:2]), False, None, None, out=_tensor(out))
+
+
+def _tensor(pixels: np.ndarray) -> torch.Tensor:
+    """(h, w, 3) -> (1, 3, h, w), the same memory."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None]
+
+
+def decode_other(data: bytes) -> np.ndarray:
+    """Decode with Pillow, which tells harmless faults from fatal ones and names these."""
+    try:
+        with _open(data) as image:
+            return np.array(to_rgb(image))
+    except (BadImageError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's plugins raise all sorts on damaged files
+        raise BadImageError(f"{type(error).__name__}: {error}") from None
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        raise BadImageError(f"no image format begins with {data[:8]!r}") from None
+    except Image.DecompressionBombError as error:
+        raise BadImageError(str(error)) from None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow image as 8-bit RGB: 16-bit greys are scaled, transparency is laid over white."""
+    if image.mode.startswith("I"):
+        grey = np.asarray(image.convert("I"))
+        image = Image.fromarray((grey // 257 if grey.max() > 255 else grey).clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def _check_size(data: bytes, stored: tuple[int, int]) -> None:
+    """Refuse, from its header and before it is decoded, what is not of the size in the manifest."""
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        with _open(data) as image:
+            width, height = image.size
+    if (width, height) != stored:
+        raise BadImageError(f"{width} x {height} pixels, the manifest says {stored[0]} x {stored[1]}")
+
+
+def _decode_in_place(out: np.ndarray, data: bytes) -> bool:
+    """Whether it was a faultless JPEG of exactly this size; a larger one is refused from its header."""
+    try:
+        return simplejpeg.decode_jpeg(data, buffer=out).shape == out.shape
+    except ValueError:
+        return False
+
+
+def _decode(data: bytes, stored: tuple[int, int], least: tuple[float, float]) -> np.ndarray:
+    """Decode, a JPEG at 1/2 or less if the result still has `least` (down, across) of the stored pixels."""
+    reduction = {}
+    if max(least) <= 0.5:
+        reduction = {"min_height": math.ceil(least[0] * stored[1]), "min_width": math.ceil(least[1] * stored[0]), "min_factor": 2}
+    try:
+        return simplejpeg.decode_jpeg(data, **reduction)
+    except ValueError:  # no JPEG, or one with a fault: libjpeg-turbo warns of harmless ones as of fatal ones
+        return decode_other(data)

@@ -1,0 +1,243 @@
+"""The columns of a corpus, memory-mapped, and the file that describes them.
+
+A corpus is a folder: `manifest.json`, `images.arrow`, `labels.arrow`, WebDataset tars, and where the source knows them
+`pairs.arrow` and `ground_truth.json`. Image id = row number of `images.arrow`. Images of one label are contiguous and
+the images of a shard are contiguous and in the order of the tar. `manifest.json` is written last: it is the marker.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from largescale.commit import committed_file, write_json
+from largescale.settings import UserError
+
+FORMAT = "largescale corpus"
+VERSION = 1
+IMAGE_COLUMNS = {
+    "key": pa.large_string(),
+    "shard": pa.int32(),
+    "offset": pa.int64(),
+    "size": pa.int32(),
+    "width": pa.int32(),
+    "height": pa.int32(),
+    "label": pa.int32(),
+}
+PAIR_COLUMNS = {
+    "query": pa.int64(),
+    "positive": pa.int64(),
+    "inliers": pa.int32(),
+    "overlap": pa.float32(),
+    "scale": pa.float32(),
+    "distance": pa.float32(),
+}
+
+
+class Storage(Protocol):
+    """Where the files of a corpus live; `largescale.corpus.storage` opens one from a path or URL."""
+
+    @property
+    def location(self) -> str: ...
+
+    @property
+    def open_shards(self) -> int:
+        """How many shards a process keeps open."""
+        ...
+
+    def local(self, name: str, size: int | None = None, sha256: str | None = None) -> Path:
+        """The path of a complete, verified local copy of the file `name` of the corpus."""
+        ...
+
+    def open(self, name: str, size: int, sha256: str) -> int:
+        """A descriptor to read the shard `name`, verified; while it is open, the shard stays."""
+        ...
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar of the corpus."""
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A corpus without its pixels. Columns are zero-copy views of memory-mapped files."""
+
+    storage: Storage
+    name: str
+    fingerprint: str
+    shards: tuple[Shard, ...]
+    made: Mapping[str, Any]
+    """How the source was read: layout, longest side, filter, quality, undecodable images."""
+    files: Mapping[str, Mapping[str, Any]]
+    columns: Mapping[str, Any] = field(repr=False)
+
+    @staticmethod
+    def open(storage: Storage) -> "Manifest":
+        """Read `manifest.json` and map the columns.
+
+        Raises:
+            UserError: no manifest, another format version, or columns from another build.
+        """
+        where = f"{storage.location}/manifest.json"
+        try:
+            values = json.loads(storage.local("manifest.json").read_text())
+        except FileNotFoundError:
+            raise UserError(f"{where} does not exist: no corpus; `make shards SOURCE=… LAYOUT=… OUT=…` builds one") from None
+        except json.JSONDecodeError as error:
+            raise UserError(f"{where} is not valid JSON ({error}); run make shards again") from None
+        if values.get("format") != FORMAT or values.get("version") != VERSION:
+            found = f"{values.get('format')!r} version {values.get('version')}"
+            raise UserError(f"{where}: expected {FORMAT!r} version {VERSION}, found {found}; run make shards again")
+        shards = tuple(Shard(**shard) for shard in values["shards"])
+        manifest = _mapped(storage, values["name"], values["fingerprint"], shards, values["made"], values["files"])
+        expected, rows = sum(shard.samples for shard in shards), len(manifest)
+        if rows != expected:
+            raise UserError(f"{where} counts {expected:,} images but images.arrow has {rows:,} rows; run make shards again")
+        return manifest
+
+    def __reduce__(self) -> Any:
+        """Another process maps the columns itself: they are not copied."""
+        return _mapped, (self.storage, self.name, self.fingerprint, self.shards, self.made, self.files)
+
+    def __len__(self) -> int:
+        return len(self.columns["key"])
+
+    @property
+    def keys(self) -> pa.Array:
+        return self.columns["key"]
+
+    @property
+    def shard(self) -> np.ndarray:
+        """`(images,)` index of each image's shard; non-decreasing."""
+        return self.columns["shard"]
+
+    @property
+    def offset(self) -> np.ndarray:
+        """`(images,)` byte position of the encoded image in its tar."""
+        return self.columns["offset"]
+
+    @property
+    def size(self) -> np.ndarray:
+        """`(images,)` bytes of the encoded image."""
+        return self.columns["size"]
+
+    @property
+    def width(self) -> np.ndarray:
+        return self.columns["width"]
+
+    @property
+    def height(self) -> np.ndarray:
+        return self.columns["height"]
+
+    @property
+    def label(self) -> np.ndarray:
+        """`(images,)` label number, or -1; images of one label are contiguous."""
+        return self.columns["label"]
+
+    @cached_property
+    def shard_start(self) -> np.ndarray:
+        """`(shards + 1,)`: images `shard_start[s] : shard_start[s + 1]` are those of shard s."""
+        return np.concatenate([[0], np.cumsum([shard.samples for shard in self.shards], dtype=np.int64)])
+
+    @cached_property
+    def label_names(self) -> pa.Array:
+        """`(labels,)` the source's names of the labels."""
+        return self._table("labels.arrow")["name"]
+
+    @cached_property
+    def pairs(self) -> Mapping[str, np.ndarray] | None:
+        """Columns of `pairs.arrow` (`query` and `positive` are image ids), or None for a corpus without pairs."""
+        if "pairs.arrow" not in self.files:
+            return None
+        pairs = self._table("pairs.arrow")
+        largest = max((int(pairs[name].max()) for name in ("query", "positive") if len(pairs[name])), default=-1)
+        if largest >= len(self):
+            raise UserError(
+                f"{self.storage.location}/pairs.arrow names image {largest:,} but images.arrow has {len(self):,} rows: "
+                "these files are from different builds; run make shards again"
+            )
+        return pairs
+
+    @cached_property
+    def ground_truth(self) -> Mapping[str, Any] | None:
+        """`ground_truth.json` of a test set (see `shards.sources`), or None."""
+        if "ground_truth.json" not in self.files:
+            return None
+        return json.loads(self.storage.local("ground_truth.json", **self.files["ground_truth.json"]).read_text())
+
+    def _table(self, name: str) -> Mapping[str, Any]:
+        return map_table(self.storage.local(name, **self.files[name]))
+
+
+def _mapped(storage: Storage, name: str, fingerprint: str, shards: tuple[Shard, ...], made: Any, files: Any) -> Manifest:
+    columns = map_table(storage.local("images.arrow", **files["images.arrow"]))
+    return Manifest(storage, name, fingerprint, shards, made, files, columns)
+
+
+def write_manifest(
+    directory: Path,
+    name: str,
+    shards: Sequence[Shard],
+    images: Mapping[str, Any],
+    label_names: Sequence[str],
+    made: Mapping[str, Any],
+    pairs: Mapping[str, Any] | None = None,
+    ground_truth: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the columns of a corpus whose tars are in place, then `manifest.json`, which makes it complete.
+
+    Args:
+        images: the columns of `IMAGE_COLUMNS`, `(images,)` each.
+        pairs: the columns of `PAIR_COLUMNS` that the source knows, `(pairs,)` each.
+    """
+    write_table(directory / "images.arrow", images, IMAGE_COLUMNS)
+    write_table(directory / "labels.arrow", {"name": label_names}, {"name": pa.large_string()})
+    written = ["images.arrow", "labels.arrow"]
+    if pairs is not None:
+        write_table(directory / "pairs.arrow", pairs, {key: PAIR_COLUMNS[key] for key in pairs})
+        written.append("pairs.arrow")
+    if ground_truth is not None:
+        write_json(directory / "ground_truth.json", ground_truth)
+        written.append("ground_truth.json")
+    files = {file: {"size": (directory / file).stat().st_size, "sha256": sha256_of(directory / file)} for file in written}
+    values = {"format": FORMAT, "version": VERSION, "name": name, "fingerprint": fingerprint_of(shards, files)}
+    values["images"] = len(images["key"])
+    values |= {"labels": len(label_names), "made": dict(made), "files": files, "shards": [asdict(shard) for shard in shards]}
+    write_json(directory / "manifest.json", values)
+
+
+def fingerprint_of(shards: Sequence[Shard], files: Mapping[str, Mapping[str, Any]]) -> str:
+    """What a corpus is known by: changes with any byte of its images, keys, sizes or labels."""
+    parts = [shard.sha256 for shard in shards] + [files["images.arrow"]["sha256"]]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_table(path: Path, columns: Mapping[str, Any], types: Mapping[str, pa.DataType]) -> None:
+    arrays = [pa.array(columns[name], type=kind) for name, kind in types.items()]
+    batch = pa.record_batch(arrays, names=list(types))
+    with committed_file(path) as temporary, pa.ipc.new_file(str(temporary), batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def map_table(path: Path) -> Mapping[str, Any]:
+    """Numeric columns as zero-copy numpy views, text columns as Arrow arrays; nothing is read until it is touched."""
+    batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+    columns = {name: batch.column(name) for name in batch.schema.names}
+    return {name: c if pa.types.is_large_string(c.type) else c.to_numpy(zero_copy_only=True) for name, c in columns.items()}

@@ -1,0 +1,225 @@
+"""The order of an epoch: pure functions (manifest, settings, seed, epoch) -> arrays of image ids.
+
+Nothing here knows how many ranks or workers exist. A rank takes its columns of a step; a resumed run starts at step k.
+Q queries of an epoch, T tuples of a step, N negatives, P labels of a step, K images of a label.
+"""
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from largescale.corpus.config import LabelPlanConfig, TuplePlanConfig
+from largescale.corpus.manifest import Manifest
+from largescale.settings import UserError
+
+Drawn = tuple[np.ndarray, np.ndarray, int, int]
+"""Queries (Q,), positives (Q,), queries that the corpus offers, labels with one image."""
+
+
+@dataclass(frozen=True)
+class PlanStatistics:
+    """What an epoch uses of the corpus."""
+
+    available: int
+    """Queries (tuples) or images (labels) that the corpus offers."""
+    planned: int
+    """Different ones of them in this epoch; the rest is left for other epochs."""
+    repeated: int
+    """Places filled again with an image of a label that has fewer than K."""
+    single_labels: int
+    """Labels with one image: they have no positive and are left out."""
+
+
+@dataclass(frozen=True)
+class Tuples:
+    """Queries of an epoch with their positives; `(Q,)` each, Q a multiple of T."""
+
+    queries: np.ndarray
+    positives: np.ndarray
+    query_labels: np.ndarray
+    positive_labels: np.ndarray
+    per_step: int
+    statistics: PlanStatistics
+
+    def steps(self, negatives: np.ndarray) -> np.ndarray:
+        """`(Q, N)` negatives -> `(steps, T, 2 + N)` image ids: query, positive, negatives."""
+        tuples = np.column_stack([self.queries, self.positives, negatives]).astype(np.int64)  # (Q, 2 + N)
+        return tuples.reshape(-1, self.per_step, tuples.shape[1])
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Batches of an epoch: `(steps, P * K)` image ids, the K images of a label side by side."""
+
+    steps: np.ndarray
+    statistics: PlanStatistics
+
+
+def plan_tuples(manifest: Manifest, config: TuplePlanConfig, seed: int, epoch: int) -> Tuples:
+    """Queries drawn without replacement with one positive each: rows of `pairs.arrow` where the corpus has them, else
+    images of labels with two images or more, and another random image of that label.
+
+    Raises:
+        UserError: neither pairs nor labels with two images, or fewer of them than a step takes.
+    """
+    rng = generator(manifest, "tuples", seed, epoch)
+    draw = _from_labels if manifest.pairs is None else _from_pairs
+    queries, positives, available, single = draw(manifest, config, rng)
+    window = _windows(manifest, config.window, rng)[manifest.shard[queries]]
+    order = np.argsort(window, kind="stable")
+    queries, positives = queries[order], positives[order]
+    statistics = PlanStatistics(available, len(queries), 0, single)
+    return Tuples(queries, positives, manifest.label[queries], manifest.label[positives], config.per_step, statistics)
+
+
+def check_clusters(manifest: Manifest, negatives: int) -> None:
+    """Hard negatives come from clusters other than the query's: there must be N + 1.
+
+    Raises:
+        UserError: fewer clusters than N + 1.
+    """
+    clusters = len(_label_runs(manifest)[0])
+    if clusters < negatives + 1:
+        raise UserError(
+            f"{manifest.storage.location} has {clusters} labels; {negatives} negatives from different clusters need at least "
+            f"{negatives + 1}: set mining.negatives to {max(clusters - 1, 0)} or fewer, or build a corpus with more labels"
+        )
+
+
+def plan_labels(manifest: Manifest, config: LabelPlanConfig, seed: int, epoch: int) -> Batches:
+    """Batches of P different labels with K images each. Every image at most once, except that labels with fewer than K
+    images repeat them in turn; labels with one image are left out.
+
+    Raises:
+        UserError: a window (or the corpus) has fewer than P labels with two images.
+    """
+    rng = generator(manifest, "labels", seed, epoch)
+    starts, lengths = _label_runs(manifest)
+    several = lengths > 1
+    single = int(len(several) - several.sum())
+    starts, lengths = starts[several], lengths[several]
+    window = _windows(manifest, config.window, rng)[manifest.shard[starts]]
+    parts = [_batches(starts[window == w], lengths[window == w], config, rng) for w in range(window.max(initial=0) + 1)]
+    steps = np.concatenate([images for images, _ in parts])  # (steps, P * K)
+    if not len(steps):
+        raise UserError(
+            f"{manifest.storage.location} has {len(starts):,} labels with two or more images, a batch takes {config.labels}: "
+            "no batch can be made; lower plan.labels, widen plan.window, or build a corpus with more labels"
+        )
+    planned = sum(different for _, different in parts)
+    return Batches(steps, PlanStatistics(int(lengths.sum()), planned, steps.size - planned, single))
+
+
+def plan_pool(manifest: Manifest, size: int | None, seed: int, epoch: int) -> np.ndarray:
+    """`(size,)` sorted image ids drawn without replacement; all images for None or a size beyond them."""
+    if size is None or size >= len(manifest):
+        return np.arange(len(manifest))
+    return np.sort(generator(manifest, "pool", seed, epoch).choice(len(manifest), size, replace=False))
+
+
+def generator(manifest: Manifest, purpose: str, seed: int, epoch: int) -> np.random.Generator:
+    """Random numbers that depend on the corpus, the purpose, the seed and the epoch, and on nothing else."""
+    return np.random.default_rng([int(manifest.fingerprint, 16), seed, epoch, zlib.crc32(purpose.encode())])
+
+
+def _label_runs(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
+    """First image and number of images of each label, `(labels,)` each; images without a label are no run."""
+    label = manifest.label
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(label)) + 1])[: len(label)]
+    lengths = np.diff(starts, append=len(label))
+    labelled = label[starts] >= 0
+    return starts[labelled], lengths[labelled]
+
+
+def _windows(manifest: Manifest, window: int | None, rng: np.random.Generator) -> np.ndarray:
+    """`(shards,)` the window of each shard: shards in random order, cut into windows of at least `window`."""
+    shards = len(manifest.shards)
+    count = 1 if window is None else max(1, shards // window)
+    windows = np.empty(shards, np.int64)
+    for number, members in enumerate(np.array_split(rng.permutation(shards), count)):
+        windows[members] = number
+    return windows
+
+
+def _from_pairs(manifest: Manifest, config: TuplePlanConfig, rng: np.random.Generator) -> Drawn:
+    assert manifest.pairs is not None
+    query, positive = manifest.pairs["query"], manifest.pairs["positive"]
+    rows = _draw(manifest, len(query), config, rng)  # (Q,)
+    return query[rows], positive[rows], len(query), 0
+
+
+def _from_labels(manifest: Manifest, config: TuplePlanConfig, rng: np.random.Generator) -> Drawn:
+    starts, lengths = _label_runs(manifest)
+    several = lengths > 1
+    single = int(len(several) - several.sum())
+    starts, lengths = starts[several], lengths[several]
+    ends = np.cumsum(lengths)
+    available = int(lengths.sum())
+    rank = _draw(manifest, available, config, rng)  # (Q,)
+    run = np.searchsorted(ends, rank, side="right")
+    place = rank - (ends - lengths)[run]
+    other = (place + 1 + rng.integers(lengths[run] - 1)) % lengths[run]
+    return starts[run] + place, starts[run] + other, available, single
+
+
+def _draw(manifest: Manifest, available: int, config: TuplePlanConfig, rng: np.random.Generator) -> np.ndarray:
+    """Random different numbers below `available`, as many as make whole steps."""
+    count = min(config.per_epoch, available) // config.per_step * config.per_step
+    if count == 0:
+        raise UserError(
+            f"{manifest.storage.location} offers {available:,} queries (pairs, or images of labels with two or more images), "
+            f"a step takes {config.per_step}: nothing to train on; lower plan.per_step, or build the corpus with pairs or labels"
+        )
+    return rng.choice(available, count, replace=False)
+
+
+def _batches(
+    starts: np.ndarray, lengths: np.ndarray, config: LabelPlanConfig, rng: np.random.Generator
+) -> tuple[np.ndarray, int]:
+    """`(steps, P * K)` from the labels of one window, and how many different images they hold."""
+    P, K = config.labels, config.images
+    order = rng.permutation(len(starts))
+    starts, lengths = starts[order], lengths[order]
+    steps, chunks = _whole_batches(np.maximum(lengths // K, 1), P)
+    if steps == 0:
+        return np.empty((0, P * K), np.int64), 0
+    run = np.repeat(np.arange(len(chunks)), chunks)[: steps * P]
+    number = np.arange(len(run)) - (np.cumsum(chunks) - chunks)[run]  # which chunk of its label
+    place = (number[:, None] * K + np.arange(K)) % lengths[run][:, None]  # (steps * P, K)
+    images = _shuffled(starts, lengths, rng)[(np.cumsum(lengths) - lengths)[run][:, None] + place]
+    return images[_spread(run.reshape(P, steps), rng)].reshape(steps, P * K), int(np.minimum(lengths[run], K).sum())
+
+
+def _whole_batches(chunks: np.ndarray, P: int) -> tuple[int, np.ndarray]:
+    """How many batches of P different labels the chunks make, and how many chunks of each label can be used."""
+    steps = int(chunks.sum()) // P
+    while (chunks > steps).any() and steps:
+        chunks = np.minimum(chunks, steps)
+        steps = int(chunks.sum()) // P
+    return steps, chunks
+
+
+def _shuffled(starts: np.ndarray, lengths: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The images of all runs, run after run, in random order within each run."""
+    run = np.repeat(np.arange(len(starts)), lengths)
+    order = np.argsort(run + rng.random(len(run)))
+    return order + (starts - (np.cumsum(lengths) - lengths))[run]
+
+
+def _spread(run: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """`(steps, P)` indices into `run.ravel()` such that no batch holds a label twice.
+
+    `run` is `(P, steps)`: the label of each chunk, chunks of a label in sequence, at most `steps` of them. Each row is dealt
+    to the batches in random order; a label that goes on from the row before avoids the batches that it is already in.
+    """
+    P, steps = run.shape
+    table, batches = np.empty((steps, P), np.int64), np.empty(0, np.int64)
+    for p in range(P):
+        goes_on = run[p - 1] == run[p, 0] if p else np.zeros(steps, bool)
+        taken = batches[goes_on] if p else batches
+        rest = int((run[p] == run[p, 0]).sum()) if len(taken) else 0
+        free = rng.permutation(np.delete(np.arange(steps), taken))
+        batches = np.concatenate([free[:rest], rng.permutation(np.concatenate([free[rest:], taken]))])
+        table[batches, p] = p * steps + np.arange(steps)
+    return table

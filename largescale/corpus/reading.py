@@ -1,0 +1,206 @@
+"""Images by id (random access into tars) and whole passes (webdataset streams), through worker processes."""
+
+import os
+import tarfile
+import time
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Sequence
+from itertools import chain
+from typing import IO, Any
+
+import numpy as np
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from largescale.corpus.batches import BadImage, Decoder, Group, Step
+from largescale.corpus.cache import NoRoomError
+from largescale.corpus.config import ImagesConfig, LoaderConfig, StorageConfig
+from largescale.corpus.images import target_shapes
+from largescale.corpus.manifest import Manifest
+from largescale.corpus.storage import open_storage
+from largescale.corpus.workers import PassReader, StepReader, buffers_for, run_workers, split
+from largescale.settings import UserError
+
+__all__ = ["BadImage", "Corpus", "Group", "Step", "load_pass", "load_steps"]
+
+PATIENCE_S = 60
+SAMPLE = 1000
+"""Steps, or images of a pass, from which the memory of one is estimated."""
+GAP = 16
+"""A pass reads through this many images that nobody asked for, rather than start a new stream behind them."""
+BLOCK = tarfile.BLOCKSIZE
+
+
+class Corpus:
+    """The images of a corpus by id. May be pickled, and used on both sides of a fork."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self._descriptors: OrderedDict[int, int] = OrderedDict()
+
+    @staticmethod
+    def open(location: str, storage: StorageConfig | None = None) -> "Corpus":
+        return Corpus(Manifest.open(open_storage(location, storage or StorageConfig())))
+
+    def __reduce__(self) -> Any:
+        return Corpus, (self.manifest,)
+
+    def __del__(self) -> None:
+        self._close(0)
+
+    def read(self, ids: Sequence[int] | np.ndarray) -> list[bytes]:
+        """The encoded images."""
+        rows, manifest = np.asarray(ids), self.manifest
+        columns = manifest.shard[rows].tolist(), manifest.offset[rows].tolist(), manifest.size[rows].tolist()
+        return [self._pread(shard, offset, size) for shard, offset, size in zip(*columns, strict=True)]
+
+    def stream(self, shard: int, ids: np.ndarray | None = None) -> Iterator[tuple[int, bytes]]:
+        """One pass over a shard through webdataset: (image id, encoded image) in the order of the tar.
+
+        Args:
+            ids: sorted images of the shard, None for all of them.
+        """
+        start = self.manifest.shard_start
+        wanted = np.arange(start[shard], start[shard + 1]) if ids is None else ids
+        for run in np.split(wanted, np.flatnonzero(np.diff(wanted) > GAP) + 1):
+            asked = set(run.tolist())
+            yield from (sample for sample in self._between(shard, run) if sample[0] in asked)
+
+    def replacement(self, id: int, bad: Collection[int]) -> int:
+        """The next image of the same label that is not bad, else the next image of the corpus."""
+        label, last = self.manifest.label, len(self.manifest)
+        start = end = id
+        while label[id] >= 0 and start > 0 and label[start - 1] == label[id]:
+            start -= 1
+        while label[id] >= 0 and end < last and label[end] == label[id]:
+            end += 1
+        order = chain(range(id + 1, end), range(start, id), range(id + 1, last), range(id))
+        return next((other for other in order if other not in bad), id)
+
+    def _between(self, shard: int, run: np.ndarray) -> Iterator[tuple[int, bytes]]:
+        """The images from the first to the last of a run."""
+        if not len(run):
+            return
+        manifest, id = self.manifest, int(run[0])
+        before = id - 1
+        end = 0 if id == manifest.shard_start[shard] else int(manifest.offset[before]) + int(manifest.size[before])
+        with os.fdopen(self._open(shard), "rb") as file:
+            file.seek(-(-end // BLOCK) * BLOCK)
+            for key, data in _samples(file, manifest.shards[shard].name):
+                if key != manifest.keys[id].as_py():
+                    raise self._differs(shard, f"expected image {manifest.keys[id]}, found {key}")
+                yield id, data
+                id += 1
+                if id > run[-1]:
+                    return
+        raise self._differs(shard, f"it ends before image {manifest.keys[id]}")
+
+    def _differs(self, shard: int, what: str) -> UserError:
+        location, name = self.manifest.storage.location, self.manifest.shards[shard].name
+        return UserError(f"{location}/{name} is not the shard of the manifest: {what}; run make verify-shards to see all faults")
+
+    def _pread(self, shard: int, offset: int, size: int) -> bytes:
+        descriptor = self._descriptors.get(shard)
+        if descriptor is None:
+            self._close(self.manifest.storage.open_shards - 1)
+            descriptor = self._descriptors[shard] = self._open(shard)
+        self._descriptors.move_to_end(shard)
+        data = os.pread(descriptor, size, offset)
+        if len(data) != size:
+            raise self._differs(shard, f"expected {size:,} bytes at {offset:,}, found {len(data):,}")
+        return data
+
+    def _open(self, shard: int) -> int:
+        entry, deadline = self.manifest.shards[shard], time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return self.manifest.storage.open(entry.name, entry.bytes, entry.sha256)
+            except NoRoomError:  # what this process holds may be what leaves no room; the other processes do the same
+                self._close(0)
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+
+    def _close(self, most: int) -> None:
+        """Close the descriptors that were used longest ago, until `most` are left."""
+        while len(self._descriptors) > most:
+            os.close(self._descriptors.popitem(last=False)[1])
+
+
+def _samples(file: IO[bytes], name: str) -> Iterator[tuple[str, bytes]]:
+    """(key, encoded image) of each sample of a tar, through webdataset; a damaged tar ends there."""
+    try:
+        members = tar_file_expander([{"url": name, "stream": file}], select_files=lambda member: not member.endswith(".json"))
+        for sample in group_by_keys(members):
+            yield sample["__key__"], next(data for part, data in sample.items() if not part.startswith("__"))
+    except tarfile.TarError:
+        return
+
+
+def load_steps(
+    corpus: Corpus,
+    columns: np.ndarray,
+    images: ImagesConfig,
+    *,
+    epoch: int,
+    seed: int,
+    start: int = 0,
+    loader: LoaderConfig | None = None,
+) -> Iterator[Step]:
+    """The steps of a plan from step `start`, decoded by worker processes, in the order of the plan.
+
+    Args:
+        columns: `(steps, n)` image ids, this rank's columns of the plan.
+
+    Raises:
+        UserError: /dev/shm cannot hold what is prefetched; a shard that cannot be read; a worker that was killed.
+    """
+    loader = loader or LoaderConfig()
+    rest = columns[start:]
+    sample = rest[:SAMPLE]
+    areas = target_areas(corpus.manifest, sample.ravel(), images).reshape(sample.shape)
+    buffers = buffers_for(loader, int(areas.sum(axis=1).max(initial=0)) * 3)
+    reader = StepReader(Decoder(corpus, images, buffers, seed, epoch))
+    for ids, packed in zip(rest, run_workers(reader, loader, sampler=rest), strict=True):
+        yield packed.step(buffers.view(packed.lent), ids)
+
+
+def load_pass(
+    corpus: Corpus,
+    ids: np.ndarray,
+    images: ImagesConfig,
+    *,
+    batch: int,
+    loader: LoaderConfig | None = None,
+    share: tuple[int, int] = (0, 1),
+    boxes: np.ndarray | None = None,
+) -> Iterator[Group]:
+    """One pass over images in groups of equal shape, each image once; bad ones are left out and reported.
+
+    The images are cut into parts that never cross a shard; a rank owns a contiguous run of parts. Which images form a group
+    depends on (manifest, ids, boxes, batch) only. There is no augmentation.
+
+    Args:
+        ids: `(n,)` sorted image ids.
+        share: (rank, ranks).
+        boxes: `(n, 4)` regions in stored pixels (x0, y0, x1, y1) that are cut out first.
+    """
+    loader = loader or LoaderConfig()
+    images = images.model_copy(update={"augment": None})
+    areas = target_areas(corpus.manifest, ids[:: len(ids) // SAMPLE + 1], images)
+    buffers = buffers_for(loader, int(areas.max(initial=0)) * 3 * batch)
+    parts = own_parts(corpus.manifest, ids, batch, share)
+    own = [(ids[part], None if boxes is None else boxes[part]) for part in parts]
+    for packed in run_workers(PassReader(Decoder(corpus, images, buffers), own, batch), loader):
+        yield from packed.groups(buffers.view(packed.lent))
+
+
+def target_areas(manifest: Manifest, ids: np.ndarray, images: ImagesConfig) -> np.ndarray:
+    """`(n,)` pixels of the tensors that images become."""
+    return target_shapes(manifest.width[ids], manifest.height[ids], images).prod(axis=1)
+
+
+def own_parts(manifest: Manifest, ids: np.ndarray, batch: int, share: tuple[int, int]) -> list[slice]:
+    """The parts of a pass that belong to a rank, side by side in `ids`; none where there are fewer parts than ranks."""
+    parts, (rank, size) = split(manifest, ids, batch), share
+    first, last = np.searchsorted([part.start for part in parts], [rank * len(ids) / size, (rank + 1) * len(ids) / size])
+    return parts[first:last]

@@ -1,0 +1,213 @@
+"""Process groups, decisions taken together, and the one differentiable gather.
+
+Data collectives run on the device's backend (nccl or gloo); decisions run on a gloo group of their own with a short
+timeout, so that a dead rank becomes an error instead of a hang. One process is a world of size one, not a special case.
+"""
+
+import ctypes
+import json
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+PR_SET_PDEATHSIG = 1
+"""From linux/prctl.h."""
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def _fresh_store(timeout: timedelta) -> tuple[dist.Store, int, int]:
+    """The store that the ranks meet in, without what ranks of an earlier attempt left there; this rank; the number of ranks.
+
+    torchrun keeps its store when it starts the ranks again, so they would find the addresses of dead ones. Each rank says
+    that it is here with a word of its own; rank 0 tells everyone the words that it reads, until everyone has found its own.
+    """
+    store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+    word = secrets.token_hex(8)
+    store.set(f"here/{rank}", word)
+    while True:
+        if rank == 0:
+            store.set("words", json.dumps([store.get(f"here/{other}").decode() for other in range(size)]))
+        words = json.loads(store.get("words"))
+        if len(words) == size and words[rank] == word:
+            store.set(f"{words[0]}/{rank}", "")
+            if rank != 0 or store.check([f"{word}/{other}" for other in range(size)]):
+                return dist.PrefixStore(words[0], store), rank, size
+        time.sleep(0.01)
+
+
+def _end_with_torchrun() -> None:
+    """A rank whose torchrun was killed would train on, against the one that takes its place: let the kernel kill it too."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _set_environment() -> None:
+    """What torchrun sets, for a program that was started without it."""
+    if "RANK" in os.environ:
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    alone = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in alone.items()})
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of one program. `control` is the gloo group on which decisions are shared."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    device: torch.device
+    control: Any
+
+    @staticmethod
+    def start(timeout_s: float = 1800, control_timeout_s: float = 600) -> "World":
+        """Join the process group that torchrun describes; without torchrun, a world of one process."""
+        _end_with_torchrun()
+        _set_environment()
+        local_rank = int(os.environ["LOCAL_RANK"])
+        cuda = torch.cuda.is_available()
+        device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+        if cuda:
+            torch.cuda.set_device(device)
+        timeout = timedelta(seconds=timeout_s)
+        store, rank, size = _fresh_store(timeout)
+        dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=size, timeout=timeout)
+        control = dist.new_group(backend="gloo", timeout=timedelta(seconds=control_timeout_s))
+        local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return World(rank, size, local_rank, local_size, device, control)
+
+    def stop(self) -> None:
+        dist.destroy_process_group()
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def decide(self, decision: Callable[[], T]) -> T:
+        """Rank 0 decides and every rank learns the result; an error on rank 0 is raised on every rank."""
+        box: list[Any] = [None, None]
+        if self.is_first:
+            try:
+                box[0] = decision()
+            except Exception as error:
+                box[1] = error
+        dist.broadcast_object_list(box, src=0, group=self.control)
+        if box[1] is not None:
+            raise box[1]
+        return box[0]
+
+    def gather(self, value: T) -> list[T]:
+        """The value of every rank, in the order of ranks, on every rank."""
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.control)
+        return values
+
+    def sum(self, *values: float) -> list[float]:
+        return self._reduce(values, dist.ReduceOp.SUM)
+
+    def max(self, *values: float) -> list[float]:
+        return self._reduce(values, dist.ReduceOp.MAX)
+
+    def any(self, flag: bool) -> bool:
+        return self.max(float(flag))[0] > 0
+
+    def barrier(self, timeout_s: float | None = None) -> None:
+        """Wait for all ranks; the error after the timeout names the ranks that did not come."""
+        timeout = None if timeout_s is None else timedelta(seconds=timeout_s)
+        dist.monitored_barrier(self.control, timeout=timeout, wait_all_ranks=True)
+
+    def share(self, count: int) -> slice:
+        """This rank's contiguous part of `count` columns: sizes differ by one at most, the first ranks get more."""
+        small, rest = divmod(count, self.size)
+        start = self.rank * small + min(self.rank, rest)
+        return slice(start, start + small + (self.rank < rest))
+
+    def _reduce(self, values: tuple[float, ...], operation: Any) -> list[float]:
+        tensor = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(tensor, operation, group=self.control)
+        return tensor.tolist()
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all ranks. The adjoint of a gather is the sum over ranks of the gradient of one's own rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        size = dist.get_world_size()
+        counts = torch.empty(size, dtype=torch.long, device=x.device)
+        dist.all_gather_into_tensor(counts, torch.tensor([len(x)], device=x.device))
+        rows: list[int] = counts.tolist()
+        padded = x.new_zeros((max(rows), *x.shape[1:]))
+        padded[: len(x)] = x
+        everyone = [torch.empty_like(padded) for _ in rows]
+        dist.all_gather(everyone, padded)
+        before = sum(rows[: dist.get_rank()])
+        ctx.own = slice(before, before + len(x))
+        return torch.cat([part[:count] for part, count in zip(everyone, rows, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        gradient = gradients[0].contiguous()
+        dist.all_reduce(gradient)
+        return gradient[ctx.own]
+
+
+def gather_with_gradient(x: torch.Tensor) -> torch.Tensor:
+    """Rows of every rank in the order of ranks, differentiable.
+
+    Args:
+        x: `(B_r, ...)`, the rows of this rank; `B_r` may differ between ranks.
+
+    Returns:
+        `(sum of B_r, ...)`, the same on every rank. When every rank computes the same scalar from it and the gradients of
+        the parameters are averaged over ranks (as DDP does), they equal those of one process with all rows.
+    """
+    return _Gather.apply(x)
+
+
+def own_cores() -> int:
+    """This process's share of the cores that the programs on this node may use."""
+    cores = len(os.sched_getaffinity(0))
+    if QUOTA.exists() and (quota := QUOTA.read_text().split())[0] != "max":
+        cores = min(cores, int(quota[0]) // int(quota[1]))
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+class StopSignal:
+    """SIGTERM and SIGINT ask for a stop; the program finishes its step, saves and leaves.
+
+    The signal may reach the ranks at different steps: `requested` asks all of them, so that they stop together.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.received = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: Any) -> None:
+        self.received = True
+
+    def requested(self) -> bool:
+        return self.world.any(self.received)
+
+
+def ignore_stop_signals(_: int = 0) -> None:
+    """For loader workers: Ctrl-C and torchrun's SIGTERM reach them too, but the main process decides when they end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,0 +1,118 @@
+"""One pass of a network over images of a corpus: ids -> descriptors.
+
+Letters: n images of the pass, b images of a group, D dimensions.
+"""
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import takewhile
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from largescale.corpus.config import ImagesConfig, LoaderConfig
+from largescale.corpus.reading import BadImage, Corpus, Group, load_pass, own_parts
+from largescale.distributed import own_cores
+from largescale.models.network import RetrievalNet, normalise
+
+AT_ONCE = 8
+"""Images that a core computes at a time: few, so that their activations stay in its cache."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Descriptors of a group of images."""
+
+    ids: np.ndarray
+    """`(b,)` image ids."""
+    descriptors: Tensor
+    """`(b, D)` float32 on the network's device."""
+    bad: list[BadImage]
+    """Images that could not be decoded and have no descriptor."""
+
+
+def own_images(corpus: Corpus, ids: np.ndarray, batch: int, share: tuple[int, int]) -> np.ndarray:
+    """The images that a rank embeds in a pass over `ids`: a contiguous run of them, without gap or overlap between ranks."""
+    parts = own_parts(corpus.manifest, ids, batch, share)
+    return ids[parts[0].start : parts[-1].stop] if parts else ids[:0]
+
+
+def embed(
+    network: RetrievalNet,
+    corpus: Corpus,
+    ids: np.ndarray,
+    images: ImagesConfig,
+    *,
+    batch: int,
+    loader: LoaderConfig,
+    device: torch.device,
+    autocast: bool = True,
+    share: tuple[int, int] = (0, 1),
+    boxes: np.ndarray | None = None,
+    progress: str | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Embedded]:
+    """Descriptors of each image once, in groups of equal shape.
+
+    On a CPU every core runs groups of its own, each on one thread: the bits depend neither on the number of ranks nor on that of
+    cores, and loader workers may take a core for a while without the other threads waiting for it. The network is in evaluation
+    mode while the pass runs and as it was afterwards; no random numbers are drawn.
+
+    Args:
+        ids: `(n,)` sorted image ids.
+        batch: most images of a group; a GPU computes a group at a time, a core of a CPU `AT_ONCE` images.
+        autocast: run the network in bfloat16 on a GPU.
+        share: (rank, ranks); the images of a rank are `own_images`.
+        boxes: `(n, 4)` regions that are cut out first (see `load_pass`).
+        progress: label of a progress bar; none is shown without it.
+        should_stop: asked before each group; the pass ends early when it says so.
+    """
+    groups = load_pass(corpus, ids, images, batch=batch, loader=loader, share=share, boxes=boxes)
+    threads = 1 if device.type == "cuda" else own_cores()
+    modes = [(module, module.training) for module in network.modules()]
+    before, total = torch.get_num_threads(), len(own_images(corpus, ids, batch, share))
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    bar = progress_bar(progress, total, "image")
+    try:
+        network.eval()
+        wanted = takewhile(lambda _: not should_stop(), groups)
+        futures = (pool.submit(_embed_group, network, group, device, autocast) for group in wanted)
+        for embedded in _in_order(futures, threads):
+            yield embedded
+            bar.update(len(embedded.ids) + len(embedded.bad))
+    finally:
+        bar.close()
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)  # a new thread takes over what was last set in any thread
+        for module, training in modes:
+            module.training = training
+
+
+def progress_bar(label: str | None, total: int, unit: str) -> tqdm:
+    """A bar on a terminal, a line every half minute in a log, nothing without a label."""
+    return tqdm(desc=label, total=total, unit=unit, disable=label is None, mininterval=0.5 if sys.stderr.isatty() else 30)
+
+
+def _in_order(futures: Iterator[Future[Embedded]], ahead: int) -> Iterator[Embedded]:
+    """Results in the order of the futures, of which up to `ahead` more are under way."""
+    waiting: deque[Future[Embedded]] = deque()
+    for future in futures:
+        waiting.append(future)
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    for future in waiting:
+        yield future.result()
+
+
+def _embed_group(network: RetrievalNet, group: Group, device: torch.device, autocast: bool) -> Embedded:
+    if not len(group.ids):  # all of them were bad
+        return Embedded(group.ids, torch.empty((0, network.dim), device=device), group.bad)
+    size = len(group.ids) if device.type == "cuda" else AT_ONCE
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=autocast and device.type == "cuda"):
+        parts = [network(normalise(part.to(device, non_blocking=True))) for part in group.images.split(size)]
+    return Embedded(group.ids, torch.cat(parts).float(), group.bad)

@@ -1,0 +1,97 @@
+"""What an evaluation will score on what: corpora, ground truth and protocols that fit together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from largescale.corpus.reading import Corpus
+from largescale.evaluation.config import EvaluateConfig
+from largescale.evaluation.ground_truth import LabelTruth, ListedTruth, Published, Truth, labels_in_gallery
+from largescale.evaluation.protocols import LABELS, LEAVE_ONE_OUT, Protocol, landmark_protocols
+from largescale.settings import UserError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An evaluation before it begins."""
+
+    gallery: Corpus
+    queries: Corpus
+    distractors: Sequence[Corpus]
+    truth: Truth
+    protocols: Sequence[Protocol]
+    boxes: np.ndarray | None
+    """`(queries, 4)` regions in stored pixels that are described, in the order of the truth; None: whole images."""
+
+    @staticmethod
+    def open(config: EvaluateConfig) -> "Plan":
+        """Open the corpora and resolve the ground truth.
+
+        Raises:
+            UserError: no gallery; a ground truth that does not fit the corpora or the protocol that was asked for.
+        """
+        if config.gallery is None:
+            raise UserError("gallery is not set: nothing to search; give gallery=CORPUS (make shards builds one)")
+        gallery = Corpus.open(config.gallery, config.storage)
+        queries = Corpus.open(config.queries, config.storage) if config.queries else gallery
+        distractors = [Corpus.open(location, config.storage) for location in config.distractors]
+        published = _published(config, queries, gallery)
+        if published is None:
+            truth, protocols = _label_truth(gallery, queries)
+            return Plan(gallery, queries, distractors, truth, protocols, None)
+        listed = ListedTruth(published, gallery.manifest.keys, queries.manifest.keys)
+        boxes = _boxes(listed, queries) if config.crop and any(listed.boxes) else None
+        return Plan(gallery, queries, distractors, listed, landmark_protocols(published.family, config.crop), boxes)
+
+    @property
+    def leave_one_out(self) -> bool:
+        """Whether the queries are the images of the gallery."""
+        return isinstance(self.truth, LabelTruth) and self.truth.leave_one_out
+
+    def summary(self) -> str:
+        """What a dry run prints."""
+        corpora = [("gallery", self.gallery), ("queries", self.queries), *(("distractors", c) for c in self.distractors)]
+        lines = [f"{role:12}{len(c.manifest):>12,} images   {c.manifest.storage.location}" for role, c in corpora]
+        lines.append(f"{'asked':12}{len(self.truth.query):>12,} queries of {len(set(self.truth.cluster)):,} landmarks or labels")
+        return "\n".join([*lines, *(f"{protocol.name}: {protocol.rules}" for protocol in self.protocols)])
+
+
+def _published(config: EvaluateConfig, queries: Corpus, gallery: Corpus) -> Published | None:
+    """The ground truth that comes with the queries, else with the gallery; None where labels are scored."""
+    if config.protocol == "labels":
+        return None
+    for corpus in (queries, gallery):
+        values = corpus.manifest.ground_truth
+        if values is not None:
+            published = Published.parse(values, f"{corpus.manifest.storage.location}/ground_truth.json")
+            if config.protocol not in ("auto", published.family):
+                raise UserError(
+                    f"protocol={config.protocol}, but {corpus.manifest.name} has a ground truth of {published.family}"
+                )
+            return published
+    if config.protocol != "auto":
+        raise UserError(f"protocol={config.protocol}, but neither queries nor gallery have a ground truth; try protocol=labels")
+    return None
+
+
+def _label_truth(gallery: Corpus, queries: Corpus) -> tuple[Truth, Sequence[Protocol]]:
+    names = gallery.manifest.label_names
+    if queries is gallery:
+        return LabelTruth(gallery.manifest.label, gallery.manifest.label, names.to_pylist(), True), [LEAVE_ONE_OUT]
+    theirs = queries.manifest.label_names
+    labels = labels_in_gallery(queries.manifest.label, theirs, names)
+    return LabelTruth(labels, gallery.manifest.label, [*names.to_pylist(), *theirs.to_pylist()], False), [LABELS]
+
+
+def _boxes(truth: ListedTruth, queries: Corpus) -> np.ndarray:
+    """Boxes within their images; the whole image for queries without one."""
+    sizes = np.stack([queries.manifest.width[truth.query], queries.manifest.height[truth.query]], axis=1)
+    whole = np.concatenate([np.zeros_like(sizes), sizes], axis=1)
+    boxes = np.array([box or full for box, full in zip(truth.boxes, whole.tolist(), strict=True)], dtype=np.float64)
+    boxes = boxes.clip(0, np.tile(sizes, 2))
+    empty = np.flatnonzero((boxes[:, 2:] - boxes[:, :2] < 1).any(axis=1))
+    if len(empty):
+        key = queries.manifest.keys[int(truth.query[empty[0]])].as_py()
+        raise UserError(f"the box of query {key} is {truth.boxes[empty[0]]}, outside its image; run make shards again")
+    return boxes

@@ -1,0 +1,88 @@
+"""Named, versioned, frozen rules of a benchmark: which rows are positive or junk, the query's own image, crop, metrics.
+
+The name and the hash of a protocol travel with every score. Whoever changes a rule raises its version.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+from largescale.settings import UserError
+
+MEASURED_AT = (1, 5, 10)
+RECALL_AT = (1, 2, 4, 8, 10, 16, 32, 100, 1000)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a score is computed from rankings."""
+
+    name: str
+    positive: tuple[str, ...]
+    """Lists of the ground truth whose images are right."""
+    junk: tuple[str, ...]
+    """Lists whose images are neither right nor wrong: the ranking is read as if they were not there."""
+    own_image: str
+    """What happens to the image that the query was taken from."""
+    crop: str
+    """Which part of the query's image is described."""
+    metrics: tuple[str, ...]
+    """By the names of `ranking`; the first stands for the protocol."""
+    version: int = 1
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def main(self) -> str:
+        return self.metrics[0]
+
+    @property
+    def rules(self) -> str:
+        """The protocol in one sentence."""
+        right, junk = " and ".join(self.positive), " and ".join(self.junk) or "nothing"
+        own = f"the query's own image {self.own_image}"
+        return f"right: {right}; left out of the ranking: {junk}; {own}; the query is {self.crop}; scored by {self.main}"
+
+
+_LANDMARK = ("map_trapezoid", *(f"precision_at_{k}_cut" for k in MEASURED_AT), "recall_at_1")
+_CLASSIC = Protocol("", ("good", "ok"), ("junk",), "stays in the gallery and is right", "", _LANDMARK)
+_REVISITED = replace(_CLASSIC, own_image="is not in the gallery")
+_LEVELS = {
+    "easy": replace(_REVISITED, positive=("easy",), junk=("junk", "hard")),
+    "medium": replace(_REVISITED, positive=("easy", "hard"), junk=("junk",)),
+    "hard": replace(_REVISITED, positive=("hard",), junk=("junk", "easy")),
+}
+_FAMILIES: dict[str, dict[str, Protocol]] = {
+    "oxford5k": {"": _CLASSIC},
+    "paris6k": {"": _CLASSIC},
+    "roxford5k": _LEVELS,
+    "rparis6k": _LEVELS,
+    "holidays": {"": replace(_CLASSIC, own_image="is left out of the ranking", crop="the whole image")},
+}
+FAMILIES = tuple(_FAMILIES)
+_LABELS = Protocol(
+    "labels-query-gallery",
+    ("same label",),
+    (),
+    "is not in the gallery",
+    "the whole image",
+    ("map", "map_at_r", *(f"recall_at_{k}" for k in RECALL_AT), "precision_at_20", "precision_at_100"),
+)
+LABELS = _LABELS
+LEAVE_ONE_OUT = replace(_LABELS, name="labels-leave-one-out", junk=("own image",), own_image="is left out by its id")
+
+
+def landmark_protocols(family: str, crop: bool) -> Sequence[Protocol]:
+    """The protocols of a published ground truth; where it has query boxes, whether they are cut out is part of the name."""
+    if family not in _FAMILIES:
+        raise UserError(f"the ground truth is for protocol {family!r}; known are {', '.join(FAMILIES)}")
+    if family == "holidays":
+        return [replace(rules, name=family) for rules in _FAMILIES[family].values()]
+    what, region = ("crop", "cropped to its box before it is resized") if crop else ("nocrop", "the whole image")
+    return [
+        replace(rules, name="-".join(filter(None, (family, level, what))), crop=region)
+        for level, rules in _FAMILIES[family].items()
+    ]

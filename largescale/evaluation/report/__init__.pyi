@@ -1,0 +1,2 @@
+from .pages import write_report as write_report
+from .pictures import Pictures as Pictures

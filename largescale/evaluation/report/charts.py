@@ -1,0 +1,67 @@
+"""The plots of a report, as SVG text that takes its ink from the page."""
+
+import io
+from collections.abc import Callable
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from largescale.evaluation.results import Histogram, PrecisionRecall, ProtocolResult
+
+GREEN, RED, AMBER, BLUE = "#2e9e5b", "#d1495b", "#e09f1f", "#3572b0"
+SIZE = (4.2, 2.9)
+
+
+def precision_recall(curve: PrecisionRecall) -> str:
+    def draw(axes: Axes) -> None:
+        axes.plot(curve.recall, curve.precision, color=BLUE)
+        axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+
+    return _svg(draw)
+
+
+def histogram(counts: Histogram) -> str:
+    """Shares, so that few positives are seen beside many negatives."""
+
+    def draw(axes: Axes) -> None:
+        rows = {"positives": (counts.positives, GREEN), "negatives": (counts.negatives, RED)}
+        rows["distractors"] = (counts.distractors, AMBER)
+        for name, (values, color) in rows.items():
+            total = sum(values)
+            if total:
+                axes.stairs([value / total for value in values], counts.edges, color=color, label=name, fill=True, alpha=0.35)
+                axes.stairs([value / total for value in values], counts.edges, color=color)
+        used = [i for i, values in enumerate(zip(*(row for row, _ in rows.values()), strict=True)) if any(values)]
+        if used:
+            axes.set_xlim(counts.edges[used[0]], counts.edges[used[-1] + 1])
+        axes.set(xlabel="similarity", ylabel="share")
+        axes.legend(frameon=False)
+
+    return _svg(draw)
+
+
+def distractor_curve(result: ProtocolResult) -> str:
+    def draw(axes: Axes) -> None:
+        points = [(point.distractors, point.metrics[result.main]) for point in result.distractor_curve]
+        counts = [count for count, _ in points]
+        axes.plot(counts, [100 * score.value for _, score in points], marker="o", color=BLUE)
+        low, high = [100 * score.low for _, score in points], [100 * score.high for _, score in points]
+        axes.fill_between(counts, low, high, color=BLUE, alpha=0.2)
+        axes.set_xscale("symlog", linthresh=max(1, min((c for c in counts if c), default=1)))
+        axes.set_xticks(counts, [f"{count:,}" for count in counts])
+        axes.minorticks_off()
+        axes.set(xlabel="distractors", ylabel=f"{result.main} (%)")
+
+    return _svg(draw)
+
+
+def _svg(draw: Callable[[Axes], None]) -> str:
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.add_subplot()
+    draw(axes)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True)
+    svg = buffer.getvalue()
+    return svg[svg.index("<svg") :].replace("#000000", "currentColor")

@@ -1,0 +1,74 @@
+"""Thumbnails of the images that a report shows, each written once."""
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from largescale.corpus.reading import Corpus
+from largescale.evaluation.results import Neighbour, QueryRecord
+
+SIDE = 160
+QUALITY = 80
+Picture = tuple[str, int]
+"""Which folder of thumbnails, and the image id in its corpus."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The corpora whose images an evaluation ranked."""
+
+    queries: Corpus
+    gallery: Corpus
+    distractors: Sequence[Corpus] = ()
+
+    def corpus(self, folder: str) -> Corpus:
+        named = {"queries": self.queries, "gallery": self.gallery}
+        return named[folder] if folder in named else self.distractors[int(folder.removeprefix("distractors-"))]
+
+    def box(self, record: QueryRecord) -> str | None:
+        """The query's cropped region as CSS, in percent of the picture."""
+        if record.box is None:
+            return None
+        manifest = self.queries.manifest
+        width, height = float(manifest.width[record.id]), float(manifest.height[record.id])
+        x0, y0, x1, y1 = record.box
+        sides = {"left": x0 / width, "top": y0 / height, "width": (x1 - x0) / width, "height": (y1 - y0) / height}
+        return ";".join(f"{side}:{100 * share:.2f}%" for side, share in sides.items())
+
+    def write(self, directory: Path, wanted: Iterable[Picture]) -> None:
+        """Write the thumbnails of `wanted` under `directory`, in the order in which the tars hold them."""
+        missing = sorted(picture for picture in set(wanted) if not (directory / path(picture)).exists())
+        for folder in {folder for folder, _ in missing}:
+            (directory / folder).mkdir(parents=True, exist_ok=True)
+        for picture in tqdm(missing, desc="report", unit="image", leave=False):
+            (encoded,) = self.corpus(picture[0]).read([picture[1]])
+            (directory / path(picture)).write_bytes(thumbnail(encoded))
+
+
+def path(picture: Picture) -> str:
+    return f"{picture[0]}/{picture[1]}.jpg"
+
+
+def of_query(record: QueryRecord) -> Picture:
+    return "queries", record.id
+
+
+def of_neighbour(neighbour: Neighbour) -> Picture:
+    return ("gallery" if neighbour.part == "gallery" else f"distractors-{neighbour.corpus}"), neighbour.id
+
+
+def thumbnail(encoded: bytes) -> bytes:
+    """A JPEG of at most `SIDE` pixels; a grey square for an image that cannot be decoded."""
+    try:
+        image: Image.Image = Image.open(io.BytesIO(encoded))
+        image.thumbnail((SIDE, SIDE))
+        image = image.convert("RGB")
+    except OSError:
+        image = Image.new("RGB", (SIDE, SIDE), "grey")
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=QUALITY)
+    return buffer.getvalue()

@@ -1,0 +1,84 @@
+"""The rows of an evaluation: those that are searched, and those that a ground truth judges.
+
+Q queries, N rows of the gallery, D dimensions, M judged rows of all queries
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+Rows = Sequence[int] | np.ndarray
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The rows that are searched: those of `parts` one after the other."""
+
+    parts: Sequence[np.ndarray]
+    """`(n_i, D)` each, unit rows; may be memory-mapped."""
+    group: np.ndarray
+    """`(N,)` int8: 0 for the gallery, g for the distractors that the g-th nested prefix adds, -1 for rows left out."""
+
+    @staticmethod
+    def of(rows: np.ndarray) -> "Gallery":
+        """A gallery in memory, `(N, D)`, without distractors."""
+        return Gallery([rows], np.zeros(len(rows), dtype=np.int8))
+
+    def __len__(self) -> int:
+        return len(self.group)
+
+    @property
+    def groups(self) -> int:
+        return int(self.group.max(initial=0)) + 1
+
+    @cached_property
+    def _start(self) -> np.ndarray:
+        return np.cumsum([0, *map(len, self.parts)])
+
+    def block(self, first: int, buffer: np.ndarray) -> np.ndarray:
+        """Rows `first : first + BLOCK`, in place where they lie in one part, else copied; beyond the last row, zeros."""
+        part = int(np.searchsorted(self._start, first, "right")) - 1
+        rows = self.parts[part][first - self._start[part] :][: len(buffer)]
+        if len(rows) == len(buffer) and rows.dtype == buffer.dtype and rows.flags.c_contiguous:
+            return rows
+        self._copy(first, part, buffer)
+        return buffer
+
+    def _copy(self, first: int, part: int, out: np.ndarray) -> None:
+        done = 0
+        while done < len(out) and part < len(self.parts):
+            skip = max(first - int(self._start[part]), 0)
+            rows = self.parts[part][skip : skip + len(out) - done]
+            out[done : done + len(rows)] = rows
+            done, part = done + len(rows), part + 1
+        out[done:] = 0
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The rows that the ground truth names: those of query q are `start[q]:start[q + 1]`, in increasing order, each once."""
+
+    start: np.ndarray
+    row: np.ndarray
+    """`(M,)`"""
+    list: np.ndarray
+    """`(M,)` uint8: which list of the ground truth names the row."""
+
+    @staticmethod
+    def of(ground_truth: Sequence[Mapping[str, Rows]], lists: Sequence[str]) -> "Judged":
+        """From lists of rows by name, per query. A row in several counts for the first of `lists` that has it."""
+        rows = [np.zeros(0, dtype=np.int64)]
+        codes = [np.zeros(0, dtype=np.uint8)]
+        for truth in ground_truth:
+            named = [np.asarray(truth.get(name, []), dtype=np.int64) for name in lists]
+            row, first = np.unique(np.concatenate(named), return_index=True)
+            rows.append(row)
+            codes.append(np.repeat(np.arange(len(lists), dtype=np.uint8), list(map(len, named)))[first])
+        return Judged(np.cumsum(list(map(len, rows))), np.concatenate(rows), np.concatenate(codes))
+
+    @property
+    def query(self) -> np.ndarray:
+        """`(M,)`"""
+        return np.repeat(np.arange(len(self.start) - 1), np.diff(self.start))

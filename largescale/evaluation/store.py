@@ -1,0 +1,205 @@
+"""Descriptors on disk: one file per shard, committed by a marker, so that a killed pass goes on in any world.
+
+A store holds a folder per (network, preprocessing, images). Ranks own disjoint shards and need no collectives to fill it.
+Sealing checks that every image has exactly one finite unit row; without it there is no score.
+
+n images, D dimensions
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from largescale.commit import committed_file, write_json, write_text
+from largescale.corpus.manifest import sha256_of
+from largescale.corpus.reading import BadImage, Corpus
+from largescale.distributed import World
+from largescale.embedding import embed
+from largescale.evaluation.config import EvaluateConfig
+from largescale.models.network import RetrievalNet
+from largescale.settings import UserError
+
+UNIT = 1e-3
+"""How far the norm of a row may be from 1."""
+WAIT_S = 7 * 24 * 3600
+SEALED = "sealed.json"
+
+
+class Stopped(Exception):  # noqa: N818
+    """A stop was asked for; what is committed stays, and the same command goes on."""
+
+
+class Descriptors:
+    """Descriptors of some images of a corpus by one network."""
+
+    def __init__(
+        self,
+        store: Path,
+        corpus: Corpus,
+        identity: Mapping[str, Any],
+        dim: int,
+        ids: np.ndarray | None = None,
+        boxes: np.ndarray | None = None,
+    ) -> None:
+        """
+        Args:
+            identity: what else the rows depend on: network, preprocessing.
+            ids: `(n,)` sorted image ids; None for the whole corpus.
+            boxes: `(n, 4)` regions that are cut out of the images.
+        """
+        self.corpus, self.manifest = corpus, corpus.manifest
+        self.ids = np.arange(len(self.manifest)) if ids is None else ids
+        self.boxes, self.dim = boxes, dim
+        parts = [self.ids.tobytes(), b"" if boxes is None else boxes.tobytes()]
+        self.identity = {
+            **identity,
+            "corpus": self.manifest.fingerprint,
+            "images": hashlib.sha256(b"|".join(parts)).hexdigest()[:16],
+            "dim": dim,
+        }
+        key = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:16]
+        self.directory = store / f"{self.manifest.name}-{key}"
+
+    @cached_property
+    def shards(self) -> list[int]:
+        """The shards that hold images of this set."""
+        return np.unique(self.manifest.shard[self.ids]).tolist()
+
+    def place(self, shard: int) -> slice:
+        """Positions in `ids` of the images of a shard."""
+        first, last = np.searchsorted(self.ids, self.manifest.shard_start[shard : shard + 2])
+        return slice(int(first), int(last))
+
+    def file(self, shard: int) -> Path:
+        return self.directory / f"shard-{shard:05d}.npy"
+
+    def pending(self) -> list[int]:
+        return [shard for shard in self.shards if not self._marker(shard).exists()]
+
+    def write(self, shard: int, rows: np.ndarray, bad: list[BadImage]) -> None:
+        """Commit the rows `(n, D)` of a shard; the marker comes last."""
+        with committed_file(self.file(shard)) as temporary:
+            with temporary.open("wb") as file:
+                np.save(file, rows)
+            digest = sha256_of(temporary)
+        faults = [{"key": image.key, "error": image.error} for image in bad]
+        write_json(self._marker(shard), {"rows": len(rows), "sha256": digest, "bad": faults})
+
+    def parts(self) -> list[np.ndarray]:
+        """`(n, D)` memory-mapped rows of each shard, side by side in the order of `ids`."""
+        return [np.load(self.file(shard), mmap_mode="r") for shard in self.shards]
+
+    def faults(self, shard: int) -> Iterator[str]:
+        """What keeps a shard from being scored."""
+        marker, name = self._marker(shard), self.file(shard).name
+        if not marker.exists() or not self.file(shard).exists():
+            yield f"{self.directory}/{name} is not there: its images were not embedded, or by a node with another disk"
+            return
+        values, place = json.loads(marker.read_text()), self.place(shard)
+        if sha256_of(self.file(shard)) != values["sha256"]:
+            yield f"{self.directory}/{name} is not what was written: its checksum differs; delete the folder {self.directory}"
+            return
+        rows = np.load(self.file(shard), mmap_mode="r")
+        if rows.shape != (place.stop - place.start, self.dim):
+            yield f"{self.directory}/{name} has shape {rows.shape}, expected {(place.stop - place.start, self.dim)}"
+            return
+        reasons = {image["key"]: image["error"] for image in values["bad"]}
+        for i in np.flatnonzero(~unit_rows(rows)):
+            key = self.manifest.keys[int(self.ids[place][i])].as_py()
+            yield f"{key}: {reasons.get(key, 'its descriptor is not a finite unit vector')}"
+
+    def _marker(self, shard: int) -> Path:
+        return self.file(shard).with_suffix(".json")
+
+
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """`(n,)` whether each row is finite and of unit length."""
+    good = [np.abs(np.linalg.norm(rows[i : i + 4096], axis=1) - 1) <= UNIT for i in range(0, len(rows), 4096)]
+    return np.concatenate([np.zeros(0, dtype=bool), *good])
+
+
+def network_digest(network: RetrievalNet) -> str:
+    """Of the settings and the tensors: the same whether the network is in memory or came from a file."""
+    digest = hashlib.sha256(network.config.model_dump_json(exclude={"weights"}).encode())
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode() + np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def describe(
+    network: RetrievalNet, wanted: Descriptors, config: EvaluateConfig, world: World, should_stop: Callable[[], bool]
+) -> None:
+    """Embed the shards that are not done yet; each rank a run of them.
+
+    Raises:
+        Stopped: `should_stop` said so on some rank.
+    """
+    world.decide(lambda: write_json(wanted.directory / "identity.json", wanted.identity))
+    pending = world.decide(wanted.pending)
+    mine = pending[world.share(len(pending))]
+    images = sum(wanted.place(shard).stop - wanted.place(shard).start for shard in mine)
+    with tqdm(desc=f"embed {wanted.manifest.name}", total=images, unit="image", disable=not (world.is_first and images)) as bar:
+        for shard in mine:
+            _describe_shard(network, wanted, shard, config, should_stop, bar.update)
+    world.barrier(WAIT_S)
+    if world.any(should_stop()):
+        raise Stopped
+
+
+def _describe_shard(
+    network: RetrievalNet,
+    wanted: Descriptors,
+    shard: int,
+    config: EvaluateConfig,
+    should_stop: Callable[[], bool],
+    progress: Callable[[int], Any],
+) -> None:
+    place = wanted.place(shard)
+    ids = wanted.ids[place]
+    rows, bad = np.full((len(ids), wanted.dim), np.nan, dtype=np.float32), list[BadImage]()
+    groups = embed(
+        network,
+        wanted.corpus,
+        ids,
+        config.images,
+        batch=config.batch,
+        loader=config.loader,
+        device=next(network.parameters()).device,
+        boxes=None if wanted.boxes is None else wanted.boxes[place],
+        should_stop=should_stop,
+    )
+    for group in groups:
+        rows[np.searchsorted(ids, group.ids)] = group.descriptors.cpu().numpy()
+        bad += group.bad
+        progress(len(group.ids) + len(group.bad))
+    if not should_stop():
+        wanted.write(shard, rows, bad)
+
+
+def seal(sets: list[Descriptors], world: World, out: Path) -> None:
+    """Check every row of every set, once; ranks share the shards.
+
+    Raises:
+        UserError: a row is missing, not finite or not of unit length, or a file is not what was written.
+    """
+    unsealed = world.decide(lambda: [i for i, wanted in enumerate(sets) if not (wanted.directory / SEALED).exists()])
+    shards = [(sets[i], shard) for i in unsealed for shard in sets[i].shards]
+    found = [fault for wanted, shard in shards[world.rank :: world.size] for fault in wanted.faults(shard)]
+    faults = [fault for part in world.gather(found) for fault in part]
+    if faults:
+        report = out / "missing.txt"
+        world.decide(lambda: write_text(report, "\n".join(faults) + "\n"))
+        some = "\n  ".join(faults[:20])
+        raise UserError(f"no score: {len(faults):,} descriptors or files are missing or faulty (all: {report}):\n  {some}")
+
+    def mark() -> None:
+        for i in unsealed:
+            write_json(sets[i].directory / SEALED, sets[i].identity)
+
+    world.decide(mark)

@@ -1,0 +1,149 @@
+"""Settings of the losses over mined tuples."""
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+
+from largescale.losses.config_base import Kind, LossSettings, Reduction
+from largescale.settings import Settings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class TupleSettings(LossSettings):
+    """A loss over tuples of a query, a positive and mined negatives."""
+
+    kind: ClassVar[Kind] = "tuples"
+
+
+class ContrastiveConfig(TupleSettings):
+    """Contrastive loss over tuples."""
+
+    name: Literal["contrastive"] = "contrastive"
+    """Contrastive loss over mined tuples."""
+    margin: PositiveFloat = 0.7
+    """Distance beyond which a negative no longer counts; unit vectors are at most 2 apart."""
+    reduction: Reduction = "mean"
+    """Mean over the tuples of a step, or their sum (as cirtorch)."""
+
+    def build(self, num_classes: int, dim: int) -> "nn.Module":
+        from largescale.losses.contrastive import ContrastiveLoss
+
+        return ContrastiveLoss(**self._arguments())
+
+
+class TripletConfig(TupleSettings):
+    """Triplet loss over tuples."""
+
+    name: Literal["triplet"] = "triplet"
+    """Triplet loss over mined tuples."""
+    margin: PositiveFloat = 0.1
+    """Squared distance by which a negative must be farther than the positive."""
+    reduction: Reduction = "mean"
+    """Mean over the tuples of a step, or their sum (as cirtorch)."""
+
+    def build(self, num_classes: int, dim: int) -> "nn.Module":
+        from largescale.losses.triplet import TripletLoss
+
+        return TripletLoss(**self._arguments())
+
+
+class QuadrupletConfig(TupleSettings):
+    """Quadruplet loss over tuples."""
+
+    name: Literal["quadruplet"] = "quadruplet"
+    """Quadruplet loss over mined tuples."""
+    margin: PositiveFloat = 0.2
+    """Distance by which a negative must be farther from the query than the positive."""
+    margin_negatives: PositiveFloat = 0.2
+    """Distance by which two negatives must be farther apart than query and positive."""
+    reduction: Reduction = "mean"
+    """Mean over the tuples of a step, or their sum."""
+
+    def build(self, num_classes: int, dim: int) -> "nn.Module":
+        from largescale.losses.quadruplet import QuadrupletLoss
+
+        return QuadrupletLoss(**self._arguments())
+
+
+class LRMLConfig(TupleSettings):
+    """Learning to rank and multiple loss (LRML) over tuples."""
+
+    name: Literal["lrml"] = "lrml"
+    """Contrastive loss with a threshold for each negative, by its rank."""
+    margin: PositiveFloat = 1.25
+    """The largest threshold, a distance; the paper also gives 0.7 for AlexNet."""
+    threshold_rule: Literal["rank/N", "ramp", "weights", "teacher_distance", "flat"] = "rank/N"
+    """How rank r of N sets the threshold of a negative: margin r / N; in equal steps from `smallest`; one threshold and
+    weights that fall with the rank; the teacher's distance by its largest; one threshold (flat)."""
+    smallest: NonNegativeFloat | None = None
+    """The threshold of the nearest negative, for threshold_rule=ramp."""
+    reduction: Reduction = "mean"
+    """Mean over the tuples of a step, or their sum."""
+
+    @model_validator(mode="after")
+    def _floor_of_a_ramp(self) -> "LRMLConfig":
+        if (self.threshold_rule == "ramp") != (self.smallest is not None):
+            raise ValueError("`smallest` belongs to threshold_rule=ramp, and to it alone")
+        return self
+
+    def build(self, num_classes: int, dim: int) -> "nn.Module":
+        from largescale.losses.lrml import LRMLLoss
+
+        return LRMLLoss(**self._arguments())
+
+
+class RDEDistance(Settings):
+    """Euclidean distance and relative distribution entropy (RDE) of two descriptors."""
+
+    alpha: NonNegativeFloat = 0.9
+    """Weight of the entropy."""
+    sum: Literal["add", "convex"] = "add"
+    """distance + alpha * entropy, or alpha * distance + (1 - alpha) * entropy."""
+    bins: int = Field(default=30, ge=2)
+    """Bins of the histogram of a descriptor's values."""
+    range: Literal["unit", "signed", "own", "joint"] = "unit"
+    """What the bins cover: 0 to 1, -1 to 1, from the least to the largest value of each descriptor, or of both."""
+    smoothing: Literal["add_one", "skip"] | PositiveFloat = "add_one"
+    """Empty bins: one more value in every bin, no term for them, or this share more in every bin."""
+    direction: Literal["query", "sample", "both"] = "query"
+    """KL(query to sample), KL(sample to query), or their sum."""
+    soft: bool = False
+    """Share each value between two bins, so that the entropy has a gradient; else it is a constant."""
+
+
+class RDEContrastiveConfig(TupleSettings):
+    """Contrastive loss on the distance with relative distribution entropy (RDE)."""
+
+    name: Literal["rde_contrastive"] = "rde_contrastive"
+    """Contrastive loss, descriptors compared by their distributions too."""
+    margin: PositiveFloat = 0.95
+    """Distance beyond which a negative no longer counts: 0.95 for ResNet, 0.90 for VGG, 0.75 for AlexNet."""
+    distance: RDEDistance = RDEDistance()
+    reduction: Reduction = "mean"
+    """Mean over the tuples of a step, or their sum."""
+
+    def build(self, num_classes: int, dim: int) -> "nn.Module":
+        from largescale.losses.rde import RDEContrastiveLoss
+
+        return RDEContrastiveLoss(**self._arguments())
+
+
+class RDETripletConfig(TupleSettings):
+    """Triplet loss on the distance with relative distribution entropy (RDE)."""
+
+    name: Literal["rde_triplet"] = "rde_triplet"
+    """Triplet loss, descriptors compared by their distributions too."""
+    margin: PositiveFloat = 0.5
+    """Distance by which a negative must be farther: 0.5 for ResNet and VGG, 0.3 for AlexNet."""
+    squared: bool = False
+    """Compare squared distances."""
+    distance: RDEDistance = RDEDistance()
+    reduction: Reduction = "mean"
+    """Mean over the tuples of a step, or their sum."""
+
+    def build(self, num_classes: int, dim: int) -> "nn.Module":
+        from largescale.losses.rde import RDETripletLoss
+
+        return RDETripletLoss(**self._arguments())

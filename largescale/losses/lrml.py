@@ -1,0 +1,77 @@
+"""Learning to rank and multiple loss (IJGI 2019): a margin for each negative. T tuples, N negatives, D dimensions."""
+
+from typing import Literal
+
+import torch
+from torch.nn.functional import pairwise_distance
+
+from largescale.losses.tuples import Reduction, TupleLoss
+from largescale.settings import UserError
+
+ThresholdRule = Literal["rank/N", "ramp", "weights", "teacher_distance", "flat"]
+
+
+class LRMLLoss(TupleLoss):
+    """½ D(q, p)² + Σ ½ wᵢ [τᵢ - D(q, nᵢ)]₊², where the teacher's order of the negatives sets τᵢ (or wᵢ).
+
+    The published text lacks the equation; the rules are the readings that its statements allow. With r = 1 for the
+    nearest negative and N for the farthest, and margin τ:
+
+    * `rank/N`: τᵢ = τ r / N.
+    * `ramp`: τᵢ from `smallest` (r = 1) to τ (r = N) in equal steps.
+    * `weights`: τᵢ = τ and wᵢ proportional to N - r + 1, with mean 1.
+    * `teacher_distance`: τᵢ = τ dᵢ / max d, with the teacher's distances d.
+    * `flat`: τᵢ = τ, which is the contrastive loss.
+
+    Args:
+        margin: τ, a Euclidean distance.
+        smallest: the threshold of the nearest negative, for `ramp` only.
+    """
+
+    def __init__(
+        self,
+        margin: float = 1.25,
+        threshold_rule: ThresholdRule = "rank/N",
+        smallest: float | None = None,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(reduction)
+        if (threshold_rule == "ramp") != (smallest is not None):
+            raise UserError(f"`smallest` belongs to threshold_rule=ramp and to it alone, found {threshold_rule} with {smallest}")
+        self.margin, self.threshold_rule, self.smallest = margin, threshold_rule, smallest
+
+    def per_tuple(
+        self,
+        queries: torch.Tensor,
+        positives: torch.Tensor,
+        negatives: torch.Tensor,
+        ranks: torch.Tensor | None = None,
+        distances: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The loss of each tuple, `(T,)`.
+
+        Args:
+            ranks: `(T, N)`, the ordinal of each negative in the teacher's sequence, 1 = nearest; None: the descriptors
+                themselves are the teacher.
+            distances: `(T, N)` of the teacher, for `teacher_distance`; None: as above.
+        """
+        near = pairwise_distance(queries, positives)  # (T,)
+        far = pairwise_distance(queries[:, None], negatives)  # (T, N)
+        distances = far.detach() if distances is None else distances.to(far)
+        ranks = distances.argsort(1).argsort(1) + 1 if ranks is None else ranks
+        thresholds, weights = self._thresholds(ranks.to(far), distances)
+        return 0.5 * near.square() + 0.5 * (weights * (thresholds - far).clamp(min=0).square()).sum(1)
+
+    def _thresholds(self, ranks: torch.Tensor, distances: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """τᵢ and wᵢ, each `(T, N)`."""
+        count, ones = ranks.shape[1], torch.ones_like(ranks)
+        if self.threshold_rule == "rank/N":
+            return self.margin * ranks / count, ones
+        if self.threshold_rule == "ramp":
+            assert self.smallest is not None
+            return self.smallest + (self.margin - self.smallest) * (ranks - 1) / max(count - 1, 1), ones
+        if self.threshold_rule == "weights":
+            return self.margin * ones, 2 * (count - ranks + 1) / (count + 1)
+        if self.threshold_rule == "teacher_distance":
+            return self.margin * distances / distances.amax(1, keepdim=True).clamp(min=1e-12), ones
+        return self.margin * ones, ones

@@ -1,0 +1,33 @@
+"""Settings of mining: the pool, how it is embedded and searched, how many negatives a query gets."""
+
+from pydantic import Field, PositiveInt, model_validator
+
+from largescale.settings import Settings
+
+
+class MiningConfig(Settings):
+    """Hard negatives for the queries of an epoch."""
+
+    negatives: PositiveInt = 5
+    """Negatives of each query (N): the nearest images of N different clusters, never the query's or the positive's."""
+    pool: PositiveInt | None = None
+    """Images among which negatives are searched, drawn anew each epoch; null: all images of the corpus."""
+    batch: PositiveInt = 32
+    """Images of one shape that are decoded together, and on a GPU embedded together; fewer where a shard has fewer."""
+    index: str = "exact"
+    """exact: the best image of every cluster, by brute force; else a FAISS factory string, e.g. IVF1024,SQfp16 (on the CPU)."""
+    index_search: str = ""
+    """FAISS parameters of the search in an approximate index, e.g. nprobe=64."""
+    index_sample: PositiveInt = 100_000
+    """Descriptors of the whole pool on which a FAISS index is trained."""
+    depth: PositiveInt = 256
+    """Neighbours that a FAISS index returns at first; queries left short of clusters search 4 times deeper, again and again."""
+    block_bytes: int | None = Field(default=None, ge=2**20)
+    """Memory of one block of similarities in each process, null: 32 MiB on a CPU, 512 MiB on a GPU; about three times as much
+    is in use at once. The negatives do not depend on it."""
+
+    @model_validator(mode="after")
+    def _parameters_of_an_index(self) -> "MiningConfig":
+        if self.index == "exact" and self.index_search:
+            raise ValueError(f"index_search={self.index_search!r} is read by a FAISS index only; exact search has no parameters")
+        return self

@@ -1,0 +1,145 @@
+"""The results of mining passes, as committed directories of a run: `negatives/gen-000007/`.
+
+Each rank writes the part of its queries; rank 0 adds `generation.json` with a checksum of every part and commits. What is
+incomplete or damaged is not there. Letters: Q queries, q of a part, N negatives.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from largescale.commit import (
+    begin_directory,
+    commit_directory,
+    committed_file,
+    is_complete,
+    partial,
+    remove_directory,
+    write_json,
+)
+from largescale.corpus.batches import BadImage
+from largescale.corpus.manifest import sha256_of
+from largescale.settings import UserError
+
+HEAD = "generation.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """The queries that one rank answered."""
+
+    rows: np.ndarray
+    """`(q,)` their rows in the plan of the epoch."""
+    queries: np.ndarray
+    """`(q,)` image ids."""
+    negatives: np.ndarray
+    """`(q, N)` image ids, nearest first; random ones last where there were too few."""
+    similarities: np.ndarray
+    """`(q, N)` float32 inner products; NaN for random negatives."""
+
+    def table(self) -> np.ndarray:
+        """`(q,)` records."""
+        count = self.negatives.shape[1]
+        kinds = [("row", "<i8"), ("query", "<i8"), ("negatives", "<i8", (count,)), ("similarities", "<f4", (count,))]
+        records = np.empty(len(self.rows), np.dtype(kinds))
+        for (name, *_), column in zip(kinds, (self.rows, self.queries, self.negatives, self.similarities), strict=True):
+            records[name] = column
+        return records
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The negatives of an epoch's queries."""
+
+    epoch: int
+    step: int
+    """The step of the weights that produced it."""
+    fingerprint: str
+    """Of the manifest whose image ids it holds."""
+    queries: np.ndarray
+    """`(Q,)` image ids in the order of the plan."""
+    negatives: np.ndarray
+    """`(Q, N)` image ids, nearest first; random ones last where there were too few."""
+    similarities: np.ndarray
+    """`(Q, N)` float32 inner products; NaN for random negatives."""
+    faults: list[BadImage] = field(repr=False)
+    """Images of the pool and queries without a usable descriptor."""
+    statistics: Mapping[str, float] = field(repr=False)
+
+
+class Generations:
+    """The generations of a run directory that belong to one manifest."""
+
+    def __init__(self, run_directory: Path, fingerprint: str) -> None:
+        self.directory, self.fingerprint = run_directory / "negatives", fingerprint
+
+    def read(self, epoch: int) -> Generation | None:
+        """The generation of an epoch; None if there is none, or if it is incomplete or damaged.
+
+        Raises:
+            UserError: it was mined from another corpus.
+        """
+        path = self._path(epoch)
+        if not is_complete(path):
+            return None
+        try:
+            head = json.loads((path / HEAD).read_text())
+            parts = [_load(path / name, sha256) for name, sha256 in head["parts"].items()]
+        except (OSError, ValueError, KeyError):
+            return None
+        if head["fingerprint"] != self.fingerprint:
+            raise UserError(
+                f"{path} was mined from the corpus {head['fingerprint']}, this run reads the corpus {self.fingerprint}: its "
+                "image ids would name other images; use the corpus of the run, or start a new run (name=...)"
+            )
+        rows = np.concatenate(parts)
+        rows = rows[np.argsort(rows["row"])]
+        queries, negatives, similarities = (np.ascontiguousarray(rows[name]) for name in ("query", "negatives", "similarities"))
+        about = {name: head[name] for name in ("epoch", "step", "fingerprint", "statistics")}
+        faults = [BadImage(**fault) for fault in head["faults"]]
+        return Generation(queries=queries, negatives=negatives, similarities=similarities, faults=faults, **about)
+
+    def latest(self, epoch: int) -> Generation | None:
+        """The whole generation of this epoch, else of the nearest epoch before it."""
+        numbers = sorted((int(path.name[4:]) for path in self.directory.glob("gen-*")), reverse=True)
+        return next(filter(None, (self.read(number) for number in numbers if number <= epoch)), None)
+
+    def begin(self, epoch: int) -> None:
+        """Remove the remains of what was never finished and make room for the parts. One rank calls this."""
+        for remains in self.directory.glob(".gen-*.partial"):
+            remove_directory(remains)
+        begin_directory(self._path(epoch))
+
+    def write_part(self, epoch: int, rank: int, part: Part) -> tuple[str, str]:
+        """Write the queries of a rank; returns the name and the SHA-256 of the file."""
+        path = partial(self._path(epoch)) / f"part-{rank:05d}.npy"
+        with committed_file(path) as temporary, temporary.open("wb") as file:
+            np.save(file, part.table())
+        return path.name, sha256_of(path)
+
+    def commit(
+        self, epoch: int, step: int, parts: Mapping[str, str], faults: Sequence[BadImage], statistics: Mapping[str, float]
+    ) -> None:
+        """Make the generation visible, once every rank has written its part. One rank calls this."""
+        path = self._path(epoch)
+        head = {"epoch": epoch, "step": step, "fingerprint": self.fingerprint, "parts": dict(parts)}
+        named = [asdict(fault) for fault in faults]
+        write_json(partial(path) / HEAD, head | {"statistics": dict(statistics), "faults": named})
+        commit_directory(path)
+
+    def _path(self, epoch: int) -> Path:
+        return self.directory / f"gen-{epoch:06d}"
+
+
+def distances(similarities: np.ndarray) -> np.ndarray:
+    """Euclidean distances of unit rows from their inner products."""
+    return np.sqrt(np.maximum(2 - 2 * similarities, 0))
+
+
+def _load(path: Path, sha256: str) -> np.ndarray:
+    if sha256_of(path) != sha256:
+        raise ValueError(f"{path} is damaged")
+    return np.load(path)

@@ -1,0 +1,90 @@
+"""The pool's descriptors, cut over the ranks and searched by all of them together.
+
+Letters: R ranks, P images of one rank's share, Q queries of one rank, B queries of a block, N negatives, D dimensions.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from largescale.distributed import World
+from largescale.mining.config import MiningConfig
+from largescale.mining.exact import TILE, ExactSearch
+from largescale.mining.factory import FactorySearch
+from largescale.mining.select import Found, listed, nothing, select
+
+_BLOCK_BYTES = {"cpu": 2**25, "cuda": 2**29}
+
+
+class ShardedIndex:
+    """Each rank indexes its own share; a search is a collective in which each rank passes its own queries.
+
+    Exact search gives the same bits for every number of ranks, cut of the pool, block size and number of threads.
+    Descriptors must be `usable`.
+
+    Args:
+        descriptors: `(P, D)` of this rank, float32, or float16 on a GPU; P may be 0 and may differ between ranks.
+        ids, clusters: `(P,)` int64 image ids and cluster keys (see `cluster_keys`).
+
+    Raises:
+        UserError: the FAISS factory string is not valid, or the pool is too small to train it.
+    """
+
+    def __init__(self, config: MiningConfig, world: World, descriptors: Tensor, ids: Tensor, clusters: Tensor) -> None:
+        self.world, self.count = world, config.negatives
+        self.bytes_sent = 0
+        """To other ranks, so far."""
+        block_bytes = config.block_bytes or _BLOCK_BYTES[descriptors.device.type]
+        self.block = max(1, block_bytes // (4 * TILE * world.size))
+        """Queries of each rank that are searched at a time."""
+        share = descriptors, ids, clusters, config.negatives
+        self._search = ExactSearch(*share) if config.index == "exact" else FactorySearch(config, world, *share[:3])
+
+    def search(self, queries: Tensor, excluded: Tensor, each_block: Callable[[int], None] = lambda _: None) -> Found:
+        """The best images of the N nearest eligible clusters of the whole pool, for the queries of this rank.
+
+        Args:
+            queries: `(Q, D)` of the descriptors' type; Q may be 0 and may differ between ranks.
+            excluded: `(Q, 2)` the clusters of each query and of its positive.
+            each_block: called on every rank after each block with the number of this rank's queries in it.
+        """
+        longest = int(self.world.max(len(queries))[0])
+        parts = [nothing(0, self.count, queries.device)]
+        for start in range(0, longest, self.block):
+            part = slice(start, start + self.block)
+            parts.append(self._search_block(queries[part], excluded[part]))
+            each_block(len(queries[part]))
+        return Found(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def _search_block(self, queries: Tensor, excluded: Tensor) -> Found:
+        """Gather the block's queries, search this share, give each rank the candidates of its own queries."""
+        own = slice(0, len(queries))
+        everyone = self._gather(queries)  # (R * b, D)
+        clusters = self._gather(excluded)
+        asked = self._gather(excluded.new_ones(len(excluded))) == 1
+        found = nothing(len(everyone), self.count, queries.device)
+        for column, answer in zip(found, self._search.nearest(everyone[asked], clusters[asked]), strict=True):
+            column[asked] = answer
+        candidates = self._exchange(found)  # (b, R * N) each
+        return select(listed(*(column[own] for column in candidates)), excluded, self.count)
+
+    def _gather(self, rows: Tensor) -> Tensor:
+        """`(at most b, ...)` of each rank -> `(R * b, ...)` on every rank, with zeros where a rank has fewer."""
+        padded = rows.new_zeros((self.block, *rows.shape[1:]))
+        padded[: len(rows)] = rows
+        everyone = padded.new_empty((self.world.size * self.block, *rows.shape[1:]))
+        dist.all_gather_into_tensor(everyone, padded)
+        self.bytes_sent += padded.nbytes * (self.world.size - 1)
+        return everyone
+
+    def _exchange(self, found: Found) -> tuple[Tensor, Tensor, Tensor]:
+        """Answers `(R * b, N)` to the queries of every rank -> candidates `(b, R * N)` from every rank for own queries."""
+        ranks = self.world.size
+        packed = torch.stack([found.similarities.view(torch.int64), found.ids, found.clusters], -1)  # (R * b, N, 3)
+        received = torch.empty_like(packed)
+        dist.all_to_all_single(received, packed)
+        self.bytes_sent += packed.nbytes * (ranks - 1) // ranks
+        similarities, ids, clusters = received.unflatten(0, (ranks, -1)).transpose(0, 1).flatten(1, 2).unbind(-1)  # (b, R * N)
+        return similarities.contiguous().view(torch.float64), ids, clusters

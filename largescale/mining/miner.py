@@ -1,0 +1,208 @@
+"""One mining pass: embed the pool and the queries, search, select, publish.
+
+Letters: Q queries of an epoch, q those of this rank, N negatives, D dimensions.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from largescale.corpus.config import BadImagesConfig, ImagesConfig, LoaderConfig
+from largescale.corpus.plan import Tuples, plan_pool
+from largescale.corpus.reading import BadImage, Corpus
+from largescale.distributed import World
+from largescale.embedding import embed, own_images, progress_bar
+from largescale.mining.config import MiningConfig
+from largescale.mining.faults import within_budget, without_descriptor
+from largescale.mining.fill import RandomNegatives
+from largescale.mining.generations import Generation, Generations, Part, distances
+from largescale.mining.index import ShardedIndex
+from largescale.mining.select import NO_IMAGE, cluster_keys
+from largescale.mining.shelf import Shelf
+from largescale.mining.stages import Stages, own_threads
+from largescale.models.network import RetrievalNet
+
+RECALL_QUERIES = 256
+"""Queries, over all ranks, on which the recall of an approximate index is measured."""
+
+
+class StoppedError(Exception):
+    """The ranks agreed to stop."""
+
+
+class Miner:
+    """Finds the hardest negatives of an epoch's queries. Every rank of a world has one, and all run it at the same time.
+
+    Args:
+        images: as in training; never augmented here.
+        autocast: embed in bfloat16 on a GPU.
+        should_stop: whether this rank was asked to stop; the ranks decide together.
+    """
+
+    def __init__(
+        self,
+        config: MiningConfig,
+        corpus: Corpus,
+        world: World,
+        images: ImagesConfig,
+        run_directory: Path,
+        *,
+        seed: int,
+        loader: LoaderConfig,
+        bad_images: BadImagesConfig,
+        autocast: bool = True,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.config, self.corpus, self.world, self.images = config, corpus, world, images
+        self.seed, self.loader, self.bad_images, self.autocast, self.should_stop = seed, loader, bad_images, autocast, should_stop
+        self.generations = Generations(run_directory, corpus.manifest.fingerprint)
+
+    def run(self, network: RetrievalNet, epoch: int, step: int, tuples: Tuples) -> Generation | None:
+        """Mine and commit the negatives of an epoch; None when the run was asked to stop before they were there.
+
+        With exact search they depend on (weights, manifest, seed, epoch, pool, batch) and not on the number of ranks. A pass
+        that was killed leaves nothing that a reader sees; the next one begins again.
+
+        Args:
+            step: the step of the network's weights.
+
+        Raises:
+            UserError: more images that cannot be used than `bad_images.budget` allows, or fewer clusters than N + 1.
+        """
+        stages = Stages()
+        try:
+            with own_threads():
+                with stages.time("embed"):
+                    pool, queries, faults = self._embed(network, epoch, tuples)
+                with stages.time("index"):
+                    index = self._index(self.config, pool)
+                with stages.time("search"):
+                    part = self._search(index, queries, epoch, tuples)
+                statistics = self._statistics(part, pool, index)
+                if self.config.index != "exact":
+                    with stages.time("recall"):
+                        statistics["recall"] = self._recall(part, pool, queries, tuples)
+        except StoppedError:
+            return None
+        statistics |= {"faults": len(faults)} | stages.seconds(self.world)
+        return self._publish(epoch, step, part, faults, statistics)
+
+    def _embed(self, network: RetrievalNet, epoch: int, tuples: Tuples) -> tuple[Shelf, Shelf, list[BadImage]]:
+        """This rank's descriptors of the pool and of the queries, each image read once, and what no rank could use."""
+        pool = plan_pool(self.corpus.manifest, self.config.pool, self.seed, epoch)
+        ids, share = np.union1d(pool, tuples.queries), (self.world.rank, self.world.size)
+        own, device = own_images(self.corpus, ids, self.config.batch, share), self.world.device
+        kind = torch.float16 if device.type == "cuda" else torch.float32
+        shelves = tuple(Shelf(own[np.isin(own, wanted)], network.dim, kind, device) for wanted in (pool, tuples.queries))
+        faults = list[BadImage]()
+        groups = embed(
+            network,
+            self.corpus,
+            ids,
+            self.images,
+            batch=self.config.batch,
+            loader=self.loader,
+            device=device,
+            autocast=self.autocast,
+            share=share,
+            progress=self._label(epoch, "embedding"),
+            should_stop=self.should_stop,
+        )
+        for group in groups:
+            for shelf in shelves:
+                shelf.put(group.ids, group.descriptors)
+            faults += group.bad
+        self._heed_stop()
+        faults += without_descriptor(self.corpus.manifest, np.union1d(*(shelf.close_up() for shelf in shelves)))
+        return shelves[0], shelves[1], within_budget(self.world, self.bad_images, faults, len(ids))
+
+    def _index(self, config: MiningConfig, pool: Shelf) -> ShardedIndex:
+        clusters = cluster_keys(self.corpus.manifest.label[pool.ids], pool.ids)
+        on_device = (torch.from_numpy(column).to(self.world.device) for column in (pool.ids, clusters))
+        return ShardedIndex(config, self.world, pool.rows, *on_device)
+
+    def _search(self, index: ShardedIndex, queries: Shelf, epoch: int, tuples: Tuples) -> Part:
+        """The negatives of the queries that this rank holds; rank 0 answers for those that no rank could embed."""
+        rows, excluded = np.flatnonzero(np.isin(tuples.queries, queries.ids)), _excluded(tuples)  # (q,), (Q, 2)
+        with progress_bar(self._label(epoch, "searching"), len(rows), "query") as bar:
+
+            def each_block(count: int) -> None:
+                bar.update(count)
+                self._heed_stop()
+
+            device_excluded = torch.from_numpy(excluded[rows]).to(self.world.device)
+            found = index.search(queries.take(tuples.queries[rows]), device_excluded, each_block)
+        ids, similarities = found.ids.cpu().numpy(), found.similarities.float().cpu().numpy()  # (q, N)
+        lost = self._lost(rows, len(tuples.queries))
+        rows = np.append(rows, lost)
+        negatives = np.append(ids, np.full((len(lost), ids.shape[1]), NO_IMAGE), axis=0)
+        similarities = np.append(similarities, np.full((len(lost), ids.shape[1]), np.nan, np.float32), axis=0)
+        similarities[negatives == NO_IMAGE] = np.nan
+        RandomNegatives(self.corpus.manifest, self.seed, epoch).fill(negatives, excluded[rows], rows)
+        return Part(rows, tuples.queries[rows], negatives, similarities)
+
+    def _lost(self, rows: np.ndarray, count: int) -> np.ndarray:
+        """On rank 0 the rows of the plan that no rank holds, elsewhere none."""
+        holders = torch.zeros(count, dtype=torch.int32, device=self.world.device)
+        holders[torch.from_numpy(rows)] = 1
+        dist.all_reduce(holders)
+        return np.flatnonzero(holders.cpu().numpy() == 0) if self.world.is_first else rows[:0]
+
+    def _recall(self, part: Part, pool: Shelf, queries: Shelf, tuples: Tuples) -> float:
+        """Share of the true negatives that the approximate index found, on a sample of the queries."""
+        held = np.flatnonzero(np.isin(part.queries, queries.ids))[:: max(1, len(tuples.queries) // RECALL_QUERIES)]
+        exact = self._index(self.config.model_copy(update={"index": "exact"}), pool)
+        excluded = torch.from_numpy(_excluded(tuples)[part.rows[held]]).to(self.world.device)
+        truth = exact.search(queries.take(part.queries[held]), excluded).ids.cpu().numpy()  # (held, N)
+        hit = (truth[:, :, None] == part.negatives[held][:, None, :]).any(2)
+        hits, wanted = self.world.sum(hit.sum(), (truth != NO_IMAGE).sum())
+        return hits / max(wanted, 1)
+
+    def _statistics(self, part: Part, pool: Shelf, index: ShardedIndex) -> dict[str, float]:
+        random = np.isnan(part.similarities)  # (q, N)
+        mined = part.similarities[~random].astype(np.float64)
+        sums = (
+            len(pool.ids),
+            len(part.rows),
+            random.any(1).sum(),
+            random.sum(),
+            mined.sum(),
+            distances(mined).sum(),
+            index.bytes_sent,
+        )
+        images, queries, short, filled, similarity, distance, sent = self.world.sum(*sums)
+        found = max(queries * random.shape[1] - filled, 1)
+        return {
+            "pool": images,
+            "queries": queries,
+            "short_queries": short,
+            "random_negatives": filled,
+            "similarity": similarity / found,
+            "distance": distance / found,
+            "index_bytes": self.world.max(pool.rows.nbytes)[0],
+            "exchanged_bytes": sent,
+        }
+
+    def _publish(self, epoch: int, step: int, part: Part, faults: list[BadImage], statistics: Mapping[str, float]) -> Generation:
+        self.world.decide(lambda: self.generations.begin(epoch))
+        parts = self.world.gather(self.generations.write_part(epoch, self.world.rank, part))
+        self.world.decide(lambda: self.generations.commit(epoch, step, dict(parts), faults, statistics))
+        generation = self.world.decide(lambda: self.generations.read(epoch))
+        assert generation is not None
+        return generation
+
+    def _label(self, epoch: int, stage: str) -> str | None:
+        return f"epoch {epoch}: {stage}" if self.world.is_first else None
+
+    def _heed_stop(self) -> None:
+        if self.world.any(self.should_stop()):
+            raise StoppedError
+
+
+def _excluded(tuples: Tuples) -> np.ndarray:
+    """`(Q, 2)` the clusters of each query and of its positive."""
+    images = (tuples.query_labels, tuples.queries), (tuples.positive_labels, tuples.positives)
+    return np.stack([cluster_keys(labels, ids) for labels, ids in images], 1)

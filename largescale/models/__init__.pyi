@@ -1,0 +1,13 @@
+from .config import ModelConfig as ModelConfig
+from .multiscale import merge_scales as merge_scales
+from .multiscale import resize as resize
+from .network import RetrievalNet as RetrievalNet
+from .network import normalise as normalise
+from .pooling import MAC as MAC
+from .pooling import RMAC as RMAC
+from .pooling import GeM as GeM
+from .pooling import SPoC as SPoC
+from .weights import load_weights as load_weights
+from .weights import save_weights as save_weights
+from .whitening import LearnedWhitening as LearnedWhitening
+from .whitening import PCAWhitening as PCAWhitening

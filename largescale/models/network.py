@@ -1,0 +1,90 @@
+"""From images to descriptors: trunk, pooling, normalisation, optional projection. B images, C channels, D dimensions."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from largescale.models.backbones import build_backbone
+from largescale.models.config import ModelConfig
+from largescale.models.pooling import MAC, RMAC, GeM, SPoC, l2_normalise
+from largescale.models.weights import load_exactly, load_weights
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+def normalise(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """uint8 `(B, 3, H, W)` to floats with ImageNet's mean 0 and deviation 1 per channel."""
+    mean = images.new_tensor(MEAN, dtype=dtype)[:, None, None]
+    std = images.new_tensor(STD, dtype=dtype)[:, None, None]
+    return (images.to(dtype) / 255 - mean) / std
+
+
+class RetrievalNet(nn.Module):
+    """A descriptor network: trunk, pooling, L2, and where `projection` is set a linear layer and L2 again (as cirtorch)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone, channels = build_backbone(config.backbone, config.pooling == "class_token")
+        self.pool = _build_pool(config, channels)
+        self.projection = nn.Linear(channels, config.projection) if config.projection else None
+        self.dim = config.projection or channels
+        self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.to(memory_format=self.memory_format)
+        self.train()
+
+    @property
+    def scale_exponent(self) -> float:
+        """The exponent of the mean over scales (cirtorch): GeM's own, where its result is the descriptor."""
+        if isinstance(self.pool, GeM) and self.pool.p.numel() == 1 and self.projection is None:
+            return self.pool.p.item()
+        return 1.0
+
+    @staticmethod
+    def from_file(path: Path) -> tuple["RetrievalNet", dict[str, Any]]:
+        """The network in an interchange file (see `save_weights`) and its metadata.
+
+        Raises:
+            UserError: no such file, not an interchange file, or names that do not fit.
+        """
+        config, state, metadata = load_weights(path)
+        net = RetrievalNet(config)
+        load_exactly(net, state, str(path))
+        return net, metadata
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Descriptors of images.
+
+        Args:
+            images: `(B, 3, H, W)`, normalised (see `normalise`).
+
+        Returns:
+            `(B, D)` unit rows (unless `normalise` is off), float32 also under autocast: pooling, normalisation and projection
+            are never done in bf16.
+        """
+        features = self.backbone(images.contiguous(memory_format=self.memory_format))  # (B, C, H / s, W / s)
+        with torch.autocast(images.device.type, enabled=False):
+            x = self._scaled(self.pool(features.to(torch.promote_types(features.dtype, torch.float32))))
+            return x if self.projection is None else self._scaled(self.projection(x))
+
+    def _scaled(self, x: torch.Tensor) -> torch.Tensor:
+        return l2_normalise(x) if self.config.normalise else x
+
+    def train(self, mode: bool = True) -> "RetrievalNet":
+        """As `nn.Module.train`, but frozen batch normalisation keeps using its running statistics."""
+        super().train(mode)
+        if self.config.freeze_batchnorm:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+
+def _build_pool(config: ModelConfig, channels: int) -> nn.Module:
+    if config.pooling == "gem":
+        per_channel = config.gem_exponent == "per_channel"
+        return GeM(config.gem_p, learned=config.gem_exponent != "fixed", channels=channels if per_channel else 1)
+    return {"mac": MAC, "spoc": SPoC, "rmac": RMAC, "class_token": SPoC}[config.pooling]()

@@ -1,0 +1,121 @@
+"""Weights into and out of a network: published state dicts, ImageNet's by download, and our own interchange file.
+
+The interchange file is a safetensors file with the bare names of `RetrievalNet`; its header holds the model's settings
+and what the run wants to say about it (step, fingerprint of the corpus). Pickles are read with `weights_only`.
+"""
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from largescale.commit import committed_file
+from largescale.models.backbones import download_weights, named_as_published, source_keys
+from largescale.models.config import ModelConfig
+from largescale.settings import UserError
+
+if TYPE_CHECKING:
+    from largescale.models.network import RetrievalNet
+
+FORMAT = "largescale weights 1"
+State = Mapping[str, torch.Tensor]
+
+
+def save_weights(net: "RetrievalNet", path: Path, metadata: Mapping[str, Any], state: State | None = None) -> None:
+    """Write the interchange file, atomically.
+
+    Args:
+        metadata: anything JSON can hold, for instance the step and the fingerprint of the corpus.
+        state: the tensors in place of the network's own, under the same names: an average, or what an engine has gathered.
+    """
+    tensors = {name: x.detach().cpu().contiguous() for name, x in (state or net.state_dict()).items()}
+    header = {"format": FORMAT, "model": net.config.model_dump_json(), "metadata": json.dumps(dict(metadata))}
+    with committed_file(Path(path)) as temporary:
+        save_file(tensors, temporary, header)
+
+
+def load_weights(path: Path) -> tuple[ModelConfig, dict[str, torch.Tensor], dict[str, Any]]:
+    """The settings of the network, its tensors, and the metadata in an interchange file.
+
+    Raises:
+        UserError: there is no such file, or it is not an interchange file.
+    """
+    state, header = _read_safetensors(Path(path))
+    if header.get("format") != FORMAT:
+        raise UserError(
+            f"{path} is no weights file of a run (its header says {header.get('format')!r}, expected {FORMAT!r}): the network "
+            "is not known; to start a training from it, give it as model.weights"
+        )
+    return ModelConfig.model_validate_json(header["model"]), state, json.loads(header["metadata"])
+
+
+def initialise(net: "RetrievalNet", source: str) -> None:
+    """Load `none`, `imagenet` or a file into a network.
+
+    Raises:
+        UserError: names that are missing or unexpected, shapes that differ; a download that failed; an unreadable file.
+    """
+    if source == "none":
+        return
+    if source == "imagenet":
+        _load_trunk(net, download_weights(net.config.backbone), f"the ImageNet weights of {net.config.backbone}")
+        return
+    path = Path(source)
+    state, header = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), {})
+    if header.get("format") == FORMAT:
+        load_exactly(net, state, source)
+    else:
+        _load_trunk(net, state, source)
+
+
+def load_exactly(module: torch.nn.Module, state: State, source: str) -> None:
+    """As `load_state_dict`, strictly; the error lists every name that does not fit."""
+    expected = module.state_dict()
+    # a counter that torch before 0.4.1 did not store and that frozen statistics do not use
+    missing = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in state if name not in expected]
+    shapes = [
+        f"{name}: expected {tuple(expected[name].shape)}, found {tuple(x.shape)}"
+        for name, x in state.items()
+        if name in expected and x.shape != expected[name].shape
+    ]
+    if missing or unexpected or shapes:
+        faults = [("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)]
+        report = "".join(f"\n  {len(names)} {what}: {', '.join(names)}" for what, names in faults if names)
+        raise UserError(f"{source} does not fit the network, nothing was loaded; give the weights of this model:{report}")
+    module.load_state_dict(state, strict=False)
+
+
+def _load_trunk(net: "RetrievalNet", state: State, source: str) -> None:
+    """The classifier of the published model is left out; any other name must fit."""
+    trunk = named_as_published(net.backbone)
+    classifier = source_keys(net.config.backbone) - set(trunk.state_dict())
+    load_exactly(trunk, {name: x for name, x in state.items() if name not in classifier}, source)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except FileNotFoundError:
+        raise UserError(f"there is no weights file {path}") from None
+    except SafetensorError as error:
+        raise UserError(f"{path} is no safetensors file or is cut off ({error}); fetch or write it again") from None
+
+
+def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"model.weights is none, imagenet or a file; there is no file {path}") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise UserError(f"{path} cannot be read as a file of tensors ({(str(error) or repr(error)).splitlines()[0]})") from None
+    if not isinstance(state, dict) or not all(isinstance(x, torch.Tensor) for x in state.values()):
+        found = ", ".join(map(str, state)) if isinstance(state, dict) else type(state).__name__
+        raise UserError(f"{path}: expected a state dict (names to tensors), found {found[:300]}; save its state dict alone")
+    return state

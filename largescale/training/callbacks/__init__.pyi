@@ -1,0 +1,10 @@
+from .bad_images import BadImages as BadImages
+from .base import Callback as Callback
+from .checkpointing import Checkpointing as Checkpointing
+from .console import Console as Console
+from .evaluation import Evaluation as Evaluation
+from .garbage import Garbage as Garbage
+from .non_finite import NonFinite as NonFinite
+from .preemption import Preemption as Preemption
+from .throughput import Memory as Memory
+from .throughput import Throughput as Throughput

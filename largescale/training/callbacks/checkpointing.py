@@ -1,0 +1,73 @@
+"""Saves the run every so many steps, epochs and minutes, and when it ends; exports weights beside each checkpoint."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from torch import Tensor
+
+from largescale.commit import complete_directories
+from largescale.models.network import RetrievalNet
+from largescale.models.weights import save_weights
+from largescale.training.callbacks.base import Callback
+from largescale.training.checkpoint import Checkpoints, step_of
+from largescale.training.moments import part
+
+if TYPE_CHECKING:
+    from largescale.corpus.reading import Step
+    from largescale.training.trainer import Outcome
+
+
+class Checkpointing(Callback):
+    """Comes last among the callbacks: what the others did in a step belongs to its checkpoint."""
+
+    def __init__(self, checkpoints: Checkpoints, weights: Path) -> None:
+        self.checkpoints, self.weights = checkpoints, weights
+        self.config = checkpoints.config
+        self.saved = -1
+        self.time = time.monotonic()
+
+    def start(self) -> None:
+        if self.trainer.progress.step > 0:
+            self.saved = self.trainer.progress.step
+        self.save()
+
+    def votes(self, images: "Step") -> Mapping[str, float]:
+        # the clock of one rank decides, because clocks differ
+        due = self.trainer.world.is_first and time.monotonic() - self.time > 60 * self.config.minutes
+        return {"save": float(due)}
+
+    def after_step(self, images: "Step", outcome: "Outcome") -> None:
+        progress = self.trainer.progress
+        at_border = progress.done == 0 and progress.epoch % self.config.epochs == 0
+        if progress.step % self.config.every == 0 or at_border or outcome.votes["save"]:
+            self.save()
+
+    def finish(self) -> None:
+        self.save()
+        self.checkpoints.wait()
+
+    def save(self) -> None:
+        """Save the run as it is after this step, unless that is done."""
+        trainer, step = self.trainer, self.trainer.progress.step
+        if self.saved == step:
+            return
+        trainer.write_line()
+        self.saved, self.time = step, time.monotonic()
+        tensors = trainer.tensors()
+        self.checkpoints.save(step, tensors, trainer.state())
+        if trainer.world.is_first:
+            self._export(tensors)
+
+    def _export(self, tensors: Mapping[str, Tensor]) -> None:
+        """Write the weights that evaluation and mining use; of earlier ones, keep the first and those with a checkpoint."""
+        trainer = self.trainer
+        about = {"step": self.saved, "run": trainer.config.name, "corpus": trainer.corpus.manifest.fingerprint}
+        network = cast(RetrievalNet, trainer.engine.module.net)
+        weights = part(tensors, "model.net." if trainer.average is None else "ema.")
+        save_weights(network, self.weights / f"step-{self.saved:06d}.safetensors", about, weights)
+        kept = {0, self.saved, *map(step_of, complete_directories(self.checkpoints.directory, "step-"))}
+        for file in self.weights.glob("step-*.safetensors"):
+            if int(file.stem.removeprefix("step-")) not in kept:
+                file.unlink()

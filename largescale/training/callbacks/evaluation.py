@@ -1,0 +1,95 @@
+"""Evaluates the network between epochs, on all ranks; the score decides which checkpoint is the best."""
+
+import io
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps
+
+from largescale.corpus.reading import Corpus
+from largescale.distributed import StopSignal
+from largescale.evaluation import Stopped, evaluate
+from largescale.evaluation.config import EvaluateConfig
+from largescale.evaluation.report.pictures import Pictures, of_neighbour, of_query, thumbnail
+from largescale.evaluation.results import ProtocolResult, QueryRecord, Results, read_records
+from largescale.training.callbacks.base import Callback
+from largescale.training.callbacks.checkpointing import Checkpointing
+from largescale.training.recipe import TrainConfig
+
+SIDE, FRAME, SHOWN = 96, 4, 10
+COLOURS = {"right": "#2a9d55", "wrong": "#d1495b", "distractor": "#8a5cb8", "junk": "#999999", "self": "#999999"}
+
+
+class Evaluation(Callback):
+    """Results go to RUN/evaluation/step-000123; what is there already is read back."""
+
+    def __init__(self, config: TrainConfig, signal: StopSignal, checkpointing: Checkpointing) -> None:
+        self.config, self.signal, self.checkpointing = config, signal, checkpointing
+
+    def at_border(self) -> None:
+        settings, trainer = self.config.evaluation, self.trainer
+        due = trainer.finished or (settings.every and trainer.progress.epoch % settings.every == 0)
+        if settings.gallery is None or not settings.every or not due or trainer.stopping:
+            return
+        self.checkpointing.save()
+        out = self.config.directory / "evaluation" / f"step-{trainer.progress.step:06d}"
+        stage = stage_config(self.config, out)
+        try:
+            results = evaluate(trainer.network(), stage, trainer.world, lambda: self.signal.received)
+        except Stopped:
+            trainer.stop("a stop signal while evaluating")
+            return
+        self._report(results, stage)
+
+    def _report(self, results: Results, stage: EvaluateConfig) -> None:
+        trainer = self.trainer
+        trainer.log(metrics(results))
+        self.checkpointing.checkpoints.mark_best(trainer.progress.step, float(np.mean([*results.main_metrics().values()])))
+        if trainer.tracker.wandb.shows_pictures and self.config.evaluation.strips:
+            trainer.tracker.wandb.strips(trainer.progress.step, list(self._rows(results.protocols[0], stage)))
+
+    def _rows(self, protocol: ProtocolResult, stage: EvaluateConfig) -> Iterator[Mapping[str, Any]]:
+        """A table of rankings: the query, its average precision, and its first images as one picture."""
+        assert stage.gallery is not None
+        gallery = Corpus.open(stage.gallery, stage.storage)
+        queries = Corpus.open(stage.queries, stage.storage) if stage.queries else gallery
+        pictures = Pictures(queries, gallery, [Corpus.open(location, stage.storage) for location in stage.distractors])
+        for record in islice(read_records(stage.out / protocol.records), self.config.evaluation.strips):
+            yield {"query": record.key, "label": record.label, "ap": record.ap, "strip": strip(record, pictures)}
+
+
+def stage_config(config: TrainConfig, out: Path) -> EvaluateConfig:
+    """The stage's settings: images as in training, without augmentation."""
+    settings = config.evaluation
+    return EvaluateConfig(
+        gallery=settings.gallery,
+        queries=settings.queries,
+        distractors=settings.distractors,
+        images=settings.images or config.images.model_copy(update={"augment": None}),
+        loader=config.loader,
+        storage=config.storage,
+        out=out,
+    )
+
+
+def metrics(results: Results) -> dict[str, float]:
+    """All metrics of all protocols, `{eval/PROTOCOL/METRIC: value}`."""
+    found = {result.protocol: result.metrics for result in results.protocols}
+    return {f"eval/{name}/{metric}": interval.value for name, scores in found.items() for metric, interval in scores.items()}
+
+
+def strip(record: QueryRecord, pictures: Pictures) -> np.ndarray:
+    """`(SIDE, (1 + SHOWN) * SIDE, 3)` uint8: the query, then what was found, framed by the colour of its mark."""
+    shown = [neighbour for neighbour in record.top if neighbour.mark != "self"][:SHOWN]
+    canvas = Image.new("RGB", (SIDE * (1 + SHOWN), SIDE), "white")
+    for place, (folder, id) in enumerate([of_query(record), *map(of_neighbour, shown)]):
+        (encoded,) = pictures.corpus(folder).read([id])
+        picture = ImageOps.contain(Image.open(io.BytesIO(thumbnail(encoded))), (SIDE - 2 * FRAME, SIDE - 2 * FRAME))
+        canvas.paste(picture, (place * SIDE + FRAME, FRAME))
+    draw = ImageDraw.Draw(canvas)
+    for place, neighbour in enumerate(shown, start=1):
+        draw.rectangle([place * SIDE, 0, (place + 1) * SIDE - 1, SIDE - 1], outline=COLOURS[neighbour.mark], width=FRAME)
+    return np.asarray(canvas)

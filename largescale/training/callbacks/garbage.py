@@ -1,0 +1,32 @@
+"""Collects Python's garbage on all ranks at the same steps, so that no rank pauses alone while the others wait for it."""
+
+import gc
+from typing import TYPE_CHECKING
+
+from largescale.training.callbacks.base import Callback
+
+if TYPE_CHECKING:
+    from largescale.corpus.reading import Step
+    from largescale.training.trainer import Outcome
+
+EVERY = 1000
+
+
+class Garbage(Callback):
+    """What lives at the start stays for the whole run: it is frozen, and never looked at again."""
+
+    def start(self) -> None:
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+
+    def at_border(self) -> None:
+        gc.collect()
+
+    def after_step(self, images: "Step", outcome: "Outcome") -> None:
+        if self.trainer.progress.step % EVERY == 0:
+            gc.collect(1)
+
+    def finish(self) -> None:
+        gc.enable()
+        gc.unfreeze()

@@ -1,0 +1,108 @@
+"""The settings of training: engine, optimiser, schedule, average of weights, checkpoints."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from largescale.settings import Settings
+
+
+class EngineConfig(Settings):
+    """Who averages gradients and holds the optimiser's state."""
+
+    kind: Literal["ddp", "deepspeed"] = "ddp"
+    """`ddp` keeps everything on every rank; `deepspeed` shards it as `zero_stage` says. Both give the same results."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """What DeepSpeed shards over the ranks: 1 = optimiser state, 2 = and gradients, 3 = and weights, 0 = nothing."""
+    deepspeed_config: Path | None = None
+    """A DeepSpeed JSON file with further settings; those that this configuration decides are errors in it."""
+    accumulation: int = Field(default=1, ge=1)
+    """Forward and backward passes of a rank per step, to save memory; the step and its gradient stay the same."""
+    clip: float | None = Field(default=None, gt=0)
+    """Largest L2 norm of the gradient; larger ones are scaled down to it. Empty = no clipping."""
+    autocast: bool = True
+    """Run the network in bfloat16 on a GPU; losses stay in fp32. Without effect on a CPU."""
+
+    @model_validator(mode="after")
+    def _file_has_a_reader(self) -> "EngineConfig":
+        if self.deepspeed_config is not None and self.kind != "deepspeed":
+            raise ValueError("deepspeed_config is read by engine.kind=deepspeed only and would be ignored; remove one of the two")
+        return self
+
+
+class OptimConfig(Settings):
+    """The optimiser and its parameter groups."""
+
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    """AdamW decouples the decay from the gradient; Adam is cirtorch's choice."""
+    lr: float = Field(default=1e-4, gt=0)
+    """Learning rate of the backbone, before the schedule."""
+    weight_decay: float = Field(default=1e-4, ge=0)
+    """Of weights with two and more dimensions; biases and the parameters of normalisation layers are not decayed."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of SGD."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Of Adam and AdamW."""
+    exponent_rate: float = Field(default=10.0, ge=0)
+    """Learning rate of the GeM exponent, times `lr` (cirtorch: 10)."""
+    exponent_decay: float = Field(default=0.0, ge=0)
+    """Weight decay of the GeM exponent."""
+    projection_rate: float = Field(default=1.0, ge=0)
+    """Learning rate of the projection after pooling, times `lr`."""
+    loss_rate: float = Field(default=1.0, ge=0)
+    """Learning rate of the loss's own parameters (proxies, class anchors), times `lr`."""
+    loss_decay: float = Field(default=0.0, ge=0)
+    """Weight decay of the loss's own parameters."""
+
+
+class ScheduleConfig(Settings):
+    """The factor on every learning rate; a pure function of the step, so that a resumed run needs no state."""
+
+    name: Literal["constant", "step", "exponential", "cosine"] = "constant"
+    """`exponential` is cirtorch's exp(-decay · epoch); `cosine` falls from 1 to `floor` at the last step."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """The factor is multiplied by one that grows linearly from 0 to 1 over this many steps."""
+    milestones: tuple[int, ...] = ()
+    """Epochs at which `step` multiplies the factor by `gamma`."""
+    gamma: float = Field(default=0.1, gt=0, le=1)
+    """Of `step`."""
+    decay: float = Field(default=0.01, ge=0)
+    """Of `exponential`, per epoch."""
+    floor: float = Field(default=0.0, ge=0, le=1)
+    """The last factor of `cosine`."""
+
+    @model_validator(mode="after")
+    def _milestones_belong_to_step(self) -> "ScheduleConfig":
+        if (self.name == "step") != bool(self.milestones):
+            found = f"name={self.name} with milestones={list(self.milestones)}"
+            raise ValueError(f"{found}: `step` without milestones stays constant, and no other schedule reads them")
+        return self
+
+
+class EMAConfig(Settings):
+    """An exponential moving average of the weights, used in place of them for evaluation, mining and export."""
+
+    decay: float | None = Field(default=None, gt=0, lt=1)
+    """Weight of the old average per step, for example 0.999. Empty = off."""
+
+
+class CheckpointConfig(Settings):
+    """Complete states of a run, from which it goes on."""
+
+    every: int = Field(default=500, ge=1)
+    """Steps between two checkpoints; one more is written at the end and on a stop signal."""
+    epochs: int = Field(default=1, ge=1)
+    """Epochs between two checkpoints, besides."""
+    minutes: float = Field(default=20, gt=0)
+    """Minutes after which a checkpoint is written if none was."""
+    keep: int = Field(default=2, ge=1)
+    """How many of the newest stay on disk; the best by evaluation stays too."""
+    asynchronous: bool = True
+    """Write in the background while training goes on; needs memory for one more copy of the state."""
+
+    @model_validator(mode="after")
+    def _one_is_always_whole(self) -> "CheckpointConfig":
+        if self.asynchronous and self.keep < 2:
+            raise ValueError("keep=1 with asynchronous=true: a crash during a write could leave none; use keep=2 or more")
+        return self

@@ -1,0 +1,168 @@
+"""From the plan of an epoch to the batches of a rank: tuples with mined negatives, or labels.
+
+S steps of an epoch, T tuples of a step, N negatives, P labels, K images of a label, n images of a step on this rank.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+
+from largescale.corpus.config import LabelPlanConfig, TuplePlanConfig
+from largescale.corpus.plan import Tuples, check_clusters, plan_labels, plan_tuples
+from largescale.corpus.reading import Corpus, Step
+from largescale.distributed import StopSignal, World
+from largescale.mining import Generation, Miner
+from largescale.settings import UserError
+from largescale.training.module import Batch
+from largescale.training.recipe import TrainConfig
+
+if TYPE_CHECKING:
+    from largescale.training.trainer import Trainer
+
+
+class EpochPlan(Protocol):
+    """The steps of an epoch, as one rank sees them."""
+
+    @property
+    def columns(self) -> np.ndarray:
+        """`(S, n)` image ids that this rank reads."""
+        ...
+
+    def batch(self, images: Step, index: int, seed: int) -> Batch:
+        """The images of step `index` as the step module wants them."""
+        ...
+
+
+@dataclass(frozen=True)
+class TuplePlan:
+    columns: np.ndarray
+    tuples: int
+    """Tuples of a step on this rank."""
+    total: int
+    """Tuples of a step."""
+
+    def batch(self, images: Step, index: int, seed: int) -> Batch:
+        return Batch.of_tuples(images, self.tuples, self.total, seed)
+
+
+@dataclass(frozen=True)
+class LabelPlan:
+    columns: np.ndarray
+    labels: np.ndarray
+    """`(S, P * K)` labels of the whole step."""
+
+    def batch(self, images: Step, index: int, seed: int) -> Batch:
+        return Batch.of_labels(images, torch.from_numpy(self.labels[index]).long(), seed)
+
+
+class Planner(Protocol):
+    """Makes the plan of each epoch."""
+
+    steps: int
+    """Steps of an epoch."""
+    images: int
+    """Images of a step, over all ranks."""
+
+    def plan(self, trainer: "Trainer") -> EpochPlan | None:
+        """The plan of the epoch that the trainer is in; None when the run was asked to stop before it was made."""
+        ...
+
+    def sample(self) -> EpochPlan:
+        """A plan with the shapes of a real one, to try a step before any mining."""
+        ...
+
+
+class TuplePlanner:
+    """Queries and positives from the corpus, negatives from the miner."""
+
+    def __init__(self, plan: TuplePlanConfig, seed: int, miner: Miner) -> None:
+        check_clusters(miner.corpus.manifest, miner.config.negatives)
+        self.config, self.seed, self.miner = plan, seed, miner
+        self.steps = len(self._tuples(0).queries) // plan.per_step
+        self.images = plan.per_step * (2 + miner.config.negatives)
+
+    def plan(self, trainer: "Trainer") -> TuplePlan | None:
+        tuples = self._tuples(trainer.progress.epoch)
+        generation = self._generation(trainer, tuples)
+        if generation is None:
+            return None
+        if trainer.progress.done == 0:
+            trainer.log({f"mining/{name}": value for name, value in generation.statistics.items()})
+        return self._share(tuples, generation.negatives)
+
+    def sample(self) -> TuplePlan:
+        tuples = self._tuples(0)
+        return self._share(tuples, np.zeros((len(tuples.queries), self.miner.config.negatives), np.int64))
+
+    def _generation(self, trainer: "Trainer", tuples: Tuples) -> Generation | None:
+        """The negatives mined with the weights at the epoch's border; those of an earlier life of the run are read back."""
+        epoch, done = trainer.progress.epoch, trainer.progress.done
+        border = trainer.progress.step - done
+        generation = self.miner.generations.read(epoch)
+        if generation is not None and generation.step == border:
+            return generation
+        if done:
+            raise UserError(
+                f"{trainer.config.directory}/negatives has no whole generation of epoch {epoch} from step {border}: the "
+                f"batches after step {trainer.progress.step} follow from it; delete the checkpoints after step {border} to mine "
+                "it again"
+            )
+        return self.miner.run(trainer.network(), epoch, border, tuples)
+
+    def _share(self, tuples: Tuples, negatives: np.ndarray) -> TuplePlan:
+        steps = tuples.steps(negatives)  # (S, T, 2 + N)
+        own = steps[:, self.miner.world.share(steps.shape[1])]
+        return TuplePlan(own.reshape(len(own), -1), own.shape[1], steps.shape[1])
+
+    def _tuples(self, epoch: int) -> Tuples:
+        return plan_tuples(self.miner.corpus.manifest, self.config, self.seed, epoch)
+
+
+class LabelPlanner:
+    """Batches of P labels with K images each."""
+
+    def __init__(self, plan: LabelPlanConfig, seed: int, world: World, corpus: Corpus) -> None:
+        self.config, self.seed, self.world, self.corpus = plan, seed, world, corpus
+        self.steps = len(self._ids(0))
+        self.images = plan.labels * plan.images
+
+    def plan(self, trainer: "Trainer") -> LabelPlan:
+        return self._share(trainer.progress.epoch)
+
+    def _share(self, epoch: int) -> LabelPlan:
+        ids = self._ids(epoch)  # (S, P * K)
+        return LabelPlan(ids[:, self.world.share(ids.shape[1])], self.corpus.manifest.label[ids])
+
+    def sample(self) -> LabelPlan:
+        return self._share(0)
+
+    def _ids(self, epoch: int) -> np.ndarray:
+        return plan_labels(self.corpus.manifest, self.config, self.seed, epoch).steps
+
+
+def build_planner(config: TrainConfig, world: World, corpus: Corpus, signal: StopSignal) -> Planner:
+    """What the loss needs: tuples with mined negatives, or batches of labels."""
+    if config.batches is not None:
+        return LabelPlanner(config.batches, config.seed, world, corpus)
+    assert config.tuples is not None
+    assert config.mining is not None
+    miner = Miner(
+        config.mining,
+        corpus,
+        world,
+        config.images,
+        config.directory,
+        seed=config.seed,
+        loader=config.loader,
+        bad_images=config.bad_images,
+        autocast=config.engine.autocast,
+        should_stop=lambda: signal.received,
+    )
+    return TuplePlanner(config.tuples, config.seed, miner)
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Of the random numbers in a step, so that a resumed run draws the same."""
+    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])

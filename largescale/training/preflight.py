@@ -1,0 +1,84 @@
+"""What would stop a run hours later is looked for before its first step."""
+
+import fcntl
+import os
+import resource
+import shutil
+import socket
+from pathlib import Path
+
+import torch
+
+from largescale.distributed import World
+from largescale.settings import UserError
+from largescale.training.plans import Planner
+from largescale.training.recipe import TrainConfig
+
+OPEN_FILES = 4096
+GIB = 2**30
+
+
+def check_machine() -> None:
+    """Before the processes meet: enough GPUs for those of this node, and enough open files.
+
+    Raises:
+        UserError: more processes than GPUs, or a limit on open files that cannot be raised.
+    """
+    processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if gpus and processes > gpus:
+        raise UserError(f"{processes} processes on this node but {gpus} GPUs: two would share one; use --nproc-per-node {gpus}")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= hard < OPEN_FILES:
+        raise UserError(f"a process may open {hard} files here, loading needs {OPEN_FILES}; raise it: ulimit -Hn {OPEN_FILES}")
+    if 0 <= soft < OPEN_FILES:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, hard))
+
+
+def check_run(config: TrainConfig, world: World, planner: Planner, parameters: int) -> None:
+    """Before the first step.
+
+    Raises:
+        UserError: a rank would have no part of a step, or the disk would run full.
+    """
+    units = config.tuples.per_step if config.tuples else planner.images
+    name = "tuples.per_step" if config.tuples else "batches.labels * batches.images"
+    parts = world.size * config.engine.accumulation
+    if parts > units:
+        found = f"{world.size} processes with engine.accumulation={config.engine.accumulation} but {name}={units}"
+        raise UserError(f"{found}: some would have no part of a step; use {units} parts or fewer")
+    world.decide(lambda: _check_disk(config, parameters))
+
+
+def claim(directory: Path) -> None:
+    """Hold the run directory until this process ends. Rank 0 calls this.
+
+    Raises:
+        UserError: another run writes to it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(lock, 200).decode()
+        raise UserError(
+            f"{directory} is being written to by {holder}: two runs would destroy each other's checkpoints; wait for it, end it, "
+            "or give this run another name"
+        ) from None
+    os.truncate(lock, 0)
+    os.write(lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
+
+
+def checkpoint_bytes(parameters: int) -> int:
+    """Weights and two moments in float32."""
+    return 12 * parameters
+
+
+def _check_disk(config: TrainConfig, parameters: int) -> None:
+    existing = next(path for path in [config.directory, *config.directory.absolute().parents] if path.exists())
+    needed, free = (config.checkpoint.keep + 2) * checkpoint_bytes(parameters), shutil.disk_usage(existing).free
+    if needed > free:
+        raise UserError(
+            f"the disk of {config.directory} has {free / GIB:.1f} GiB free, the checkpoints of this run need {needed / GIB:.1f} "
+            "GiB: it would run full in the middle; free some, lower checkpoint.keep, or choose another folder with runs="
+        )

@@ -1,0 +1,135 @@
+"""The settings of a training run: those of its parts put together, and what contradicts each other."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from largescale.corpus.config import BadImagesConfig, ImagesConfig, LabelPlanConfig, LoaderConfig, StorageConfig, TuplePlanConfig
+from largescale.losses.config import ContrastiveConfig, LossConfig
+from largescale.mining.config import MiningConfig
+from largescale.models.config import ModelConfig
+from largescale.settings import Settings
+from largescale.tracking import TrackingConfig
+from largescale.training.config import CheckpointConfig, EMAConfig, EngineConfig, OptimConfig, ScheduleConfig
+
+# settings that do not change what is learned: a run may be continued with others
+FREE = (
+    *(
+        "name",
+        "runs",
+        "corpus",
+        "epochs",
+        "storage",
+        "loader",
+        "bad_images",
+        "non_finite",
+        "checkpoint",
+        "evaluation",
+        "tracking",
+    ),
+    *("engine.kind", "engine.zero_stage", "engine.accumulation", "mining.block_bytes", "model.channels_last"),
+)
+
+
+class PeriodicEvaluationConfig(Settings):
+    """Evaluation during training; the score decides which checkpoint is the best."""
+
+    every: NonNegativeInt = 1
+    """Epochs between two evaluations; one more before the first epoch and after the last. 0 = none."""
+    gallery: str | None = None
+    """Corpus that is searched; without `queries` its images are the queries too, each leaving itself out."""
+    queries: str | None = None
+    """Corpus of the queries, where they are not in the gallery."""
+    distractors: tuple[str, ...] = ()
+    """Corpora without right answers, searched together with the gallery."""
+    images: ImagesConfig | None = None
+    """How images become tensors; null: as in training, without augmentation."""
+    strips: NonNegativeInt = 20
+    """Rankings shown as a table of pictures in W&B."""
+
+
+class NonFiniteConfig(Settings):
+    """What happens when a loss or gradient is not finite: nobody steps, and the images of the step are written down."""
+
+    skip: NonNegativeInt = 3
+    """Steps that may be skipped; one more ends the run, and its last checkpoint stays as it is."""
+
+
+def _tuples_only(values: Mapping[str, Any], make: Any) -> Any:
+    return make() if values["loss"].kind == "tuples" else None
+
+
+class TrainConfig(Settings):
+    """A training run."""
+
+    name: str = Field(default="default", pattern=r"^[\w.-]+$", coerce_numbers_to_str=True)
+    """Name of the run: its directory is RUNS/NAME, and the same name goes on where it stopped."""
+    runs: Path = Path("runs")
+    """Folder of the run directories."""
+    seed: NonNegativeInt = 0
+    """Of the initial weights, the order of the data and the augmentation."""
+    corpus: str | None = None
+    """Folder or URL of the training corpus; null: the one under data/, or where there is none the embedded demo corpus."""
+    epochs: PositiveInt = 10
+    """Passes over the plan of an epoch."""
+    storage: StorageConfig = StorageConfig()
+    images: ImagesConfig = ImagesConfig()
+    loader: LoaderConfig = LoaderConfig()
+    bad_images: BadImagesConfig = BadImagesConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = ContrastiveConfig()
+    tuples: TuplePlanConfig | None = Field(default_factory=lambda values: _tuples_only(values, TuplePlanConfig))
+    mining: MiningConfig | None = Field(default_factory=lambda values: _tuples_only(values, MiningConfig))
+    batches: LabelPlanConfig | None = Field(
+        default_factory=lambda values: LabelPlanConfig() if values["loss"].kind == "labels" else None
+    )
+    optim: OptimConfig = OptimConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    engine: EngineConfig = EngineConfig()
+    ema: EMAConfig = EMAConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    non_finite: NonFiniteConfig = NonFiniteConfig()
+    evaluation: PeriodicEvaluationConfig = PeriodicEvaluationConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @property
+    def directory(self) -> Path:
+        return self.runs / self.name
+
+    @model_validator(mode="after")
+    def _plan_fits_loss(self) -> "TrainConfig":
+        kind, name = self.loss.kind, self.loss.name
+        if kind == "labels" and self.tuples is not None:
+            raise ValueError(
+                f"tuples: loss.name={name} learns from labels, its steps are batches of labels; use batches.* instead"
+            )
+        if kind == "labels" and self.mining is not None:
+            raise ValueError(
+                f"mining: loss.name={name} learns from labels, so mined negatives would never be read; remove mining.*"
+            )
+        if kind == "tuples" and self.batches is not None:
+            raise ValueError(
+                f"batches: loss.name={name} learns from tuples, so batches of labels would never be read; use tuples.*"
+            )
+        if kind == "labels" and self.engine.accumulation > 1:
+            raise ValueError(
+                f"engine.accumulation={self.engine.accumulation}: loss.name={name} needs all images of a step at once, "
+                "a part of them would give another gradient; use accumulation=1"
+            )
+        return self
+
+    def binding(self) -> dict[str, Any]:
+        """The settings that decide what is learned, by dotted key: a run is continued with the same ones only."""
+        # a cosine ends at the last epoch: with more epochs the steps already taken would have had other rates
+        free = [key for key in FREE if key != "epochs" or self.schedule.name != "cosine"]
+        flat = _flat(self.model_dump(mode="json"))
+        return {key: value for key, value in flat.items() if not any(f"{key}.".startswith(f"{name}.") for name in free)}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

@@ -1,0 +1,183 @@
+"""The training loop. It sequences; what it can do beyond that is in `callbacks/`, one file per feature."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, cast
+
+from largescale.corpus.reading import Corpus, Step, load_steps
+from largescale.distributed import World
+from largescale.models.network import RetrievalNet
+from largescale.tracking import Tracker
+from largescale.training.callbacks.base import Callback
+from largescale.training.checkpoint import Checkpoint
+from largescale.training.ema import WeightAverage
+from largescale.training.engine import Engine, Update, share_statistics
+from largescale.training.moments import Tensors
+from largescale.training.optim import rate_factor
+from largescale.training.plans import EpochPlan, Planner, step_seed
+from largescale.training.recipe import TrainConfig
+
+
+@dataclass
+class Progress:
+    """Where a run is."""
+
+    step: int = 0
+    """Steps taken in the run."""
+    epoch: int = 0
+    """Epochs finished."""
+    done: int = 0
+    """Steps taken in the epoch that is under way."""
+
+    def advance(self, epoch_steps: int) -> None:
+        """Count a step."""
+        self.step, self.done = self.step + 1, self.done + 1
+        if self.done == epoch_steps:
+            self.epoch, self.done = self.epoch + 1, 0
+
+
+class Outcome(NamedTuple):
+    """What a step did, the same on every rank."""
+
+    loss: float
+    """The objective of the whole step."""
+    update: Update
+    votes: Mapping[str, float]
+    """Sums over ranks of what the callbacks voted."""
+
+
+class Trainer:
+    """Runs a network over the plans of all epochs. Every rank has one, and all do the same at the same time."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        world: World,
+        corpus: Corpus,
+        engine: Engine,
+        planner: Planner,
+        tracker: Tracker,
+        callbacks: Sequence[Callback],
+        average: WeightAverage | None = None,
+    ) -> None:
+        self.config, self.world, self.corpus = config, world, corpus
+        self.engine, self.planner, self.tracker = engine, planner, tracker
+        self.callbacks, self.average = callbacks, average
+        self.progress = Progress()
+        self.stopping: str | None = None
+        for callback in callbacks:
+            callback.trainer = self
+
+    def network(self) -> RetrievalNet:
+        """What is evaluated and mined with, the same on every rank: the weights, or their average. Every rank calls this."""
+        network = self.engine.network() if self.average is None else self.average.network
+        share_statistics(network)
+        return cast(RetrievalNet, network)
+
+    @property
+    def finished(self) -> bool:
+        return self.progress.epoch >= self.config.epochs
+
+    @property
+    def total_steps(self) -> int:
+        return self.config.epochs * self.planner.steps
+
+    def fit(self) -> None:
+        """Train until the last epoch is done or a callback stops the run."""
+        for callback in self.callbacks:
+            callback.start()
+        while self._border_crossed():
+            plan = self.planner.plan(self)
+            if plan is None:
+                self.stop("a stop signal while mining")
+                break
+            for images in self._images(plan):
+                outcome = self._take_step(plan, images)
+                for callback in self.callbacks:
+                    callback.after_step(images, outcome)
+                if self.progress.step % self.config.tracking.every == 0:
+                    self.write_line()
+                if self.stopping:
+                    break
+        for callback in self.callbacks:
+            callback.finish()
+
+    def stop(self, reason: str) -> None:
+        """End the run after this step."""
+        self.stopping = self.stopping or reason
+
+    def _border_crossed(self) -> bool:
+        """Do what belongs between two epochs; whether an epoch, or the rest of one, follows."""
+        if self.progress.done == 0 and not self.stopping:
+            for callback in self.callbacks:
+                callback.at_border()
+        return not self.stopping and not self.finished
+
+    def _images(self, plan: EpochPlan) -> Iterator[Step]:
+        start, places = self.progress.done, {"epoch": self.progress.epoch, "seed": self.config.seed}
+        steps = load_steps(self.corpus, plan.columns, self.config.images, **places, start=start, loader=self.config.loader)
+        for _ in range(start, len(plan.columns)):
+            for callback in self.callbacks:
+                callback.before_data()
+            images = next(steps)
+            for callback in self.callbacks:
+                callback.after_data(images)
+            yield images
+
+    def _take_step(self, plan: EpochPlan, images: Step) -> Outcome:
+        progress, config = self.progress, self.config
+        batch = plan.batch(images, progress.done, step_seed(config.seed, progress.step))
+        loss = float(self.engine.backward(batch.split(config.engine.accumulation)))
+        factor = rate_factor(config.schedule, progress.step, self.planner.steps, self.total_steps)
+        update = self.engine.step(factor)
+        if self.average is not None and not update.skipped:
+            self.average.update(self.engine.network())
+        progress.advance(self.planner.steps)
+        self.tracker.record("train/learning_rate", factor * config.optim.lr)
+        if not update.skipped:
+            self.tracker.record("train/loss", loss)
+            self.tracker.record("train/gradient_norm", update.norm)
+        return Outcome(loss, update, self._vote(images))
+
+    def _vote(self, images: Step) -> Mapping[str, float]:
+        own = {name: value for callback in self.callbacks for name, value in callback.votes(images).items()}
+        return dict(zip(own, self.world.sum(*own.values()), strict=True))
+
+    def write_line(self) -> None:
+        """Write what was measured since the last line, if anything."""
+        if not self.tracker.recorded:
+            return
+        for callback in self.callbacks:
+            callback.before_line()
+        line = self.tracker.flush(self.progress.step, self.progress.step / self.planner.steps)
+        for callback in self.callbacks:
+            callback.after_line(line)
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        """Write a line of values that are the same on every rank."""
+        self.tracker.log(self.progress.step, self.progress.step / self.planner.steps, values)
+
+    def tensors(self) -> Tensors:
+        """Every tensor that a checkpoint keeps, the same on every rank."""
+        share_statistics(self.engine.module)
+        if self.average is None:
+            return self.engine.state()
+        share_statistics(self.average.network)
+        return self.engine.state() | self.average.state()
+
+    def state(self) -> dict[str, Any]:
+        """Everything but tensors that a checkpoint keeps."""
+        features = {type(callback).__name__: callback.state() for callback in self.callbacks}
+        return {"progress": asdict(self.progress), "tracking": self.tracker.state(), "callbacks": features}
+
+    def begin(self, checkpoint: Checkpoint | None) -> None:
+        """Take the state of a checkpoint, so that the run goes on as if it had never stopped; None begins a run."""
+        state = checkpoint.progress if checkpoint else {}
+        if checkpoint:
+            self.engine.load(checkpoint.tensors)
+            if self.average is not None:
+                self.average.load(checkpoint.tensors)
+            self.progress = Progress(**state["progress"])
+            for callback in self.callbacks:
+                callback.load_state(state["callbacks"][type(callback).__name__])
+        self.tracker.open(state.get("tracking", {}))

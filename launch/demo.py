@@ -1,0 +1,55 @@
+"""The whole path on the embedded demo corpus: shards, training with mined negatives, evaluation before and after.
+
+`make demo` calls it. It starts the same programs that a user starts, one after the other, and prints what they measured.
+"""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from largescale.evaluation.results import read_results
+
+ROOT = Path(__file__).parents[1]
+DATA, RUN = Path("data/demo"), Path("runs/demo")
+
+
+def call(*command: str) -> float:
+    """Run a program of ours from the repository root; its output is shown. Seconds that it took."""
+    print(f"\n$ {' '.join(command)}", flush=True)
+    start = time.monotonic()
+    status = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=False).returncode
+    if status:
+        sys.exit(status)
+    return time.monotonic() - start
+
+
+def torchrun(*command: str) -> float:
+    return call("torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command)
+
+
+def evaluate(weights: Path, out: Path) -> float:
+    corpora = [f"gallery={DATA / 'test'}", f"distractors={DATA / 'distractors'}"]
+    return torchrun("launch/evaluate.py", f"weights={weights}", *corpora, f"out={out}")
+
+
+def main() -> None:
+    seconds = {"build the corpora": call("shards", "demo", str(DATA))}
+    seconds["train"] = torchrun("launch/train.py", "configs/demo.yaml")
+    weights = sorted((ROOT / RUN / "weights").glob("step-*.safetensors"))
+    results = {"before training": weights[0], "after training": weights[-1]}
+    for name, file in results.items():
+        out = RUN / "evaluation" / file.stem
+        seconds[f"evaluate {name}"] = evaluate(file.relative_to(ROOT), out)
+        results[name] = out
+    print(f"\n{'':18}{'mAP':>8}{'95 % interval':>18}{'R@1':>8}")
+    for name, out in results.items():
+        metrics = read_results(ROOT / out).protocols[0].metrics
+        score, recall = metrics["map"], metrics["recall_at_1"]
+        print(f"{name:18}{100 * score.value:8.2f}{100 * score.low:9.2f} –{100 * score.high:6.2f}{100 * recall.value:8.2f}")
+    print("\n" + "\n".join(f"{name:28}{value:7.1f} s" for name, value in seconds.items()))
+    print(f"\nreport: {ROOT / results['after training'] / 'report' / 'index.html'}")
+
+
+if __name__ == "__main__":
+    main()

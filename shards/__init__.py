@@ -1,0 +1,1 @@
+"""From a source of images to a corpus: WebDataset tars with a manifest (see `largescale.corpus.manifest`)."""

@@ -1,0 +1,1 @@
+"""The embedded demo corpus: procedural landmarks, rendered from many camera positions."""

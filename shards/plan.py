@@ -1,0 +1,201 @@
+"""Which image goes into which shard: settled and written down before the first shard is.
+
+Every part of a build, and every start of a killed one, makes the same plan from the source and compares it with the
+one that was written down, so that a changed source or changed options are found before they mix with what is there.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+from tqdm import tqdm
+
+from largescale.commit import write_json
+from largescale.corpus.manifest import map_table, write_table
+from largescale.settings import Settings, UserError
+from shards.images import BadImageError, Encoding, stored_image
+from shards.sources import Item, Source
+
+ROW_COLUMNS = {"key": pa.large_string(), "place": pa.large_string(), "label": pa.int32(), "item": pa.int64()}
+ILLEGAL_KEY = r"\.[^/]*$|(^|/)$|^/|^__[^/]*__(/|$)"  # what WebDataset cuts at the first dot, or skips
+WORK = ".build"
+"""The folder below an output where a build keeps its plan and its sidecars until the corpus is published."""
+SAMPLE = 32
+TAR_OVERHEAD = 2048  # headers, key.json and padding per image
+
+
+class Sharding(Settings):
+    """How many images share a tar. Corpora of 64 images and more get at least 8 shards, so that several ranks can share."""
+
+    shard_images: int = Field(default=1000, ge=1)
+    """Most images of a shard."""
+    shard_bytes: int = Field(default=512 * 1024**2, ge=1)
+    """Most bytes of a shard, about: by the mean size of a sample of stored images."""
+
+    def count(self, images: int, image_bytes: int) -> int:
+        least = 8 if images >= 64 else 1
+        return max(least, -(-images // self.shard_images), -(-images * image_bytes // self.shard_bytes))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The rows of a corpus before a pixel is read."""
+
+    rows: Any
+    """`key`, `place`, `label`, `item` (position in `Source.items()`), `(images,)` each, in the order of image ids."""
+    label_names: Sequence[str]
+    identity: Mapping[str, Any]
+    """The options and the hash of the source, on which every byte of the corpus depends."""
+    shards: int
+    image_bytes: int
+
+    def __len__(self) -> int:
+        return len(self.rows["key"])
+
+    @cached_property
+    def bounds(self) -> np.ndarray:
+        """`(shards + 1,)`: rows `bounds[s] : bounds[s + 1]` are those of shard s."""
+        return np.arange(self.shards + 1, dtype=np.int64) * len(self) // self.shards
+
+    def images(self, shards: Iterable[int]) -> int:
+        """How many images some shards have."""
+        return sum(int(self.bounds[shard + 1] - self.bounds[shard]) for shard in shards)
+
+    @staticmethod
+    def open(folder: Path) -> "Plan":
+        rows, labels = map_table(folder / "rows.arrow"), map_table(folder / "labels.arrow")
+        return Plan(rows, labels["name"].to_pylist(), **json.loads((folder / "build.json").read_text()))
+
+    def commit(self, folder: Path) -> None:
+        """Make `folder` with the plan in it, unless another part has: the first one counts, nobody's mapped files change."""
+        own = folder.with_name(f"{folder.name}.{socket.gethostname()}.{os.getpid()}.partial")
+        write_table(own / "rows.arrow", self.rows, ROW_COLUMNS)
+        write_table(own / "labels.arrow", {"name": self.label_names}, {"name": pa.large_string()})
+        write_json(own / "build.json", {"identity": self.identity, "shards": self.shards, "image_bytes": self.image_bytes})
+        try:
+            own.rename(folder)
+        except OSError as error:
+            shutil.rmtree(own)
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+
+
+def settle(source: Source, out: Path, encoding: Encoding, sharding: Sharding) -> Plan | None:
+    """The plan of this source and these options, written down in `out / WORK`; None when `out` is already complete.
+
+    Raises:
+        UserError: no images, illegal or colliding keys, or `out` holds what another source or other options made.
+    """
+    rows, label_names = collect(tqdm(source.items(), desc="listing", unit=" images", dynamic_ncols=True, delay=2))
+    if len(rows) == 0:
+        raise UserError(f"the source holds no image that layout {source.layout!r} can find; check SOURCE and --layout")
+    check_keys(rows)
+    listing = {"source_images": len(rows), "source_sha256": _digest(rows, label_names)}
+    identity = {"layout": source.layout, **encoding.described(), **sharding.model_dump(), **listing}
+    if (out / "manifest.json").exists():
+        require_same(out, json.loads((out / "manifest.json").read_text())["made"], identity)
+        return None
+    if not (out / WORK).exists():
+        image_bytes = _mean_bytes(source, rows, encoding)
+        Plan(rows, label_names, identity, sharding.count(len(rows), image_bytes), image_bytes).commit(out / WORK)
+    plan = Plan.open(out / WORK)
+    require_same(out, plan.identity, identity)
+    return plan
+
+
+def collect(items: Iterable[Item]) -> tuple[pa.RecordBatch, list[str]]:
+    """Rows sorted by label, those without label first, and the names of the labels in the order of their numbers."""
+    numbers: dict[str, int] = {}
+    batches = [_batch(chunk, numbers) for chunk in _chunks(items, 1 << 16)]
+    names = sorted(numbers, key=int if all(name.isdecimal() for name in numbers) else str)
+    rank = np.full(len(names) + 1, -1, dtype=np.int32)  # the last entry is that of number -1: no label
+    rank[[numbers[name] for name in names]] = np.arange(len(names))
+    table = pa.Table.from_batches(batches, schema=pa.schema({k: ROW_COLUMNS[k] for k in ("key", "place", "label")}))
+    label = rank[table["label"].to_numpy()]
+    order = np.argsort(label, kind="stable")
+    columns = [table["key"].take(order), table["place"].take(order), pa.array(label[order]), pa.array(order)]
+    return pa.record_batch([_whole(column) for column in columns], names=list(ROW_COLUMNS)), names
+
+
+def check_keys(rows: pa.RecordBatch) -> None:
+    """Raise UserError for keys that WebDataset would misread, and for two images with one key."""
+    illegal = rows.filter(pc.match_substring_regex(rows["key"], ILLEGAL_KEY))
+    if len(illegal):
+        raise UserError(
+            f"{illegal['place'][0]} would get the key {str(illegal['key'][0])!r}, which WebDataset readers misread; rename it"
+        )
+    codes = rows["key"].dictionary_encode()
+    if len(codes.dictionary) < len(rows):
+        counts = np.bincount(codes.indices.to_numpy())
+        same = np.flatnonzero(codes.indices.to_numpy() == counts.argmax())[:2]
+        first, second = (rows["place"][int(row)] for row in same)
+        key, others = rows["key"][int(same[0])], int((counts > 1).sum()) - 1
+        raise UserError(
+            f"{first} and {second} would both be stored as {str(key)!r} (and {others:,} more keys collide), "
+            "but a key names one image; rename one or keep them in different folders"
+        )
+
+
+def require_same(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise UserError that names what changed between two identities of a build."""
+    changes = [f"{name} was {before.get(name)!r}, is {now[name]!r}" for name in now if before.get(name) != now[name]]
+    if changes:
+        raise UserError(
+            f"{out} was begun from another source or with other options ({'; '.join(changes)}): "
+            "its shards would not fit together; repeat the first command, or choose another OUT, or delete this one"
+        )
+
+
+def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def _batch(chunk: list[Item], numbers: dict[str, int]) -> pa.RecordBatch:
+    labels = [-1 if item.label is None else numbers.setdefault(item.label, len(numbers)) for item in chunk]
+    try:
+        texts = [pa.array([item[column] for item in chunk], pa.large_string()) for column in (0, 2)]
+    except UnicodeEncodeError as error:
+        raise UserError(f"the file name {error.object!r} is not valid UTF-8 and cannot be a key; rename the file") from None
+    return pa.record_batch([*texts, pa.array(labels, pa.int32())], names=["key", "place", "label"])
+
+
+def _whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _digest(rows: pa.RecordBatch, label_names: list[str]) -> str:
+    """Changes with every key, place and label."""
+    digest = hashlib.sha256(json.dumps(label_names).encode())
+    digest.update(rows.serialize())
+    return digest.hexdigest()
+
+
+def _mean_bytes(source: Source, rows: pa.RecordBatch, encoding: Encoding) -> int:
+    """Bytes that an image takes in a tar, from a sample spread over the rows."""
+    sizes, errors = [], []
+    for row in np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int):
+        place = rows["place"][int(row)].as_py()
+        try:
+            sizes.append(len(stored_image(source, place, encoding).data) + TAR_OVERHEAD)
+        except BadImageError as error:
+            errors.append(f"{place} ({error})")
+    if not sizes:
+        raise UserError(
+            f"none of {len(errors)} sampled images can be decoded, the first being {errors[0]}; check SOURCE and --layout"
+        )
+    return sum(sizes) // len(sizes)

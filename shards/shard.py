@@ -1,0 +1,97 @@
+"""One shard of a build, written by a worker process: the tar first, its sidecar last."""
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from largescale.commit import committed_file, write_json
+from largescale.corpus.manifest import sha256_of
+from shards.images import BadImageError, Encoding, Stored, stored_image
+from shards.plan import WORK, Plan
+from shards.sources import Source
+
+COLUMNS = ("row", "offset", "size", "width", "height")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs to write any shard of a build."""
+
+    source: Source
+    out: Path
+    encoding: Encoding
+
+    def tar(self, shard: int) -> Path:
+        return self.out / f"{shard:05d}.tar"
+
+    def sidecar(self, shard: int) -> Path:
+        return self.out / WORK / f"{shard:05d}.json"
+
+    def finished(self, shard: int) -> dict[str, Any] | None:
+        """The sidecar of a shard (see `write_shard`) with columns as arrays; None without it, or without the tar it describes."""
+        try:
+            sidecar = json.loads(self.sidecar(shard).read_text())
+            complete = self.tar(shard).stat().st_size == sidecar["bytes"]
+        except FileNotFoundError:
+            return None
+        return sidecar | {name: np.array(sidecar[name], dtype=np.int64) for name in COLUMNS} if complete else None
+
+
+def write_shard(job: Job, shard: int, advance: Callable[[], None]) -> dict[str, Any]:
+    """Write the tar of a shard, then its sidecar; its bytes follow from the plan and the source alone.
+
+    Args:
+        advance: called after each image.
+
+    Returns:
+        the sidecar: `name`, `samples`, `bytes`, `sha256` of the tar, the columns `row`, `offset`, `size`, `width`,
+        `height` of its images, and `bad`: `[row, error]` of those that cannot be decoded.
+    """
+    plan = open_plan(job.out / WORK)
+    columns: dict[str, list[int]] = {name: [] for name in COLUMNS}
+    bad = []
+    with committed_file(job.tar(shard)) as temporary:
+        with tarfile.open(temporary, "w") as tar:
+            for row in range(*map(int, plan.bounds[shard : shard + 2])):
+                try:
+                    image = stored_image(job.source, plan.rows["place"][row].as_py(), job.encoding)
+                    values = (row, _add_sample(tar, plan, row, image), len(image.data), image.width, image.height)
+                    for column, value in zip(columns.values(), values, strict=True):
+                        column.append(value)
+                except BadImageError as error:
+                    bad.append([row, str(error)])
+                advance()
+        tar_facts = {"bytes": temporary.stat().st_size, "sha256": sha256_of(temporary)}
+    sidecar = {"name": job.tar(shard).name, "samples": len(columns["row"]), **tar_facts, **columns, "bad": bad}
+    write_json(job.sidecar(shard), sidecar)
+    return sidecar
+
+
+@lru_cache(maxsize=1)
+def open_plan(folder: Path) -> Plan:
+    return Plan.open(folder)
+
+
+def _add_sample(tar: tarfile.TarFile, plan: Plan, row: int, image: Stored) -> int:
+    """Add `key.jpg` (or png) and `key.json`; the byte position of the image."""
+    key, place = plan.rows["key"][row].as_py(), plan.rows["place"][row].as_py()
+    label = int(plan.rows["label"][row])
+    name = plan.label_names[label] if label >= 0 else None
+    facts = {"label": label, "label_name": name, "width": image.width, "height": image.height, "source": place}
+    offset = _add(tar, f"{key}.{image.suffix}", image.data)
+    _add(tar, f"{key}.json", json.dumps(facts, ensure_ascii=False).encode())
+    return offset
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+    return tar.offset - -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE

@@ -1,0 +1,86 @@
+"""CIFAR-10 and CIFAR-100: the binary version, the Python version, or a folder per class; stored as PNG, which loses nothing."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from largescale.settings import UserError
+from shards.sources import Item, Source
+from shards.sources.folder import Folder
+from shards.sources.pickles import load_plain
+
+PIXELS = 3 * 32 * 32
+BATCHES = {
+    ("batches.meta", "train"): [f"data_batch_{number}" for number in range(1, 6)],
+    ("batches.meta", "test"): ["test_batch"],
+    ("meta", "train"): ["train"],
+    ("meta", "test"): ["test"],
+}
+"""Files of a split by the file with the names of the classes: CIFAR-10 has `batches.meta`, CIFAR-100 has `meta`."""
+NAMES = {"batches.meta.txt": "batches.meta", "fine_label_names.txt": "meta"}
+
+
+@dataclass(frozen=True)
+class Cifar(Source):
+    """One split of CIFAR-10 or CIFAR-100 (fine labels), numbered in the order of its batches."""
+
+    root: Path
+    split: str
+    layout: str = "cifar"
+
+    def items(self) -> Iterator[Item]:
+        names, files = self._files()
+        number = 0
+        for file in files:
+            for row, label in enumerate(read_batch(self.root / file)[0]):
+                yield Item(f"{self.split}/{number:05d}", names[label], f"{file}@{row}")
+                number += 1
+
+    def read(self, place: str) -> bytes:
+        file, _, row = place.rpartition("@")
+        pixels = read_batch(self.root / file)[1][int(row)].reshape(3, 32, 32)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels.transpose(1, 2, 0)).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def _files(self) -> tuple[list[str], list[str]]:
+        """Names of the classes, and the batch files of the split."""
+        for text, meta in NAMES.items():
+            if (self.root / text).is_file():
+                return (self.root / text).read_text().split(), [f"{batch}.bin" for batch in BATCHES[meta, self.split]]
+            if (self.root / meta).is_file():
+                values = load_plain(self.root / meta)
+                return values.get("label_names") or values["fine_label_names"], BATCHES[meta, self.split]
+        raise UserError(f"{self.root} holds no CIFAR: expected one of {', '.join([*NAMES, *NAMES.values()])}")
+
+
+@lru_cache(maxsize=6)
+def read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Labels `(n,)` and pixels `(n, 3072)` (channels first) of a batch file of either version."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing; download CIFAR again")
+    if path.suffix == ".bin":
+        label_bytes = 1 if "batch" in path.name else 2  # CIFAR-100 has the coarse label first
+        if path.stat().st_size % (label_bytes + PIXELS):
+            raise UserError(f"{path} is truncated; download CIFAR again")
+        records = np.fromfile(path, np.uint8).reshape(-1, label_bytes + PIXELS)
+        return records[:, label_bytes - 1], records[:, label_bytes:]
+    values = load_plain(path)
+    return np.asarray(values.get("labels", values.get("fine_labels"))), values["data"]
+
+
+def cifar(root: Path, split: str) -> Source:
+    """The files of CIFAR in `root` or in the one folder below it, or `root / split` with a folder per class."""
+    if (root / split).is_dir():
+        return Folder(root / split, layout="cifar")
+    markers = [*NAMES, *NAMES.values()]
+    found = sorted({path.parent for folder in (root, *root.glob("*/")) for name in markers if (path := folder / name).is_file()})
+    if len(found) != 1:
+        some = ", ".join(map(str, found)) or "none"
+        raise UserError(f"expected one folder of CIFAR batches, or {split}/CLASS/ folders, in {root}; found {some}")
+    return Cifar(found[0], split)

@@ -1,0 +1,58 @@
+"""Files below a folder: finding them, naming them, and noticing those that are missing."""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from largescale.settings import UserError
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+
+
+class MissingImagesError(UserError):
+    """Images that a list or a ground truth names and the folder lacks; `paths` holds all of them."""
+
+    def __init__(self, root: Path, paths: list[str], named: int) -> None:
+        shown = "".join(f"\n  {path}" for path in paths[:10]) + ("\n  …" if len(paths) > 10 else "")
+        super().__init__(f"{len(paths):,} of the {named:,} images that the source names are not below {root}:{shown}")
+        self.paths = paths
+
+
+def image_files(root: Path) -> Iterator[str]:
+    """Paths below `root`, relative and in sorted order, of files with an image's suffix. Hidden files are left out."""
+    if not root.is_dir():
+        raise UserError(f"there is no folder {root}")
+    return (path for path in _walk(str(root), "") if os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES)
+
+
+def _walk(folder: str, below: str) -> Iterator[str]:
+    with os.scandir(folder) as found:
+        entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    for entry in entries:
+        if not entry.is_dir():
+            yield below + entry.name
+        elif not (entry.is_symlink() and os.path.realpath(folder).startswith(os.path.realpath(entry.path))):
+            yield from _walk(entry.path, f"{below}{entry.name}/")
+
+
+def key_of(path: str) -> str:
+    """The key of a file: its path without extension; WebDataset cuts a name at its first dot, so dots become `_`."""
+    folder, _, name = path.replace(os.sep, "/").rpartition("/")
+    stem = os.path.splitext(name)[0].replace(".", "_")
+    return f"{folder}/{stem}" if folder else stem
+
+
+def require_files(root: Path, paths: Iterable[str]) -> None:
+    """Raise MissingImagesError unless every path is a file below `root`; lists each folder once instead of asking per file."""
+    named = list(paths)
+    listed: dict[str, set[str]] = {}
+    missing = []
+    for path in named:
+        folder, name = os.path.split(path)
+        if folder not in listed:
+            place = root / folder
+            listed[folder] = set(os.listdir(place)) if place.is_dir() else set()
+        if name not in listed[folder]:
+            missing.append(path)
+    if missing:
+        raise MissingImagesError(root, missing, len(named))

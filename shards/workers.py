@@ -1,0 +1,67 @@
+"""Worker processes that end with the process that started them, however it ends."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Any
+
+from largescale.settings import UserError
+
+context = multiprocessing.get_context("forkserver")
+_counter: Any = None  # each worker's view of the counter that it was started with
+
+
+@contextmanager
+def pool(workers: int, counter: Any = None) -> Iterator[ProcessPoolExecutor]:
+    """`workers` processes; after an error or Ctrl-C they are not waited for.
+
+    Args:
+        counter: a `context.Value` that the workers `advance`.
+
+    Raises:
+        UserError: a worker died.
+    """
+    with ProcessPoolExecutor(workers, context, _start, (counter,)) as processes:
+        try:
+            yield processes
+        except BrokenProcessPool:
+            raise UserError(
+                "a worker process died, which is what happens when memory runs out; "
+                "what is finished is kept: repeat the command, with fewer --workers if it dies again"
+            ) from None
+        except BaseException:
+            for child in multiprocessing.active_children():
+                child.kill()
+            raise
+
+
+def advance() -> None:
+    """Count one image in a worker."""
+    with _counter.get_lock():
+        _counter.value += 1
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _start(counter: Any) -> None:
+    global _counter
+    _counter = counter
+    warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata; what matters about an image goes into its record
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the workers too, but the main process ends them
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

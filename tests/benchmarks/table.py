@@ -1,0 +1,34 @@
+"""How benchmarks say what they measured: ours against a peer or a limit in the same run, as a ratio with a goal."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    name: str
+    ours: float
+    """Of the same unit as `peer`, which `name` tells."""
+    peer: float
+    goal: float
+    """The ratio ours / peer to reach; for times (`smaller_is_better`), the ratio to stay below."""
+    smaller_is_better: bool = False
+
+    @property
+    def ratio(self) -> float:
+        return self.ours / self.peer
+
+    @property
+    def ok(self) -> bool:
+        return self.ratio <= self.goal if self.smaller_is_better else self.ratio >= self.goal
+
+
+def report(rows: Iterable[Row]) -> bool:
+    """Print `name | ours | peer or limit | ratio | goal | ok`, a line as soon as a row is measured; whether all are ok."""
+    print(f"{'name':<72} | {'ours':>10} | {'peer/limit':>10} | {'ratio':>7} | {'goal':>7} | ok", flush=True)
+    good = True
+    for row in rows:
+        goal = f"{'<=' if row.smaller_is_better else '>='} {row.goal:g}"
+        mark = "yes" if row.ok else "NO"
+        print(f"{row.name:<72} | {row.ours:>10.4g} | {row.peer:>10.4g} | {row.ratio:>7.3f} | {goal:>7} | {mark}", flush=True)
+        good &= row.ok
+    return good

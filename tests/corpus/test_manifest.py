@@ -1,0 +1,91 @@
+import json
+import pickle
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from largescale.corpus.config import StorageConfig
+from largescale.corpus.manifest import Manifest, Shard, write_manifest
+from largescale.corpus.storage import open_storage
+from largescale.settings import UserError
+from tests.corpora import make_corpus
+
+
+def open_at(folder: Path) -> Manifest:
+    return Manifest.open(open_storage(str(folder), StorageConfig(cache=folder / "cache")))
+
+
+def change(folder: Path, **values: Any) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_columns_are_what_was_written(tmp_path: Path) -> None:
+    manifest = open_at(make_corpus(tmp_path / "c", labels=3, per_label=2, shards=2, size=40, unlabelled=1, pairs=True))
+    assert manifest.keys.to_pylist() == [f"{i:06d}" for i in range(7)]
+    assert manifest.label.tolist() == [0, 0, 1, 1, 2, 2, -1]
+    assert manifest.shard.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    assert manifest.shard_start.tolist() == [0, 4, 7]
+    assert (set(manifest.width), set(manifest.height)) == ({40}, {30})
+    assert manifest.label_names.to_pylist() == ["label 0", "label 1", "label 2"]
+    assert manifest.pairs is not None
+    assert manifest.pairs["positive"].tolist() == [1, 0, 3, 2, 5, 4]
+    assert manifest.ground_truth is None
+
+
+def test_the_fingerprint_is_that_of_the_content(tmp_path: Path) -> None:
+    first, again, other = (open_at(make_corpus(tmp_path / name, labels=n)) for name, n in (("a", 3), ("b", 3), ("c", 4)))
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"version": 7}, "expected 'largescale corpus' version 1, found 'largescale corpus' version 7"),
+        ({"format": "other"}, "found 'other' version 1"),
+        ({"shards": []}, "counts 0 images but images.arrow has 24 rows"),
+    ],
+)
+def test_another_build(tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    folder = make_corpus(tmp_path / "c")
+    change(folder, **values)
+    with pytest.raises(UserError, match=message):
+        open_at(folder)
+
+
+def test_damaged_files(tmp_path: Path) -> None:
+    folder = make_corpus(tmp_path / "c")
+    (folder / "images.arrow").write_bytes((folder / "images.arrow").read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"images\.arrow: expected [\d,]+ bytes, found"):
+        open_at(folder)
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match=r"manifest\.json is not valid JSON"):
+        open_at(folder)
+
+
+def test_pairs_beyond_the_images(tmp_path: Path) -> None:
+    large, small = make_corpus(tmp_path / "large", labels=9, pairs=True), make_corpus(tmp_path / "small", labels=3, pairs=True)
+    (small / "pairs.arrow").write_bytes((large / "pairs.arrow").read_bytes())
+    files = {name: json.loads((folder / "manifest.json").read_text())["files"] for name, folder in (("l", large), ("s", small))}
+    change(small, files=files["s"] | {"pairs.arrow": files["l"]["pairs.arrow"]})
+    with pytest.raises(UserError, match=r"names image 35 but images.arrow has 12 rows: these files are from different builds"):
+        _ = open_at(small).pairs
+
+
+def test_a_million_rows_open_at_once_and_travel_as_a_path(tmp_path: Path) -> None:
+    rows = 1_000_000
+    columns: dict[str, Any] = {name: np.arange(rows) for name in ("offset", "size", "width", "height", "label")}
+    columns |= {"key": np.arange(rows).astype(str), "shard": np.zeros(rows, int)}
+    write_manifest(tmp_path, "large", [Shard("a.tar", rows, 1, "0" * 64)], columns, [], {})
+    open_at(tmp_path)  # hashes the columns
+    start = time.process_time()
+    manifest = open_at(tmp_path)
+    assert time.process_time() - start < 0.05
+    assert len(pickle.dumps(manifest)) < 3000
+    copy = pickle.loads(pickle.dumps(manifest))
+    assert (copy.offset[[0, 5, -1]] == manifest.offset[[0, 5, -1]]).all()
+    assert not manifest.offset.flags.owndata
+    assert not manifest.offset.flags.writeable

@@ -1,0 +1,151 @@
+"""The report in a real browser: every image loads, every link leads somewhere, nothing is complained about."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urldefrag
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from largescale.corpus.reading import Corpus
+from largescale.evaluation.report import Pictures, write_report
+from largescale.evaluation.results import (
+    CorpusUsed,
+    CurvePoint,
+    Histogram,
+    Interval,
+    Mark,
+    Missed,
+    Neighbour,
+    PrecisionRecall,
+    ProtocolResult,
+    QueryRecord,
+    Results,
+    record_file,
+    write_results,
+)
+from tests.corpora import make_corpus
+
+QUERIES = 130
+MARKS: list[Mark] = ["right", "wrong", "junk", "distractor", "self"]
+ARGUMENTS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--allow-file-access-from-files"),
+)
+
+
+def _record(number: int) -> QueryRecord:
+    top = [
+        Neighbour(rank % (10 if mark == "distractor" else QUERIES), f"image <{rank}>", part, 0.9 - rank / 50, mark)
+        for rank, mark in enumerate(MARKS * 4)
+        for part in (["distractors" if mark == "distractor" else "gallery"])
+    ]
+    ap = None if number == 7 else 1 - number / QUERIES
+    box = (3.0, 4.0, 20.0, 18.0) if number % 2 else None
+    return QueryRecord(number, f"query/{number}", box, "label & name", ap, 3, 0, {}, top, [Missed(1, "lost", 99, 0.1)])  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an evaluation with its results, and the corpora that it names."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    make_corpus(folder / "gallery", labels=26, per_label=5)
+    make_corpus(folder / "distractors", labels=0, unlabelled=10)
+    metrics = {"map": Interval(0.5, 0.4, 0.6), "recall_at_1": Interval(0.7, 0.6, 0.8)}
+    curve = [CurvePoint(count, metrics) for count in (0, 5, 10)]
+    histogram = Histogram([0.0, 0.25, 0.5, 0.75, 1.0], [0, 1, 2, 3], [5, 4, 0, 0], [3, 0, 0, 0])
+    pr = PrecisionRecall([0.0, 0.5, 1.0], [1.0, 0.6, 0.2])
+    with record_file(folder / "queries-labels.jsonl") as append:
+        append(map(_record, range(QUERIES)))
+    counts = (QUERIES, 1, 26, QUERIES, 10)
+    result = ProtocolResult(
+        "labels", 1, "0" * 64, "leave one out", "map", *counts, metrics, curve, histogram, pr, "queries-labels.jsonl"
+    )
+    used = [CorpusUsed(str(folder / name), "0", count) for name, count in (("gallery", QUERIES), ("distractors", 10))]
+    scored = ("w.safetensors", "0", {}, {"size": 32})
+    write_results(folder, Results(*scored, used[0], used[0], used[1:], [result], {"device": "cpu"}, {"embed": 1.0}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("no chromium and chromedriver on this machine")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ARGUMENTS:
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    chrome = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield chrome
+    chrome.quit()
+
+
+def _write(evaluation: Path) -> Path:
+    gallery = Corpus.open(str(evaluation / "gallery"))
+    return write_report(evaluation, Pictures(gallery, gallery, [Corpus.open(str(evaluation / "distractors"))]))
+
+
+def _links(browser: webdriver.Chrome) -> set[str]:
+    links = [element.get_attribute("href") or "" for element in browser.find_elements(By.CSS_SELECTOR, "a")]
+    return {urldefrag(link).url for link in links}
+
+
+def test_pages_in_a_browser(evaluation: Path, browser: webdriver.Chrome) -> None:
+    page = _write(evaluation)
+    todo, seen = {page.as_uri()}, set[str]()
+    while todo - seen:
+        browser.get((todo - seen).pop())
+        seen.add(urldefrag(browser.current_url).url)
+        # what is further down loads only when it is scrolled to
+        browser.execute_script("document.querySelectorAll('img').forEach(image => image.loading = 'eager')")
+        loaded = "return [...document.images].every(image => image.complete)"
+        for _ in range(100):
+            if browser.execute_script(loaded):
+                break
+        broken = "return [...document.images].filter(image => !image.naturalWidth).map(image => image.src)"
+        assert browser.execute_script(broken) == []
+        assert browser.get_log("browser") == []
+        links = _links(browser)
+        assert all(Path(link.removeprefix("file://")).exists() for link in links)
+        todo |= links
+    assert {Path(url).name for url in seen} == {"index.html", "labels-1.html", "labels-2.html"}
+
+
+def test_queries_are_sorted_worst_first(evaluation: Path, browser: webdriver.Chrome) -> None:
+    browser.get((_write(evaluation).parent / "labels-1.html").as_uri())
+    aps = [float(element.text.removeprefix("AP ")) for element in browser.find_elements(By.CSS_SELECTOR, ".asked strong")]
+    assert len(aps) == 100
+    assert aps == sorted(aps)
+    strip = browser.find_element(By.CSS_SELECTOR, ".ranking").find_elements(By.CSS_SELECTOR, "li")
+    assert [item.get_attribute("class") for item in strip] == MARKS * 4
+    assert len({item.find_element(By.CSS_SELECTOR, "b").text for item in strip}) == len(MARKS)
+    assert len(browser.find_elements(By.CSS_SELECTOR, ".box")) > 0
+
+
+def test_keyboard_and_narrow_screens(evaluation: Path, browser: webdriver.Chrome) -> None:
+    browser.get((_write(evaluation).parent / "labels-1.html").as_uri())
+    body = browser.find_element(By.CSS_SELECTOR, "body")
+    body.send_keys("j")
+    body.send_keys("j")
+    browser.switch_to.active_element.send_keys("k")
+    first = browser.find_element(By.CSS_SELECTOR, ".query")
+    assert browser.switch_to.active_element == first
+    browser.switch_to.active_element.send_keys("n", Keys.NULL)
+    assert browser.current_url.endswith("labels-2.html")
+    browser.set_window_size(500, 800)
+    width = browser.execute_script("return [document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+    browser.set_window_size(1280, 900)
+    assert width[0] <= width[1]
+
+
+def test_without_pictures_names_stand_in(evaluation: Path, tmp_path: Path) -> None:
+    shutil.copytree(evaluation, tmp_path / "copy", ignore=shutil.ignore_patterns("report"))
+    page = write_report(tmp_path / "copy").parent / "labels-1.html"
+    text = page.read_text()
+    assert "<img" not in text
+    assert "image &lt;3&gt;" in text  # names are text, whatever they hold

@@ -1,0 +1,86 @@
+"""Small evaluations: corpora with a ground truth, a tiny network, and runs in real worlds."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from largescale.corpus.config import ImagesConfig, LoaderConfig
+from largescale.corpus.manifest import write_manifest
+from largescale.corpus.reading import Corpus
+from largescale.distributed import World
+from largescale.evaluation import EvaluateConfig, Results, evaluate
+from largescale.models.config import ModelConfig
+from largescale.models.network import RetrievalNet
+from largescale.models.weights import save_weights
+from tests.corpora import make_corpus
+
+SIZE = 48
+
+
+def tiny_network(seed: int = 0) -> RetrievalNet:
+    torch.manual_seed(seed)
+    return ModelConfig(backbone="squeezenet1_1", projection=24).build()
+
+
+def make_weights(path: Path, seed: int = 0) -> Path:
+    save_weights(tiny_network(seed), path, {"step": 5})
+    return path
+
+
+def make_landmarks(directory: Path, **lists: Any) -> Path:
+    """24 images of 6 landmarks; images 0 and 4 are queries with boxes, 1 to 3 and 5 to 7 are right."""
+    make_corpus(directory, labels=6, per_label=4, shards=3, size=SIZE)
+    queries = [
+        {"key": "000000", "box": [8, 4, 40, 30], "good": ["000001"], "ok": ["000002", "000000"], "junk": ["000003", "000010"]},
+        {"key": "000004", "box": None, "good": ["000005", "000004"], "ok": ["000006"], "junk": ["000007"]},
+    ]
+    add_ground_truth(directory, {"protocol": "oxford5k", "queries": queries, "gallery": None, **lists})
+    return directory
+
+
+def add_ground_truth(directory: Path, ground_truth: Mapping[str, Any]) -> None:
+    old = Corpus.open(str(directory)).manifest
+    columns = {
+        name: column.copy() if isinstance(column, np.ndarray) else column.to_pylist() for name, column in old.columns.items()
+    }
+    write_manifest(directory, old.name, old.shards, columns, old.label_names.to_pylist(), old.made, ground_truth=ground_truth)
+
+
+def settings(out: Path, **values: Any) -> EvaluateConfig:
+    return EvaluateConfig(out=out, images=ImagesConfig(size=SIZE), batch=4, loader=LoaderConfig(workers=0), **values)
+
+
+def evaluate_in_world(world: World, weights: Path, config: EvaluateConfig) -> Results:
+    return evaluate(weights, config, world)
+
+
+def what_was_found(directory: Path) -> dict[str, bytes | str]:
+    """Results and records, without what differs between machines."""
+    results = json.loads((directory / "results.json").read_text())
+    for name in ("machine", "seconds", "source"):
+        del results[name]
+    records = {path.name: path.read_bytes() for path in sorted(directory.glob("queries-*.jsonl"))}
+    return {"results": json.dumps(results), **records}
+
+
+@contextmanager
+def alone() -> Iterator[World]:
+    """A world of one process and one thread, in the process of the test; its environment and threads are put back."""
+    environment, threads = dict(os.environ), torch.get_num_threads()
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
+    torch.set_num_threads(1)
+    world = World.start()
+    try:
+        yield world
+    finally:
+        world.stop()
+        torch.set_num_threads(threads)
+        os.environ.clear()
+        os.environ.update(environment)

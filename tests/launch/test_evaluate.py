@@ -1,0 +1,90 @@
+"""launch/evaluate.py as a user starts it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from largescale.evaluation import read_records, read_results
+from tests.conftest import ROOT
+from tests.corpora import make_corpus
+from tests.evaluation.small import SIZE, make_weights
+
+SMALL = [f"images.size={SIZE}", "batch=4", "loader.workers=1"]
+
+
+def evaluate(*arguments: object, processes: int = 0) -> subprocess.CompletedProcess[str]:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes else []
+    command = [sys.executable, *torchrun, "launch/evaluate.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_two_processes_print_a_table_and_write_results_and_report(tmp_path: Path) -> None:
+    gallery = make_corpus(tmp_path / "test", labels=5, per_label=4, shards=4, size=SIZE)
+    far = make_corpus(tmp_path / "far", labels=0, per_label=0, shards=2, size=SIZE, unlabelled=12)
+    weights, out = make_weights(tmp_path / "w.safetensors"), tmp_path / "out"
+    settings = [f"weights={weights}", f"gallery={gallery}", f"distractors={far}", f"out={out}", *SMALL]
+    found = evaluate(*settings, processes=2)
+    assert found.returncode == 0, found.stderr
+    (protocol,) = read_results(out).protocols
+    rows = [line.split() for line in found.stdout.splitlines() if line.startswith("labels-leave-one-out")]
+    assert [row[1] for row in rows] == ["0", "12"]
+    main = protocol.metrics["map"]
+    assert rows[1][2:7] == ["map", f"{100 * main.value:.2f}", f"{100 * main.low:.2f}", "to", f"{100 * main.high:.2f}"]
+    assert f"report: {out / 'report' / 'index.html'}" in found.stdout
+    assert (out / "report" / "index.html").exists()
+    assert len(list(read_records(out / protocol.records))) == 20
+    again = evaluate(*settings)  # one process; everything is done
+    assert again.returncode == 0, again.stderr
+    assert [line.split() for line in again.stdout.splitlines() if line.startswith("labels-leave-one-out")] == rows
+    assert "embed" not in again.stderr
+
+
+def test_dry_run_prints_the_plan_only(tmp_path: Path) -> None:
+    gallery = make_corpus(tmp_path / "test", labels=5, per_label=4, size=SIZE)
+    found = evaluate(f"weights={tmp_path / 'none'}", f"gallery={gallery}", f"out={tmp_path / 'out'}", "--dry-run")
+    assert found.returncode == 0, found.stderr
+    assert "20 queries of 5 landmarks or labels" in found.stdout
+    assert "right: same label; left out of the ranking: own image" in found.stdout
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ([], "nothing to score: give weights=FILE, or descriptors=FILE.npy"),
+        (["weigths=a"], "weigths: no such setting; the nearest is weights"),
+        (["weights=a", "descriptors=b"], "weights and descriptors: one of them is scored"),
+        (["descriptors=b"], "names and ground_truth: descriptors say nothing about their rows"),
+        (["weights=a", "gallery=b", "protocol=oxford6k"], "protocol: Input should be 'auto', 'labels'"),
+    ],
+)
+def test_contradictions_are_said_at_once(arguments: list[str], error: str) -> None:
+    found = evaluate(*arguments)
+    assert found.returncode == 2
+    assert error in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_no_weights_file(tmp_path: Path) -> None:
+    found = evaluate(f"weights={tmp_path / 'w.safetensors'}", f"gallery={tmp_path}", f"out={tmp_path / 'out'}")
+    assert found.returncode == 2
+    assert "there is no weights file" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "expected"),
+    [
+        ("oxford5k", {"oxford5k-nocrop": 40.29}),
+        ("roxford5k", {"roxford5k-easy-nocrop": 28.89, "roxford5k-medium-nocrop": 21.13, "roxford5k-hard-nocrop": 4.60}),
+    ],
+)
+def test_real_descriptors(shared_data: Path, tmp_path: Path, benchmark: str, expected: dict[str, float]) -> None:
+    data = shared_data / "oxford5k"
+    given = [f"descriptors={data / 'oxford5k_caffenet_fc7_pca128.npy'}", f"names={data / 'oxford5k_names.txt'}"]
+    found = evaluate(*given, f"ground_truth={data / f'gnd_{benchmark}.json'}", f"out={tmp_path}")
+    assert found.returncode == 0, found.stderr
+    results = read_results(tmp_path)
+    assert {p.protocol: round(100 * p.metrics["map_trapezoid"].value, 2) for p in results.protocols} == expected
+    assert all(f"{value:.2f}" in found.stdout for value in expected.values())

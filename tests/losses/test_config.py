@@ -1,0 +1,55 @@
+"""The choice of a loss."""
+
+import subprocess
+import sys
+import typing
+
+import pytest
+
+from largescale import config, losses
+from largescale.losses.config import ContrastiveConfig, LossConfig
+from largescale.losses.config_base import LossSettings
+from largescale.settings import Settings, UserError
+
+
+class _Run(Settings):
+    loss: LossConfig = ContrastiveConfig()
+    """The loss."""
+
+
+def _choices() -> list[type[LossSettings]]:
+    return list(typing.get_args(typing.get_args(LossConfig)[0]))
+
+
+@pytest.mark.parametrize("choice", _choices(), ids=lambda choice: choice.model_fields["name"].default)
+def test_defaults_are_those_of_the_loss(choice: type[LossSettings]) -> None:
+    name = choice.model_fields["name"].default
+    if name == "metric_learning":
+        return
+    settings = config.check(_Run, {"loss": {"name": name}}).loss
+    assert type(settings) is choice
+    loss = settings.build(num_classes=3, dim=4)
+    assert type(loss).__name__ in losses.__all__
+    bare = type(loss)(**{"num_classes": 3, "dim": 4} if "num_classes" in type(loss).__init__.__annotations__ else {})
+    for field in choice.model_fields:
+        if field not in ("name", "memory", "memory_weight"):
+            assert getattr(loss, field) == getattr(bare, field) == getattr(settings, field)
+
+
+def test_contrastive_where_none_is_named() -> None:
+    assert config.check(_Run, {"loss": {"margin": 0.3}}).loss == ContrastiveConfig(margin=0.3)
+
+
+def test_faults_are_named() -> None:
+    for values, message in (
+        ({"name": "tripplet"}, "expected tags: 'contrastive', 'triplet'"),
+        ({"margn": 1}, r"loss\.margn: no such setting; the nearest is loss\.margin"),
+        ({"name": "lrml", "smallest": 0.5}, "threshold_rule=ramp"),
+    ):
+        with pytest.raises(UserError, match=message):
+            config.check(_Run, {"loss": values})
+
+
+def test_settings_need_no_torch() -> None:
+    program = "import sys, largescale.losses.config, largescale.models.config; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)

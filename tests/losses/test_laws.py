@@ -1,0 +1,69 @@
+"""Every loss under every law."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.losses import laws
+from tests.losses.cases import CASES, LIBRARY
+from tests.losses.laws import Case
+from tests.world import run_world
+
+EVERY = CASES + LIBRARY
+pytestmark = pytest.mark.filterwarnings("ignore::Warning:pytorch_metric_learning")
+
+
+def _named(cases: list[Case]) -> list[Any]:
+    return [pytest.param(case, id=case.name) for case in cases]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("case", _named([case for case in CASES if case.brute]))
+def test_brute_force(case: Case, seed: int) -> None:
+    laws.check_brute_force(case, seed)
+
+
+@pytest.mark.parametrize("case", _named([case for case in CASES if case.smooth]))
+def test_gradient(case: Case) -> None:
+    for seed in range(2):
+        laws.check_gradient(case, seed)
+
+
+@pytest.mark.parametrize("case", _named(EVERY))
+def test_low_precision(case: Case) -> None:
+    laws.check_low_precision(case)
+
+
+@pytest.mark.parametrize("case", _named([case for case in EVERY if not case.ordered]))
+def test_order(case: Case) -> None:
+    laws.check_order(case)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("case", _named(EVERY))
+def test_degenerate(case: Case, dtype: torch.dtype) -> None:
+    laws.check_degenerate(case, dtype)
+
+
+@pytest.mark.parametrize("case", _named(EVERY))
+def test_faults_show(case: Case) -> None:
+    laws.check_faults_show(case)
+
+
+def _world_gradients(world: Any) -> Any:
+    return laws.world_gradient(world, EVERY)
+
+
+def test_number_of_processes() -> None:
+    """Value and gradient of a step do not depend on how many processes computed it."""
+    alone = run_world(1, _world_gradients, timeout_s=300)[0]
+    assert len(alone) == len(EVERY)
+    for size in (2, 4):
+        for answer in run_world(size, _world_gradients, timeout_s=300):
+            for name, gradients in alone.items():
+                for parameter, expected in gradients.items():
+                    np.testing.assert_allclose(
+                        answer[name][parameter], expected, rtol=1e-9, atol=1e-12, err_msg=f"{name} {parameter}, {size} ranks"
+                    )

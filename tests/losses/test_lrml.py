@@ -1,0 +1,71 @@
+"""LRML: the worked numbers of its readings, and what follows from them."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from largescale.losses.contrastive import ContrastiveLoss
+from largescale.losses.lrml import LRMLLoss
+from largescale.settings import UserError
+from tests.losses.laws import tuples
+
+EASY, HARD = [0.20, 0.45, 0.70, 0.90, 1.20], [0.60, 0.80, 1.00, 1.10, 1.30]
+
+
+def _value(distances: list[float], ranks: list[int] | None = None, **settings: Any) -> float:
+    """The loss of a tuple with D(q, p) = 0.5 and these distances to its negatives."""
+    points = torch.tensor([[d, 0.0] for d in (0.0, 0.5, *distances)], dtype=torch.float64)
+    order = torch.tensor([ranks or [1, 2, 3, 4, 5]])
+    return LRMLLoss(**settings)(points[:1], points[1:2], points[None, 2:], ranks=order).item()
+
+
+@pytest.mark.parametrize(
+    ("distances", "ranks", "settings", "expected"),
+    [
+        (EASY, None, {}, 0.135),
+        (EASY, [2, 1, 3, 4, 5], {}, 0.1775),
+        (HARD, None, {}, 0.125),
+        (HARD, None, {"threshold_rule": "ramp", "smallest": 0.85}, 0.17),
+        (HARD, None, {"threshold_rule": "flat"}, 0.48),
+        (HARD, None, {"threshold_rule": "weights", "margin": 0.85}, 0.17875),
+    ],
+)
+def test_worked_examples(distances: list[float], ranks: list[int] | None, settings: dict[str, Any], expected: float) -> None:
+    assert _value(distances, ranks, **settings) == pytest.approx(expected, abs=1e-5)
+
+
+def test_teacher_distances_as_thresholds() -> None:
+    points = torch.tensor([[d, 0.0] for d in (0.0, 0.5, *HARD)], dtype=torch.float64)
+    teacher = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0]])
+    loss = LRMLLoss(threshold_rule="teacher_distance")
+    value = loss(points[:1], points[1:2], points[None, 2:], distances=teacher)
+    assert value.item() == pytest.approx(_value(HARD), abs=1e-5)
+
+
+def test_a_ramp_without_slope_is_contrastive() -> None:
+    data = tuples()
+    flat = LRMLLoss(1.1, "ramp", smallest=1.1, reduction="sum")(*data)
+    torch.testing.assert_close(flat, ContrastiveLoss(1.1, "sum")(*data))
+
+
+def test_without_a_teacher_the_descriptors_rank_themselves() -> None:
+    queries, positives, negatives = tuples()
+    nearest_first = torch.cdist(queries[:, None], negatives)[:, 0].argsort(1)
+    ranks = nearest_first.argsort(1) + 1
+    loss = LRMLLoss()
+    torch.testing.assert_close(loss(queries, positives, negatives), loss(queries, positives, negatives, ranks=ranks))
+    assert loss(queries, positives, negatives) != loss(queries, positives, negatives, ranks=4 - ranks)
+
+
+def test_no_gradient_beyond_a_threshold() -> None:
+    points = torch.tensor([[d, 0.0] for d in (0.0, 0.5, *HARD)], requires_grad=True)
+    LRMLLoss()(points[:1], points[1:2], points[None, 2:], ranks=torch.tensor([[1, 2, 3, 4, 5]])).backward()
+    assert points.grad is not None
+    assert points.grad[2:].abs().max() == 0
+
+
+def test_a_floor_is_for_ramps() -> None:
+    for settings in ({"threshold_rule": "ramp"}, {"smallest": 0.8}):
+        with pytest.raises(UserError, match="threshold_rule=ramp"):
+            LRMLLoss(**settings)

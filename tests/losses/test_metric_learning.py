@@ -1,0 +1,86 @@
+"""pytorch-metric-learning by name: what is refused, and what is guarded."""
+
+from typing import Any
+
+import pytest
+import torch
+from pytorch_metric_learning import losses
+from pytorch_metric_learning.distances import CosineSimilarity
+
+from largescale import config
+from largescale.losses.config import ContrastiveConfig, LossConfig, MetricLearningConfig
+from largescale.losses.metric_learning import MetricLearningLoss
+from largescale.settings import Settings, UserError
+from tests.losses.laws import batch
+
+
+class _Run(Settings):
+    loss: LossConfig = ContrastiveConfig()
+    """The loss."""
+
+
+def _loss(name: str, arguments: dict[str, Any] | None = None, miner: str | None = None, **rest: Any) -> MetricLearningLoss:
+    return MetricLearningLoss(name, arguments, miner, rest or None, num_classes=8, dim=6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"loss": "MultiSimilarityLos"}, "the nearest are MultiSimilarityLoss"),
+        ({"loss": "MultiSimilarityLoss", "arguments": {"alfa": 1}}, "no argument 'alfa'; the nearest are alpha"),
+        ({"loss": "ContrastiveLoss", "arguments": {"distance": "Cosine"}}, "the nearest are CosineSimilarity"),
+        ({"loss": "ContrastiveLoss", "arguments": {"distance": {"LpDistance": {"pow": 2}}}}, "LpDistance has no argument 'pow'"),
+        ({"loss": "TripletMarginLoss", "miner": "BatchHard"}, "the nearest are BatchHardMiner"),
+        ({"loss": "RankedListLoss"}, "needs the arguments Tn, margin"),
+        ({"loss": "ArcFaceLoss", "arguments": {"margin": "wide"}}, "refuses the arguments"),
+        ({"loss": "VICRegLoss"}, "needs pairs of views"),
+        ({"loss": "SmoothAPLoss"}, r"use loss\.name=smooth_ap"),
+    ],
+)
+def test_refused_before_a_run_begins(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        config.check(_Run, {"loss": {"name": "metric_learning", **arguments}})
+
+
+def test_configuration_builds_the_loss() -> None:
+    values = {"name": "metric_learning", "loss": "ProxyAnchorLoss", "arguments": {"margin": 0.2}, "miner": "MultiSimilarityMiner"}
+    settings = config.check(_Run, {"loss": values}).loss
+    assert isinstance(settings, MetricLearningConfig)
+    assert settings.kind == "labels"
+    loss = settings.build(num_classes=11, dim=5)
+    assert [tuple(p.shape) for p in loss.parameters()] == [(11, 5)]
+
+
+def test_equals_the_library() -> None:
+    x, labels = batch()
+    for name in ("MultiSimilarityLoss", "TripletMarginLoss", "NTXentLoss"):
+        torch.testing.assert_close(_loss(name)(x, labels), getattr(losses, name)()(x, labels))
+
+
+def test_distances_by_name() -> None:
+    x, labels = batch()
+    margins = {"pos_margin": 0.9, "neg_margin": 0.6}
+    ours = _loss("ContrastiveLoss", {**margins, "distance": "CosineSimilarity"})
+    theirs = losses.ContrastiveLoss(**margins, distance=CosineSimilarity())
+    torch.testing.assert_close(ours(x, labels), theirs(x, labels))
+    squared = _loss("ContrastiveLoss", {"distance": {"LpDistance": {"power": 2}}})
+    assert squared.loss.distance.power == 2
+
+
+@pytest.mark.parametrize("name", ["MultiSimilarityLoss", "TripletMarginLoss", "FastAPLoss", "NPairsLoss"])
+def test_labels_beyond_float32(name: str) -> None:
+    """2^24 and 2^24 + 1 are one number in float32; as labels they are two classes."""
+    x, labels = batch()
+    huge = torch.where(labels == 3, 2**53 + 1, 2**24 + labels)
+    torch.testing.assert_close(_loss(name)(x, huge), _loss(name)(x, labels))
+
+
+def test_degenerate_batches_are_counted() -> None:
+    x, labels = batch()
+    loss = _loss("NCALoss")
+    loss(x, labels)
+    assert loss.degenerate == 0
+    assert loss(x, torch.arange(len(x))) == 0
+    assert loss.degenerate == 1
+    loss(torch.zeros(3, 6), labels[:3])
+    assert loss.degenerate == 4

@@ -1,0 +1,27 @@
+"""Mining by loops, to compare with."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from largescale.mining.select import NO_IMAGE
+
+
+def nearest(
+    similarities: np.ndarray, ids: np.ndarray, clusters: np.ndarray, excluded: Sequence[Sequence[int]], count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids `(Q, N)` and similarities of the rule: nearest first, lower ids first among equals, one per cluster.
+
+    Args:
+        similarities: `(Q, P)`; ids, clusters: `(P,)`.
+    """
+    chosen = np.full((len(similarities), count), NO_IMAGE)
+    values = np.full((len(similarities), count), -np.inf)
+    for q, row in enumerate(similarities):
+        taken, place = set(excluded[q]), 0
+        for i in sorted(range(len(ids)), key=lambda i: (-row[i], ids[i])):
+            if place < count and row[i] > -np.inf and clusters[i] not in taken:
+                chosen[q, place], values[q, place] = ids[i], row[i]
+                taken.add(clusters[i])
+                place += 1
+    return chosen, values

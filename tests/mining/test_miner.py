@@ -1,0 +1,283 @@
+"""A pass gives the same bits in every world; what it cannot use is named; a pass that was killed leaves nothing."""
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from largescale.corpus.config import BadImagesConfig, ImagesConfig, LoaderConfig, TuplePlanConfig
+from largescale.corpus.manifest import Manifest
+from largescale.corpus.plan import Tuples, plan_pool, plan_tuples
+from largescale.corpus.reading import Corpus
+from largescale.distributed import World
+from largescale.embedding import embed
+from largescale.mining import Generation, Generations, Miner, MiningConfig
+from largescale.models.config import ModelConfig
+from largescale.settings import UserError
+from tests.corpora import encode, make_corpus
+from tests.mining.reference import nearest
+from tests.world import run_world, start_world
+
+SEED, EPOCH, STEP = 1, 3, 12
+PLAN = TuplePlanConfig(per_step=4, per_epoch=40)
+CONFIG = MiningConfig(batch=4)
+CONFIGS = {
+    "all images": CONFIG,
+    "small blocks": CONFIG.model_copy(update={"block_bytes": 2**20}),
+    "a part of the images": CONFIG.model_copy(update={"pool": 25}),
+    "too few clusters": CONFIG.model_copy(update={"pool": 4}),
+    "approximate": CONFIG.model_copy(update={"index": "IVF4,SQ8", "depth": 8}),
+}
+
+
+class Colours(nn.Module):
+    """Descriptors of 4 x 4 mean colours; a black image has none that is finite, a white one has none that is not zero."""
+
+    dim = 48
+
+    def forward(self, images: Tensor) -> Tensor:
+        colours = nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)
+        descriptors = nn.functional.normalize(colours - colours.mean(1, keepdim=True))
+        black, white = images.amax((1, 2, 3)) < -1, images.amin((1, 2, 3)) > 2
+        return descriptors.masked_fill(black[:, None], torch.nan).masked_fill(white[:, None], 0)
+
+
+def miner(
+    world: World, corpus: Path, run: Path, config: MiningConfig, budget: float = 0.1, **settings: Any
+) -> tuple[Miner, Tuples]:
+    opened = Corpus.open(str(corpus))
+    loader, bad = LoaderConfig(workers=0), BadImagesConfig(budget=budget)
+    made = Miner(config, opened, world, ImagesConfig(size=64), run, seed=SEED, loader=loader, bad_images=bad, **settings)
+    return made, plan_tuples(opened.manifest, PLAN, SEED, EPOCH)
+
+
+def mine_all(world: World, corpus: Path, runs: Path) -> dict[str, Generation | None]:
+    """Every configuration, with a real network."""
+    torch.manual_seed(0)
+    network = ModelConfig(backbone="squeezenet1_1").build()
+    found = {}
+    for name, config in CONFIGS.items():
+        made, tuples = miner(world, corpus, runs / name, config)
+        found[name] = made.run(network, EPOCH, STEP, tuples)
+    return found
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """68 images of three shapes; 12 labels and 20 images without one; labels cross the borders of shards."""
+    return make_corpus(tmp_path_factory.mktemp("mining") / "corpus", 12, 4, shards=5, unlabelled=20, mixed=True)
+
+
+@pytest.fixture(scope="module")
+def passes(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Generation]]]:
+    """For worlds of 1, 2 and 4, for each rank, the generations."""
+    return {size: run_world(size, mine_all, corpus, tmp_path_factory.mktemp(f"runs{size}")) for size in (1, 2, 4)}
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "approximate"])
+def test_every_rank_of_every_world_gets_the_same_bits(
+    passes: dict[int, list[dict[str, Generation]]], name: str, size: int
+) -> None:
+    [alone] = passes[1]
+    for rank in passes[size]:
+        assert rank[name].negatives.tobytes() == alone[name].negatives.tobytes()
+        assert rank[name].similarities.tobytes() == alone[name].similarities.tobytes()
+        assert rank[name].queries.tobytes() == alone[name].queries.tobytes()
+
+
+def test_blocks_do_not_matter(passes: dict[int, list[dict[str, Generation]]]) -> None:
+    [alone] = passes[1]
+    assert alone["small blocks"].negatives.tobytes() == alone["all images"].negatives.tobytes()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_negatives_obey_the_rule(passes: dict[int, list[dict[str, Generation]]], corpus: Path, name: str) -> None:
+    """From different clusters, none of the query's or the positive's, from the pool, nearest first."""
+    manifest = Corpus.open(str(corpus)).manifest
+    tuples, pool = plan_tuples(manifest, PLAN, SEED, EPOCH), plan_pool(manifest, CONFIGS[name].pool, SEED, EPOCH)
+    for generation in (passes[1][0][name], passes[4][2][name]):
+        np.testing.assert_array_equal(generation.queries, tuples.queries)
+        mined = ~np.isnan(generation.similarities)
+        assert np.isin(generation.negatives[mined], pool).all()
+        labels = np.where(manifest.label >= 0, manifest.label, -2 - np.arange(len(manifest)))[generation.negatives]  # (Q, N)
+        assert all(len(set(row)) == 5 for row in labels.tolist())
+        assert not (labels == tuples.query_labels[:, None]).any()
+        assert not (labels == tuples.positive_labels[:, None]).any()
+        ordered = np.where(mined, generation.similarities, -np.inf)
+        assert (ordered[:, 1:] <= ordered[:, :-1]).all()
+
+
+def test_statistics_say_what_happened(passes: dict[int, list[dict[str, Generation]]]) -> None:
+    for size, ranks in passes.items():
+        whole, few = ranks[0]["all images"], ranks[0]["too few clusters"]
+        assert (whole.epoch, whole.step) == (EPOCH, STEP)
+        assert whole.statistics["pool"] == 68
+        assert whole.statistics["short_queries"] == whole.statistics["random_negatives"] == whole.statistics["faults"] == 0
+        assert whole.statistics["similarity"] == pytest.approx(whole.similarities.mean(), rel=1e-6)
+        expected = np.sqrt(2 - 2 * whole.similarities.astype(np.float64)).mean()
+        assert whole.statistics["distance"] == pytest.approx(expected, rel=1e-3)
+        assert (whole.statistics["exchanged_bytes"] > 0) == (size > 1)
+        assert few.statistics["pool"] == 4
+        assert few.statistics["short_queries"] == 40
+        assert few.statistics["random_negatives"] == np.isnan(few.similarities).sum() >= 40
+        assert 0.5 < ranks[0]["approximate"].statistics["recall"] <= 1
+        assert "recall" not in whole.statistics
+        assert {"seconds_embed", "seconds_index", "seconds_search", "seconds"} <= whole.statistics.keys()
+
+
+BLACK, WHITE = (encode(np.full((48, 64, 3), value, np.uint8)) for value in (0, 255))
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    replaced = {3: BLACK, 4: WHITE, 21: b"no image", 60: BLACK, 61: BLACK}
+    return make_corpus(tmp_path_factory.mktemp("faulty") / "corpus", 12, 4, shards=5, size=64, unlabelled=20, replace=replaced)
+
+
+def mine_faulty(world: World, corpus: Path, run: Path, budget: float) -> Generation | str:
+    made, tuples = miner(world, corpus, run, CONFIG, budget)
+    try:
+        return made.run(Colours(), EPOCH, STEP, replace(tuples, queries=np.where(tuples.queries < 6, 3, tuples.queries)))
+    except UserError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_what_cannot_be_used_is_named_and_never_mined(faulty: Path, tmp_path: Path, size: int) -> None:
+    generations = run_world(size, mine_faulty, faulty, tmp_path, 0.1)
+    for generation in generations:
+        assert sorted((fault.key, "descriptor" in fault.error) for fault in generation.faults) == [
+            ("000003", True),
+            ("000004", True),
+            ("000021", False),
+            ("000060", True),
+            ("000061", True),
+        ]
+        assert {fault.shard for fault in generation.faults} == {"shard-00000.tar", "shard-00001.tar", "shard-00004.tar"}
+        assert generation.statistics["faults"] == 5
+        assert generation.statistics["pool"] == 68 - 5
+        mined = ~np.isnan(generation.similarities)
+        assert not np.isin(generation.negatives[mined], [3, 4, 21, 60, 61]).any()
+        lost = np.isin(generation.queries, [3, 21])
+        assert lost.any()
+        np.testing.assert_array_equal(~mined.all(1), lost)
+        assert generation.statistics["short_queries"] == lost.sum()
+        assert generation.negatives.tobytes() == generations[0].negatives.tobytes()
+
+
+def test_too_many_faults_stop_every_rank(faulty: Path, tmp_path: Path) -> None:
+    for message in run_world(2, mine_faulty, faulty, tmp_path, 0.05):
+        assert "5 of 68 images could not be mined, the first is 0000" in message
+        assert "bad_images.budget=0.05 allows 3" in message
+    assert Generations(tmp_path, Corpus.open(str(faulty)).manifest.fingerprint).read(EPOCH) is None
+
+
+def mine_colours(world: World, corpus: Path, run: Path, config: MiningConfig) -> Generation | None:
+    made, tuples = miner(world, corpus, run, config)
+    return made.run(Colours(), EPOCH, STEP, tuples)
+
+
+@pytest.mark.parametrize("pool", [None, 25])
+def test_equals_brute_force_over_the_pool(corpus: Path, tmp_path: Path, pool: int | None) -> None:
+    opened, images = Corpus.open(str(corpus)), ImagesConfig(size=64)
+    every, cpu = np.arange(68), torch.device("cpu")
+    groups = list(embed(Colours(), opened, every, images, batch=4, loader=LoaderConfig(workers=0), device=cpu))
+    order = np.argsort(np.concatenate([group.ids for group in groups]))
+    descriptors = torch.cat([group.descriptors for group in groups])[order].double().numpy()
+    tuples, ids = plan_tuples(opened.manifest, PLAN, SEED, EPOCH), plan_pool(opened.manifest, pool, SEED, EPOCH)
+    clusters = np.where(opened.manifest.label >= 0, opened.manifest.label, -2 - every)
+    excluded = np.stack([clusters[tuples.queries], clusters[tuples.positives]], 1).tolist()
+    expected, values = nearest(descriptors[tuples.queries] @ descriptors[ids].T, ids, clusters[ids], excluded, 5)
+    for generation in run_world(2, mine_colours, corpus, tmp_path, CONFIG.model_copy(update={"pool": pool})):
+        np.testing.assert_array_equal(generation.negatives, expected)
+        np.testing.assert_allclose(generation.similarities, values, rtol=0, atol=1e-7)
+
+
+class Countdown:
+    """Answers `should_stop`: no, until a certain call; then what `act` says, every time."""
+
+    def __init__(self, at: int, act: Callable[[], bool]) -> None:
+        self.calls, self.at, self.act = 0, at, act
+
+    def __call__(self) -> bool:
+        self.calls += 1
+        return 0 < self.at <= self.calls and self.act()
+
+
+def die() -> bool:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return True
+
+
+def stop() -> bool:
+    return True
+
+
+class Mortal(Generations):
+    """Dies when it has written its part, or before it commits."""
+
+    def __init__(self, like: Generations, stage: str) -> None:
+        self.directory, self.fingerprint, self.stage = like.directory, like.fingerprint, stage
+
+    def write_part(self, *arguments: Any) -> tuple[str, str]:
+        written = super().write_part(*arguments)
+        return written if self.stage != "write" else (str(die()), "")
+
+    def commit(self, *arguments: Any) -> None:
+        if self.stage == "commit":
+            die()
+        super().commit(*arguments)
+
+
+def mine_disturbed(world: World, corpus: Path, run: Path, stage: str, victim: int, at: int) -> tuple[Generation | None, int]:
+    """A rank is killed in a stage, or asked to stop; also returns how often it asked whether to stop."""
+    met = world.rank == victim
+    asked = Countdown(at if met else 0, stop if stage == "stop" else die)
+    made, tuples = miner(world, corpus, run, CONFIG, should_stop=asked)
+    if met:
+        made.generations = Mortal(made.generations, stage)
+    return made.run(Colours(), EPOCH, STEP, tuples), asked.calls
+
+
+@pytest.fixture(scope="module")
+def undisturbed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Generation, int]]:
+    return run_world(2, mine_disturbed, corpus, tmp_path_factory.mktemp("undisturbed"), "nothing", -1, 0)
+
+
+@pytest.mark.parametrize(("stage", "victim"), [("embed", 1), ("search", 0), ("write", 1), ("commit", 0)])
+def test_a_killed_rank_leaves_nothing_and_the_next_pass_is_the_same(
+    corpus: Path, tmp_path: Path, undisturbed: list[tuple[Generation, int]], stage: str, victim: int
+) -> None:
+    at = {"embed": 2, "search": undisturbed[victim][1]}.get(stage, 0)  # the last question is that of the search
+    members, results = start_world(2, mine_disturbed, corpus, tmp_path, stage, victim, at)
+    try:
+        rank, _, error = results.get(timeout=60)
+    finally:
+        for member in members:
+            member.join(timeout=60)
+            member.kill()
+    assert members[victim].exitcode == -signal.SIGKILL
+    assert rank == 1 - victim
+    assert error is not None
+    manifest: Manifest = Corpus.open(str(corpus)).manifest
+    assert Generations(tmp_path, manifest.fingerprint).read(EPOCH) is None
+    again = run_world(2, mine_disturbed, corpus, tmp_path, "nothing", -1, 0)[0][0]
+    assert again.negatives.tobytes() == undisturbed[0][0].negatives.tobytes()
+    assert [path.name for path in (tmp_path / "negatives").iterdir()] == [f"gen-{EPOCH:06d}"]
+
+
+@pytest.mark.parametrize("question", ["first", "last"])
+def test_a_stop_of_one_rank_stops_all(
+    corpus: Path, tmp_path: Path, undisturbed: list[tuple[Generation, int]], question: str
+) -> None:
+    at = 1 if question == "first" else undisturbed[1][1]
+    assert [generation for generation, _ in run_world(2, mine_disturbed, corpus, tmp_path, "stop", 1, at)] == [None, None]
+    assert not (tmp_path / "negatives").exists()

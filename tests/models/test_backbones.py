@@ -1,0 +1,85 @@
+"""Trunks of torchvision and timm."""
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import VisionTransformer
+
+from largescale.models.backbones import TorchvisionTransformer, build_backbone, source_keys
+from largescale.models.config import TORCHVISION, ModelConfig
+from largescale.settings import UserError
+
+TRUNKS = {
+    "alexnet": (256, (4, 7)),
+    "vgg16": (512, (5, 8)),
+    "vgg19": (512, (5, 8)),
+    "resnet18": (512, (3, 5)),
+    "resnet50": (2048, (3, 5)),
+    "resnet101": (2048, (3, 5)),
+    "squeezenet1_1": (512, (5, 8)),
+    "mobilenet_v2": (1280, (3, 5)),
+    "swin_t": (768, (3, 4)),
+    "vit_b_16": (768, (5, 8)),
+    "timm:test_resnet": (96, (3, 5)),
+    "timm:test_convnext": (64, (2, 4)),
+    "timm:test_vit": (64, (5, 8)),
+}
+
+
+@pytest.mark.parametrize("name", TRUNKS)
+def test_a_map_at_any_size(name: str) -> None:
+    with torch.device("meta"):
+        trunk, channels = build_backbone(name)
+        features = trunk.eval()(torch.randn(2, 3, 85, 131))
+    assert (channels, tuple(features.shape)) == (TRUNKS[name][0], (2, channels, *TRUNKS[name][1]))
+
+
+def test_every_torchvision_name_is_tested() -> None:
+    assert set(TORCHVISION) <= set(TRUNKS)
+
+
+def test_transformer_of_torchvision_is_torchvisions() -> None:
+    torch.manual_seed(0)
+    whole = VisionTransformer(image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32).eval()
+    whole.heads = nn.Identity()
+    trunk = TorchvisionTransformer(whole, class_token=True)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(trunk.eval()(images)[:, :, 0, 0], whole(images))
+        assert TorchvisionTransformer(whole, class_token=False)(torch.randn(2, 3, 50, 27)).shape == (2, 16, 6, 3)
+
+
+def test_tokens_of_timm_keep_their_places() -> None:
+    trunk, _ = build_backbone("timm:test_vit")
+    images = torch.randn(1, 3, 160, 160)
+    with torch.no_grad():
+        tokens = trunk.eval().model.forward_features(images)
+        features, token = trunk(images), build_backbone("timm:test_vit", class_token=True)[0]
+        token.load_state_dict(trunk.state_dict())
+        torch.testing.assert_close(token.eval()(images)[:, :, 0, 0], tokens[:, 0])
+    assert features[0, :, 2, 3].equal(tokens[0, 1 + 2 * 10 + 3])
+
+
+def test_maps_of_timm_with_channels_last() -> None:
+    with torch.device("meta"):
+        trunk, channels = build_backbone("timm:swin_tiny_patch4_window7_224")
+        assert trunk.eval()(torch.randn(1, 3, 64, 96)).shape == (1, channels, 2, 3)
+
+
+def test_class_token_needs_one() -> None:
+    for name in ("resnet18", "timm:test_resnet"):
+        with pytest.raises(UserError, match="no class token"):
+            build_backbone(name, class_token=True)
+    assert ModelConfig(backbone="timm:test_vit", pooling="class_token").build().eval()(torch.randn(2, 3, 48, 64)).shape == (2, 64)
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(UserError, match="resnet50"):
+        build_backbone("timm:resnett50")
+    with pytest.raises(ValueError, match="the nearest is squeezenet1_1"):
+        ModelConfig(backbone="squeezenet1")
+
+
+def test_names_are_those_of_the_source() -> None:
+    for name, head in (("resnet18", {"fc.weight", "fc.bias"}), ("squeezenet1_1", {"classifier.1.weight", "classifier.1.bias"})):
+        assert source_keys(name) - set(build_backbone(name)[0].state_dict()) == head

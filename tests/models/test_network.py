@@ -1,0 +1,140 @@
+"""The whole network against cirtorch's, on the same weights."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+
+from largescale.losses import ContrastiveLoss
+from largescale.models.config import ModelConfig
+from largescale.models.multiscale import merge_scales, resize
+from largescale.models.network import RetrievalNet, normalise
+from tests.goldens import FOLDER, PRECISIONS, Golden, goldens
+
+
+@functools.cache
+def _weights() -> dict[str, torch.Tensor]:
+    """ResNet-18 with random weights, stored in 8 bits."""
+    with np.load(FOLDER / "network" / "weights_resnet18.npz") as file:
+        values = {name.removeprefix("value:"): file[name] for name in file if name.startswith("value:")}
+        for name in file:
+            if name.startswith("level:"):
+                values[name.removeprefix("level:")] = file[name].astype(np.float32) * file["scale:" + name.removeprefix("level:")]
+    return {name: torch.tensor(value) for name, value in values.items()}
+
+
+def _network(case: Golden, dtype: torch.dtype) -> RetrievalNet:
+    projection = 512 if case.args.get("whitening") else None
+    net = ModelConfig(pooling=case.args["pooling"], projection=projection).build()
+    weights = _weights()
+    state = net.state_dict()
+    for name in state:
+        published = name.removeprefix("backbone.").replace("projection", "whiten")
+        if not name.endswith("num_batches_tracked"):
+            state[name] = weights[published]
+    net.load_state_dict(state)
+    return net.to(dtype)
+
+
+def _images(case: Golden, dtype: torch.dtype) -> torch.Tensor:
+    """Normalised in float32 also for float64, as the peer's were."""
+    return normalise(torch.tensor(case.arrays()["in_images"]).permute(0, 3, 1, 2)).to(dtype)
+
+
+@pytest.mark.parametrize("case", goldens("network", "network"))
+def test_descriptors_equal_cirtorch(case: Golden) -> None:
+    with torch.no_grad():
+        case.compare("descriptors", _network(case, torch.float64)(_images(case, torch.float64)).T, "float64")
+
+
+@pytest.mark.parametrize("case", goldens("network", "network_multiscale"))
+def test_scales_equal_cirtorch(case: Golden) -> None:
+    net, images = _network(case, torch.float32), _images(case, torch.float32)
+    with torch.no_grad():
+        per_scale = torch.stack([net(resize(images, scale)) for scale in case.args["scales"]])  # (S, 1, D)
+    assert net.scale_exponent == pytest.approx(case.args["msp"])
+    case.compare("per_scale", per_scale[:, 0].T)
+    case.compare("descriptor", merge_scales(per_scale, net.scale_exponent)[0])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("case", goldens("network", "network_training_step"))
+def test_training_step_equals_cirtorch(case: Golden, precision: str) -> None:
+    """In training mode: frozen batch normalisation is what cirtorch does by evaluation mode."""
+    dtype = getattr(torch, precision)
+    net = _network(case, dtype).train()
+    x = net(_images(case, dtype))
+    loss = ContrastiveLoss(case.args["margin"], "sum")(x[:1], x[1:2], x[None, 2:])
+    loss.backward()
+    case.compare("descriptors", x.detach().T, precision)
+    case.compare("loss", loss.detach(), precision)
+    gradients = {name.removeprefix("backbone.").replace("projection", "whiten"): p.grad for name, p in net.named_parameters()}
+    case.compare("grad_norms", [gradients[name].norm().item() for name in case.args["grad_norm_names"]], precision)
+    case.compare("grad_p", gradients["pool.p"], precision)
+    case.compare("grad_conv1_filters8", gradients["conv1.weight"][:8], precision)
+    if case.args.get("whitening"):
+        case.compare("grad_whiten_bias", gradients["whiten.bias"], precision)
+        case.compare("grad_whiten_weight_rows8", gradients["whiten.weight"][:8], precision)
+
+
+def test_merged_scales() -> None:
+    rows = torch.tensor([[[1.0, 0, 1]], [[1, 1, 0]]]) / 2**0.5
+    np.testing.assert_allclose(merge_scales(rows), [[0.816497, 0.408248, 0.408248]], atol=1e-6)
+    np.testing.assert_allclose(merge_scales(rows, 3), [[0.665202, 0.527971, 0.527971]], atol=1e-6)
+    assert merge_scales(torch.tensor([[[-0.6, 0.8]], [[0.6, 0.8]]]), 3).isfinite().all()
+
+
+def test_batch_normalisation_is_frozen_or_not() -> None:
+    images = torch.randn(2, 3, 32, 32)
+    frozen, free = ModelConfig().build(), ModelConfig(freeze_batchnorm=False).build()
+    before = frozen.backbone.bn1.running_mean.clone()
+    frozen(images).sum().backward()
+    assert frozen.backbone.bn1.running_mean.equal(before)
+    assert frozen.backbone.bn1.weight.grad is not None
+    assert frozen.train().training
+    free(images)
+    assert not free.backbone.bn1.running_mean.equal(before)
+
+
+def test_low_precision_stays_in_the_trunk() -> None:
+    torch.manual_seed(0)
+    net = ModelConfig(backbone="squeezenet1_1", projection=32).build().eval()
+    images = torch.randn(2, 3, 64, 48)
+    with torch.no_grad():
+        exact = net(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            seen: list[torch.dtype] = []
+            net.backbone.register_forward_hook(lambda module, args, features: seen.append(features.dtype))
+            rough = net(images)
+    assert seen == [torch.bfloat16]
+    assert exact.dtype == rough.dtype == torch.float32
+    torch.testing.assert_close(rough.norm(dim=1), torch.ones(2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(rough, exact, atol=0.02, rtol=0)
+
+
+def test_descriptors_as_they_are() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 48, 48)
+    raw, unit = (ModelConfig(backbone="squeezenet1_1", normalise=normalise).build().eval() for normalise in (False, True))
+    unit.load_state_dict(raw.state_dict())
+    with torch.no_grad():
+        x = raw(images)
+        torch.testing.assert_close(x / x.norm(dim=1, keepdim=True), unit(images), atol=1e-5, rtol=0)
+    assert not x.norm(dim=1).allclose(torch.ones(2), atol=0.01)
+
+
+def test_normalise() -> None:
+    black, white = torch.zeros(1, 3, 1, 1, dtype=torch.uint8), torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)
+    np.testing.assert_allclose(normalise(black).flatten(), [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225], rtol=1e-6)
+    np.testing.assert_allclose(normalise(white).flatten(), [0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225], rtol=1e-6)
+
+
+def test_memory_format_changes_nothing() -> None:
+    torch.manual_seed(0)
+    last = ModelConfig(channels_last=True).build().eval()
+    first = ModelConfig(channels_last=False).build().eval()
+    first.load_state_dict(last.state_dict())
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(last(images), first(images), atol=1e-6, rtol=1e-5)

@@ -1,0 +1,1 @@
+import tests.world  # noqa: F401 - worker processes of this room are forked from one that has imported everything

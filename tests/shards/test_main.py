@@ -1,0 +1,143 @@
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from argparse import ArgumentTypeError
+from pathlib import Path
+
+import pytest
+
+from largescale.corpus.manifest import Manifest
+from shards.__main__ import LAYOUTS, main, parse_part, part_of
+from shards.verify import Unchecked
+from shards.writer import Part
+from tests.conftest import ROOT
+from tests.shards.photographs import write_photographs
+
+
+def test_part_is_said_or_taken_from_torchrun_or_slurm() -> None:
+    assert parse_part("3/32") == Part(2, 32)
+    assert part_of({}) == Part(0, 1)
+    assert part_of({"RANK": "3", "WORLD_SIZE": "8"}) == Part(3, 8)
+    assert part_of({"SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_NTASKS": "6"}) == Part(5, 6)
+    assert part_of({"SLURM_PROCID": "0", "SLURM_NTASKS": "6"}) == Part(0, 1), "a batch script runs once, not once per task"
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4", "3", "a/b", "1/0", "-1/4"])
+def test_parts_that_do_not_exist(text: str) -> None:
+    with pytest.raises(ArgumentTypeError, match="expected NUMBER/COUNT"):
+        parse_part(text)
+
+
+def test_help_names_every_layout_and_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["build", "--help"])
+    text = capsys.readouterr().out
+    assert all(f"\n  {layout} " in text for layout in LAYOUTS)
+    assert all(option in text for option in ("--max-side", "--part", "--bad-budget", "--ground-truth", "--label-field"))
+
+
+def test_command_builds_and_verifies(tmp_path: Path) -> None:
+    write_photographs(tmp_path / "in", ["a/1.jpg", "a/2.jpg", "b/1.jpg"])
+    command = [sys.executable, "-m", "shards"]
+    built = subprocess.run(
+        [*command, "build", tmp_path / "in", "--layout", "folder", "--out", tmp_path / "out"],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+    )
+    assert built.returncode == 0, built.stderr
+    assert "images/s" in built.stderr
+    assert "3 images of 2 labels in 1 shards, 0 undecodable" in built.stdout
+    assert subprocess.run([*command, "verify", tmp_path / "out"], cwd=ROOT).returncode == 0
+    os.truncate(tmp_path / "out" / "00000.tar", 100)
+    assert subprocess.run([*command, "verify", tmp_path / "out"], cwd=ROOT).returncode == 1
+
+
+def failed(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    assert main([str(argument) for argument in arguments]) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: ")
+    return text
+
+
+def test_wrong_sources_are_errors_without_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = tmp_path / "in", ("--out", tmp_path / "out")
+    assert "there is no folder" in failed(capsys, "build", source, "--layout", "folder", *out)
+    source.mkdir()
+    for layout in ("folder", "distractors", "holidays"):
+        assert "holds no image" in failed(capsys, "build", source, "--layout", layout, *out)
+    assert "there is no .tar below" in failed(capsys, "build", source, "--layout", "img2dataset", *out)
+    assert "found none; give --ground-truth" in failed(capsys, "build", source, "--layout", "oxford", *out)
+    assert "expected one .pkl" in failed(capsys, "build", source, "--layout", "sfm", *out)
+    assert "expected one folder of CIFAR" in failed(capsys, "build", source, "--layout", "cifar", *out)
+    assert "there is no list" in failed(capsys, "build", source / "no.csv", "--layout", "list", *out)
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_images_of_a_list_are_written_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_photographs(tmp_path, ["ok.jpg"])
+    names = [f"{number}.jpg" for number in range(20)]
+    (tmp_path / "list.csv").write_text("\n".join(["ok.jpg", *names]))
+    text = failed(capsys, "build", tmp_path / "list.csv", "--layout", "list", "--out", tmp_path / "out")
+    assert "20 of the 21 images" in text
+    assert text.count(".jpg") == 10
+    assert (tmp_path / "out" / "missing.txt").read_text().split() == names
+
+
+def test_output_inside_of_the_source_and_wrong_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_photographs(tmp_path, ["a/1.jpg"])
+    assert "lies in" in failed(capsys, "build", tmp_path, "--layout", "folder", "--out", tmp_path / "out")
+    out = ("--out", tmp_path.parent / "elsewhere")
+    assert "max_side" in failed(capsys, "build", tmp_path, "--layout", "folder", *out, "--max-side", "-3")
+    assert "quality" in failed(capsys, "build", tmp_path, "--layout", "folder", *out, "--quality", "101")
+    assert "shard_images" in failed(capsys, "build", tmp_path, "--layout", "folder", *out, "--shard-images", "0")
+
+
+def corpus(out: Path, source: Path, layout: str, *options: str) -> Manifest:
+    assert main(["build", str(source), "--layout", layout, "--out", str(out), *options]) == 0
+    assert main(["verify", str(out)]) == 0
+    return Manifest.open(Unchecked(out))
+
+
+@pytest.fixture(scope="session")
+def unpacked(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some of the real photographs."""
+    folder = tmp_path_factory.mktemp("real")
+    for name, every in (("grocery192", 5), ("imagenet1k_distract256", 4), ("cifar100_subset", 20)):
+        with tarfile.open(shared_data / f"{name}.tar") as tar:
+            members = [member for member in tar if member.isfile()]
+            photographs = [member for member in members if member.name.endswith((".jpg", ".png"))][::every]
+            tar.extractall(folder, photographs + [member for member in members if member.name.endswith(".txt")], filter="data")
+    return folder
+
+
+def test_real_list_of_groceries(unpacked: Path, tmp_path: Path) -> None:
+    root = unpacked / "grocery192"
+    lines = [line for line in (root / "test.txt").read_text().splitlines() if (root / line.split(",")[0]).is_file()]
+    (root / "some.txt").write_text("\n".join(lines))
+    manifest = corpus(tmp_path / "out", root / "some.txt", "list", "--max-side", "128")
+    assert len(manifest) == len(lines) > 400
+    expected = {line.split(",")[0][:-4]: line.split(",")[1].strip() for line in lines}
+    names = manifest.label_names.to_pylist()
+    assert names == sorted(names, key=int)
+    assert {key: names[label] for key, label in zip(manifest.keys.to_pylist(), manifest.label, strict=True)} == expected
+    assert max(manifest.width.max(), manifest.height.max()) == 128
+
+
+def test_real_distractors_keep_their_bytes(unpacked: Path, tmp_path: Path) -> None:
+    source = unpacked / "imagenet1k_distract256"
+    manifest = corpus(tmp_path / "out", source, "distractors", "--max-side", "0")
+    assert (len(manifest), set(manifest.label), len(manifest.label_names)) == (250, {-1}, 0)
+    assert manifest.size.tolist() == [next(source.glob(f"{key}.*")).stat().st_size for key in manifest.keys.to_pylist()]
+
+
+def test_real_cifar_folders(unpacked: Path, tmp_path: Path) -> None:
+    manifest = corpus(tmp_path / "out", unpacked / "cifar100", "cifar", "--split", "test")
+    assert (len(manifest.label_names), set(manifest.width)) == (100, {32})
+    with tarfile.open(tmp_path / "out" / "00000.tar") as tar:
+        names = tar.getnames()
+        facts = json.loads(tar.extractfile(names[1]).read())  # type: ignore[union-attr]
+    assert names[0].endswith(".png")
+    assert facts["label_name"] == facts["source"].split("/")[0]

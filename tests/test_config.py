@@ -1,0 +1,115 @@
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from largescale.config import explain, load, to_yaml, walk
+from largescale.settings import UserError
+from largescale.training.recipe import TrainConfig
+
+
+def message(*arguments: str) -> str:
+    with pytest.raises(UserError) as error:
+        load(TrainConfig, arguments)
+    return str(error.value)
+
+
+def test_later_arguments_win(tmp_path):
+    (tmp_path / "a.yaml").write_text("optim: {lr: 1e-3, momentum: 0.5}\nepochs: 3\n")
+    (tmp_path / "b.yaml").write_text("epochs: 4\n")
+    config = load(TrainConfig, [str(tmp_path / "a.yaml"), "optim.lr=2e-4", str(tmp_path / "b.yaml")])
+    assert (config.optim.lr, config.optim.momentum, config.epochs) == (2e-4, 0.5, 4)
+
+
+def test_exponents_are_numbers_where_any_value_is_allowed():
+    config = load(TrainConfig, ["loss={name: metric_learning, loss: ArcFaceLoss, arguments: {margin: 1e-3}}"])
+    assert config.loss.arguments == {"margin": 0.001}
+
+
+@pytest.mark.parametrize(
+    ("argument", "nearest"),
+    [
+        ("model.backbon=x", "model.backbone"),
+        ("lr=1", "optim.lr"),
+        ("epoch=1", "epochs"),
+        ("tupels.per_step=1", "tuples"),
+        ("loss.margim=1", "loss.margin"),
+        ("images.augment.flop=1", "images.augment.flip"),
+    ],
+)
+def test_misspelt_key_names_the_nearest(argument, nearest):
+    assert message(argument).endswith(f": no such setting; the nearest is {nearest}")
+
+
+def test_nearest_key_is_one_of_the_chosen_class():
+    # `margin` is nearer, but the loss chosen has none
+    assert "loss.argin: no such setting; the nearest is loss.a" in message("loss={name: metric_learning, loss: X, argin: 1}")
+    assert "loss.argin: no such setting; the nearest is loss.margin" in message("loss.argin=1")
+
+
+def test_every_fault_is_named():
+    text = message("epochs=0", "optim.lr=abc", "modle.backbone=x")
+    assert all(key in text for key in ("epochs: ", "optim.lr: ", "modle: no such setting; the nearest is model"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["tuples.per_step=3"], "tuples: loss.name=metric_learning learns from labels"),
+        (["mining.negatives=3"], "mined negatives would never be read"),
+        (["engine.accumulation=2"], "another gradient"),
+    ],
+)
+def test_contradictions_say_the_consequence(arguments, said):
+    assert said in message("loss.name=metric_learning", "loss.loss=TripletMarginLoss", *arguments)
+
+
+def test_batches_of_labels_contradict_a_tuple_loss():
+    assert "batches: loss.name=contrastive learns from tuples" in message("batches.labels=3")
+
+
+def test_plan_follows_from_the_loss():
+    tuples, labels = load(TrainConfig, []), load(TrainConfig, ["loss={name: metric_learning, loss: TripletMarginLoss}"])
+    assert (tuples.tuples is None, tuples.mining is None, tuples.batches is None) == (False, False, True)
+    assert (labels.tuples is None, labels.mining is None, labels.batches is None) == (True, True, False)
+
+
+@pytest.mark.parametrize("arguments", [[], ["loss={name: metric_learning, loss: TripletMarginLoss}"], ["model.pooling=mac"]])
+def test_written_configuration_is_read_back(tmp_path, arguments):
+    config = load(TrainConfig, arguments)
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert load(TrainConfig, [str(tmp_path / "config.yaml")]) == config
+
+
+def test_a_missing_or_broken_file_is_an_error(tmp_path):
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    (tmp_path / "broken.yaml").write_text("a: [1\n")
+    assert "there is no configuration file" in message(str(tmp_path / "none.yaml"))
+    assert "holds a list" in message(str(tmp_path / "list.yaml"))
+    assert "not valid YAML" in message(str(tmp_path / "broken.yaml"))
+
+
+def test_help_documents_every_setting():
+    text = explain(TrainConfig, "launch/train.py")
+    undocumented = [key for key, field, _ in walk(TrainConfig) if not field.description]
+    assert not undocumented
+    assert all(f"  {key}=" in text for key, _, _ in walk(TrainConfig))
+    defaults = {key: field for key, field, _ in walk(TrainConfig)}
+    shown = next(line for line in text.splitlines() if line.startswith("  optim.betas="))
+    assert tuple(yaml.safe_load(shown.partition("=")[2])) == defaults["optim.betas"].default
+
+
+def test_settings_that_decide_the_result_bind_a_run():
+    base = load(TrainConfig, []).binding()
+    free = ["epochs=99", "loader.workers=0", "tracking.wandb=off", "engine.kind=deepspeed", "checkpoint.every=3", "name=other"]
+    assert load(TrainConfig, free).binding() == base
+    for argument in ("optim.lr=1", "seed=1", "images.size=32", "mining.negatives=2", "model.backbone=vgg16", "engine.clip=1"):
+        changed = load(TrainConfig, [argument]).binding()
+        assert [key for key in base if base[key] != changed[key]] == [argument.partition("=")[0]]
+    assert "epochs" in load(TrainConfig, ["schedule.name=cosine"]).binding()
+
+
+def test_settings_need_no_torch():
+    code = "import sys, largescale.config, largescale.training.recipe; print({'torch', 'torchvision', 'timm'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

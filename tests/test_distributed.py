@@ -1,0 +1,48 @@
+"""Worlds of 1, 2 and 4 real processes."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from largescale.distributed import World, gather_with_gradient
+from tests.world import run_world
+
+
+def _objective_gradient(world: World, seed: int) -> np.ndarray:
+    """The averaged gradient of a global objective over 10 rows that are split unevenly over the ranks."""
+    torch.manual_seed(seed)
+    layer = nn.Linear(6, 3, dtype=torch.float64)
+    rows = torch.randn(10, 6, dtype=torch.float64)
+    everyone = gather_with_gradient(layer(rows[world.share(10)]))
+    (everyone @ everyone.T).square().sum().log().backward()
+    gradient = layer.weight.grad
+    torch.distributed.all_reduce(gradient)
+    return (gradient / world.size).numpy()
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_gather_gives_the_gradient_of_one_process(size: int) -> None:
+    torch.manual_seed(5)
+    layer = nn.Linear(6, 3, dtype=torch.float64)
+    rows = layer(torch.randn(10, 6, dtype=torch.float64))
+    (rows @ rows.T).square().sum().log().backward()
+    for gradient in run_world(size, _objective_gradient, 5):
+        np.testing.assert_allclose(gradient, layer.weight.grad, rtol=1e-12)
+
+
+def _decisions(world: World) -> tuple[object, ...]:
+    def fail() -> None:
+        raise ValueError("only rank 0 saw this")
+
+    with pytest.raises(ValueError, match="only rank 0"):
+        world.decide(fail)
+    number = world.decide(lambda: world.rank + 41)
+    columns = list(range(7))[world.share(7)]
+    return number, world.any(world.rank == world.size - 1), world.gather(world.rank), world.sum(1.0, world.rank), columns
+
+
+def test_decisions_are_shared() -> None:
+    answers = run_world(3, _decisions)
+    assert all(answer[:4] == (41, True, [0, 1, 2], [3.0, 3.0]) for answer in answers)
+    assert [column for answer in answers for column in answer[4]] == list(range(7))

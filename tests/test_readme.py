@@ -1,0 +1,75 @@
+"""The README stays true: its tree is the tree, its commands are commands."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from largescale.config import load
+from largescale.evaluation.config import EvaluateConfig
+from largescale.training.recipe import TrainConfig
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = [line.removeprefix("$ ") for block in re.findall(r"```console\n(.*?)```", README, re.S) for line in block.splitlines()]
+MAIN = {"launch/train.py": TrainConfig, "launch/evaluate.py": EvaluateConfig}
+PLACES = {"RECIPE": "configs/demo.yaml"}
+
+
+def _in_tree() -> set[str]:
+    """Files that the README's tree names, by path."""
+    tree = README.split("```text\n")[1].split("```")[0]
+    folders: list[str] = []
+    files = set()
+    for line in tree.splitlines():
+        name = line.split()[0]
+        depth = (len(line) - len(line.lstrip())) // 2
+        folders = [*folders[:depth], name]
+        if not name.endswith("/"):
+            files.add("".join(folders))
+    return files
+
+
+def test_tree_names_every_file() -> None:
+    real = {
+        str(path.relative_to(ROOT))
+        for folder in ("launch", "largescale", "shards")
+        for path in (ROOT / folder).rglob("*.py")
+        if path.name not in ("__init__.py", "__main__.py")
+    }
+    named = {file for file in _in_tree() if file.endswith(".py")}
+    assert named == real
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("make ")])
+def test_make_targets_exist(command: str) -> None:
+    done = subprocess.run(["make", "--dry-run", *shlex.split(command)[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if "launch/" in command])
+def test_settings_are_settings(command: str) -> None:
+    words = [PLACES.get(word, word) for word in shlex.split(command)]
+    program = next(word for word in words if word in MAIN)
+    arguments = [word for word in words[words.index(program) + 1 :] if not word.startswith("--")]
+    load(MAIN[program], [str(ROOT / word) if word.endswith(".yaml") else word for word in arguments])
+
+
+def test_every_command_is_checked() -> None:
+    assert COMMANDS
+    assert all(command.startswith("make ") or any(program in command for program in MAIN) for command in COMMANDS)
+
+
+def test_help_names_the_settings() -> None:
+    done = subprocess.run([sys.executable, "launch/train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "optim.lr=" in done.stdout
+
+
+def test_every_recipe_resolves() -> None:
+    recipes = sorted(Path(ROOT / "configs").rglob("*.yaml"))
+    assert recipes
+    for recipe in recipes:
+        load(TrainConfig, [str(recipe)])

@@ -1,0 +1,179 @@
+"""Checkpoints: whole or not there, the same for every world, and refused by the wrong run."""
+
+import os
+import random
+import resource
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from largescale.distributed import World
+from largescale.settings import UserError
+from largescale.training.checkpoint import Checkpoints, load, newest
+from largescale.training.config import CheckpointConfig
+from tests.training.small import small_engine, train
+from tests.world import run_world, start_world
+
+Outcome = tuple[list[float], dict[str, np.ndarray]]
+IDENTITY = {"corpus": "f00d", "model.backbone": "small", "optim.betas": (0.9, 0.999)}
+
+
+def _tensors(value: float) -> dict[str, Tensor]:
+    return {f"model.{index}": torch.full((300, 300), value) for index in range(6)} | {"updates": torch.tensor(int(value))}
+
+
+def _checkpoints(directory: Path, world: World, **settings: object) -> Checkpoints:
+    return Checkpoints(directory, CheckpointConfig(**settings), world, IDENTITY)
+
+
+def _save_forever(world: World, directory: Path) -> None:
+    checkpoints = _checkpoints(directory, world)
+    last = checkpoints.newest()
+    step = 0 if last is None else checkpoints.load(last).step
+    while True:
+        step += 1
+        checkpoints.save(step, _tensors(step), {"epoch": step})
+
+
+def _assert_whole(path: Path) -> int:
+    checkpoint = load(path, IDENTITY)
+    assert checkpoint.progress == {"epoch": checkpoint.step}
+    for name, tensor in _tensors(checkpoint.step).items():
+        assert torch.equal(checkpoint.tensors[name], tensor)
+    return checkpoint.step
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_killed_at_any_moment(tmp_path: Path, size: int) -> None:
+    """Each life goes on where the one before was killed; no moment leaves a torn newest or loses one that was there."""
+    moments, reached = random.Random(size), 0
+    for _ in range(10 // size):
+        members, _ = start_world(size, _save_forever, tmp_path)
+        while newest(tmp_path) is None or int(newest(tmp_path).name[5:]) <= reached + 1:
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, 0.1))
+        for member in members:
+            os.kill(member.pid, signal.SIGKILL)
+            member.join()
+        step = _assert_whole(newest(tmp_path))
+        assert step > reached
+        reached = step
+
+
+def test_remains_of_killed_writers_are_removed(tmp_path: Path) -> None:
+    run_world(1, _save, tmp_path, 1)
+    (tmp_path / ".step-000007.partial").mkdir()
+    (tmp_path / "step-000007").mkdir()
+    (tmp_path / "step-000007" / "__0_0.distcp").write_bytes(b"half")
+    assert newest(tmp_path).name == "step-000001"
+    run_world(1, _save, tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000001", "step-000002"]
+
+
+def _save(world: World, directory: Path, *steps: int) -> None:
+    checkpoints = _checkpoints(directory, world)
+    for step in steps:
+        checkpoints.save(step, _tensors(step), {"epoch": step})
+    checkpoints.wait()
+
+
+def _keep(world: World, directory: Path) -> list[str]:
+    checkpoints = _checkpoints(directory, world)
+    for step, score in [(999_998, 0.5), (999_999, 0.9), (1_000_000, 0.7), (1_000_001, 0.6)]:
+        checkpoints.save(step, _tensors(1), {})
+        checkpoints.mark_best(step, score)
+    checkpoints.wait()
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_newest_and_best_stay(tmp_path: Path) -> None:
+    names = ["best.json", "step-1000000", "step-1000001", "step-999999"]
+    assert run_world(2, _keep, tmp_path) == [names, names]
+    assert newest(tmp_path).name == "step-1000001"
+
+
+def _train(world: World, directory: Path, steps: range) -> Outcome:
+    """Go on from the newest checkpoint, if there is one, and leave one after the last step."""
+    engine, checkpoints = small_engine(world), _checkpoints(directory, world)
+    path = checkpoints.newest()
+    if path is not None:
+        checkpoint = checkpoints.load(path)
+        assert checkpoint.step == steps.start
+        engine.load(checkpoint.tensors)
+        assert all(torch.equal(tensor, checkpoint.tensors[name]) for name, tensor in engine.state().items())
+    numbers = train(engine, steps)
+    checkpoints.save(steps.stop, engine.state(), {"epoch": 0})
+    checkpoints.wait()
+    return numbers, {name: tensor.numpy() for name, tensor in engine.state().items()}
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (2, 2), (2, 1), (1, 2), (4, 2)])
+def test_resumed_equals_uninterrupted(tmp_path: Path, sizes: tuple[int, int]) -> None:
+    before, after = sizes
+    expected, state = run_world(after, _train, tmp_path / "whole", range(4))[0]
+    first, _ = run_world(before, _train, tmp_path / "parts", range(2))[0]
+    rest, found = run_world(after, _train, tmp_path / "parts", range(2, 4))[0]
+    tolerance = {"rtol": 0, "atol": 0} if before == after else {"rtol": 2e-5, "atol": 2e-6}
+    np.testing.assert_allclose(first + rest, expected, **tolerance)
+    for name, value in state.items():
+        np.testing.assert_allclose(found[name], value, **tolerance)
+
+
+def _go_on(world: World, directory: Path) -> None:
+    engine, checkpoints = small_engine(world), _checkpoints(directory, world)
+    train(engine, range(2))
+    saved = engine.state()
+    before = {name: tensor.clone() for name, tensor in saved.items()}
+    checkpoints.save(2, saved, {})
+    train(engine, range(2, 5))
+    checkpoints.wait()
+    found = checkpoints.load(checkpoints.newest()).tensors
+    assert all(torch.equal(found[name], value) for name, value in before.items())
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
+    run_world(2, _go_on, tmp_path)
+
+
+def _refuse(world: World, directory: Path) -> None:
+    checkpoints = Checkpoints(directory, CheckpointConfig(), world, IDENTITY | {"corpus": "beef"})
+    with pytest.raises(UserError, match=r"(?s)belongs to another run.*corpus: 'f00d' in the checkpoint, 'beef' now"):
+        checkpoints.load(checkpoints.newest())
+    for wrapped in ("model.module.net.weight", "model._orig_mod.net.weight"):
+        with pytest.raises(ValueError, match="wrapper"):
+            checkpoints.save(3, {wrapped: torch.zeros(1)}, {})
+
+
+def test_wrong_run_and_wrapped_names_are_refused(tmp_path: Path) -> None:
+    run_world(1, _save, tmp_path, 1)
+    run_world(1, _refuse, tmp_path)
+
+
+def _run_out_of_space(world: World, directory: Path) -> str:
+    """The last rank may not write more than a few bytes into a file; the error must reach all ranks."""
+    checkpoints = _checkpoints(directory, world)
+    checkpoints.save(1, _tensors(1), {"epoch": 1})
+    checkpoints.wait()
+    if world.rank == world.size - 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    checkpoints.save(2, _tensors(2), {"epoch": 2})
+    with pytest.raises(RuntimeError, match="could be written") as error:
+        checkpoints.wait()
+    return str(error.value)
+
+
+def test_background_errors_are_raised_everywhere(tmp_path: Path) -> None:
+    for error in run_world(2, _run_out_of_space, tmp_path):
+        assert "rank 1" in error
+    assert _assert_whole(newest(tmp_path)) == 1
+
+
+def test_asynchronous_needs_two() -> None:
+    with pytest.raises(ValueError, match="keep=2"):
+        CheckpointConfig(keep=1)
+    assert CheckpointConfig(keep=1, asynchronous=False).keep == 1

@@ -1,0 +1,185 @@
+"""The loop with its real parts, in real processes; stops are real signals that a process sends to itself."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from largescale.config import load
+from largescale.corpus.reading import Corpus
+from largescale.distributed import StopSignal, World
+from largescale.settings import UserError
+from largescale.tracking import Tracker
+from largescale.training import Checkpoints, StepModule, WeightAverage, build_engine, callbacks
+from largescale.training.callbacks import Callback
+from largescale.training.plans import build_planner
+from largescale.training.recipe import TrainConfig
+from largescale.training.trainer import Trainer
+from tests.corpora import make_corpus
+from tests.distributed.runs import lines, losses
+from tests.world import run_world
+
+SCORE = "eval/labels-leave-one-out/map"
+TRIPLETS = "loss={name: metric_learning, loss: TripletMarginLoss}"
+
+
+class SignalAt(Callback):
+    """Sends SIGTERM to its own process at a place of the run."""
+
+    def __init__(self, place: str, step: int) -> None:
+        self.place, self.step = place, step
+
+    def at_border(self) -> None:
+        if (self.place, self.step) == ("border", self.trainer.progress.step):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def after_step(self, images: Any, outcome: Any) -> None:
+        if (self.place, self.step) == ("step", self.trainer.progress.step):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def train(world: World, settings: Sequence[str], first: Sequence[Callback] = (), last: Sequence[Callback] = ()) -> dict[str, Any]:
+    """What launch/train.py puts together, with further callbacks before and after the usual ones."""
+    import torch
+
+    config = load(TrainConfig, settings)
+    corpus = Corpus.open(str(config.corpus))
+    stop = StopSignal(world)
+    torch.manual_seed(config.seed)
+    network = config.model.build()
+    loss = config.loss.build(len(corpus.manifest.label_names), network.dim)
+    engine = build_engine(config.engine, config.optim, StepModule(network, loss, world))
+    planner = build_planner(config, world, corpus, stop)
+    checkpoints = Checkpoints(config.directory / "checkpoints", config.checkpoint, world, config.binding())
+    checkpointing = callbacks.Checkpointing(checkpoints, config.directory / "weights")
+    usual = [callbacks.Preemption(stop), callbacks.Evaluation(config, stop, checkpointing), checkpointing, callbacks.Console()]
+    tracker = Tracker(config.tracking, config.directory, {}, world)
+    average = WeightAverage(engine.network(), config.ema.decay) if config.ema.decay else None
+    trainer = Trainer(config, world, corpus, engine, planner, tracker, [*first, *usual, *last], average)
+    world.decide(lambda: config.directory.mkdir(parents=True, exist_ok=True))
+    newest = checkpoints.newest()
+    trainer.begin(checkpoints.load(newest) if newest else None)
+    trainer.fit()
+    tracker.close()
+    sums = {name: float(tensor.double().sum()) for name, tensor in trainer.tensors().items()}
+    return {"step": trainer.progress.step, "stopping": trainer.stopping, "sums": sums}
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory) -> list[str]:
+    corpus = make_corpus(tmp_path_factory.mktemp("corpus"), labels=8, per_label=4, shards=3, size=48)
+    plan = ["tuples={per_step: 4, per_epoch: 16}", "mining.negatives=2", "epochs=2", "optim.lr=1e-4"]
+    model = ["model={backbone: 'timm:test_resnet', weights: none}", "images.size=48", "loader.workers=0"]
+    return [f"corpus={corpus}", *plan, *model, "tracking={wandb: 'off', every: 1}"]
+
+
+@pytest.fixture(scope="module")
+def whole(settings, tmp_path_factory) -> Path:
+    """The directory of an uninterrupted run of eight steps."""
+    directory = tmp_path_factory.mktemp("whole")
+    run_world(1, train, [*settings, f"runs={directory}"])
+    return directory / "default"
+
+
+@pytest.mark.parametrize(
+    ("place", "step", "stopped"), [("border", 4, "a stop signal while mining"), ("step", 6, "a stop signal")]
+)
+def test_stop_is_heeded_in_mining_and_in_steps(settings, whole, tmp_path, place, step, stopped):
+    # the signal comes after Preemption has asked at the border, so that mining is the first to see it
+    (first,) = run_world(1, train, [*settings, f"runs={tmp_path}"], [], [SignalAt(place, step)])
+    assert first["stopping"] == stopped
+    assert first["step"] == (4 if place == "border" else 7)
+    (second,) = run_world(1, train, [*settings, f"runs={tmp_path}"])
+    assert second["step"] == 8
+    assert losses(tmp_path / "default") == losses(whole)
+
+
+def test_evaluation_decides_the_best_and_is_not_repeated(settings, tmp_path):
+    gallery = settings[0].partition("=")[2]
+    arguments = [*settings, f"runs={tmp_path}", f"evaluation.gallery={gallery}", "checkpoint.keep=2", "ema.decay=0.5"]
+    directory = tmp_path / "default"
+    (stopped,) = run_world(1, train, [*arguments, "tracking.wandb=offline", "evaluation.strips=3"], [], [SignalAt("step", 4)])
+    assert stopped["stopping"] == "a stop signal"
+    pictures = [Image.open(path) for path in (directory / "wandb" / "artifacts" / "staging").iterdir() if is_png(path)]
+    assert [picture.size for picture in pictures] == [(11 * 96, 96)] * 3
+    run_world(1, train, arguments)
+    scores = {
+        line["step"]: line["eval/labels-leave-one-out/map"]
+        for line in lines(directory)
+        if "eval/labels-leave-one-out/map" in line
+    }
+    assert sorted(scores) == [0, 4, 8]
+    found = {path.name: json.loads((path / "results.json").read_text()) for path in (directory / "evaluation").iterdir()}
+    assert sorted(found) == ["step-000000", "step-000004", "step-000008"]
+    best = json.loads((directory / "checkpoints" / "best.json").read_text())
+    assert best["score"] == max(scores.values())
+    assert scores[best["step"]] == best["score"]
+    written = {name: (directory / "evaluation" / name / "results.json").stat().st_mtime for name in found}
+    run_world(1, train, arguments)  # a finished run reads its last scores back
+    assert {name: (directory / "evaluation" / name / "results.json").stat().st_mtime for name in found} == written
+
+
+def test_exported_weights_are_the_average(settings, tmp_path):
+    (done,) = run_world(1, train, [*settings, f"runs={tmp_path}", "ema.decay=0.5", "epochs=1"])
+    exported = load_file(tmp_path / "default" / "weights" / "step-000004.safetensors")
+    averages = {name: value for name, value in done["sums"].items() if name.startswith("ema.")}
+    assert {f"ema.{name}": float(tensor.double().sum()) for name, tensor in exported.items()} == averages
+    assert any(done["sums"][f"model.net.{name}"] != averages[f"ema.{name}"] for name in exported)
+
+
+def test_labels_do_not_depend_on_the_world(settings, tmp_path):
+    plan = ["batches={labels: 4, images: 2}", "epochs=1", "optim={name: sgd, lr: 1e-3}"]
+    arguments = [settings[0], *settings[5:], TRIPLETS, *plan]
+    for size in (1, 2):
+        run_world(size, train, [*arguments, f"runs={tmp_path}", f"name={size}"])
+    assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), rel=1e-3)
+    assert len(losses(tmp_path / "1")) == 4
+
+
+def test_batch_normalisation_that_learns_resumes_exactly(settings, tmp_path):
+    """Each rank has statistics of its own images; mining reads their mean, and a checkpoint keeps it."""
+    arguments = [*settings, f"runs={tmp_path}", "model.freeze_batchnorm=false", "model.weights=none"]
+    run_world(2, train, [*arguments, "name=whole"])
+    run_world(2, train, [*arguments, "name=parts"], [], [SignalAt("step", 2)])
+    assert len(losses(tmp_path / "parts")) == 3
+    sums = [done["sums"] for done in run_world(2, train, [*arguments, "name=parts"])]
+    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+    statistics = [name for name in sums[0] if "running_" in name]
+    assert statistics
+    assert [sums[0][name] for name in statistics] == [sums[1][name] for name in statistics]
+
+
+def is_png(path: Path) -> bool:
+    return path.read_bytes().startswith(b"\x89PNG")
+
+
+def resume_without_generation(world, settings):
+    with pytest.raises(UserError, match="no whole generation of epoch 1 from step 4"):
+        train(world, settings)
+
+
+def test_a_missing_generation_is_an_error_in_the_middle_of_its_epoch(settings, tmp_path):
+    run_world(1, train, [*settings, f"runs={tmp_path}"], [], [SignalAt("step", 5)])
+    shutil.rmtree(tmp_path / "default" / "negatives" / "gen-000001")
+    run_world(1, resume_without_generation, [*settings, f"runs={tmp_path}"])
+
+
+def resume_as_another(world, settings):
+    with pytest.raises(UserError, match=r"optim\.lr: 0\.0001 in the checkpoint, 0\.5 now"):
+        train(world, [*settings, "optim.lr=0.5"])
+
+
+def test_another_configuration_does_not_continue_a_run(settings, whole):
+    run_world(1, resume_as_another, [*settings, f"runs={whole.parent}"])
+
+
+def test_a_minute_on_the_clock_of_one_rank_saves_on_all(settings, tmp_path):
+    run_world(2, train, [*settings, f"runs={tmp_path}", "checkpoint={minutes: 1e-9, keep: 20}", "epochs=1"])
+    assert len(list((tmp_path / "default" / "checkpoints").glob("step-*"))) == 5

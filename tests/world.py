@@ -1,0 +1,66 @@
+"""Runs a function in several real processes joined by gloo."""
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+_context = multiprocessing.get_context("forkserver")
+# what every member would import again, seconds each time
+_PRELOAD = ["torch", "torch._dynamo", "torch.distributed.checkpoint", "torch.nn.parallel", "largescale.distributed", "pytest"]
+_PRELOAD += ["shards.shard", "shards.verify"]
+_context.set_forkserver_preload(_PRELOAD)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def _member(places: dict[str, Any], results: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    os.environ.update({name: str(value) for name, value in places.items()})
+    import torch
+
+    from largescale.distributed import World
+
+    torch.set_num_threads(1)
+    try:
+        world = World.start(timeout_s=60, control_timeout_s=60)
+        results.put((world.rank, function(world, *arguments), None))
+        world.stop()
+    except BaseException:
+        results.put((places["RANK"], None, traceback.format_exc()))
+
+
+def start_world(size: int, function: Callable[..., Any], *arguments: Any, gpu: bool = False) -> tuple[list[Any], Any]:
+    """`size` started processes that run `function(world, *arguments)`, and the queue of their (rank, result, error)."""
+    results = _context.Queue()
+    places = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    if not gpu:
+        places["CUDA_VISIBLE_DEVICES"] = ""
+    ranks = [places | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(size)]
+    members = [_context.Process(target=_member, args=(own, results, function, arguments)) for own in ranks]
+    for member in members:
+        member.start()
+    return members, results
+
+
+def run_world(size: int, function: Callable[..., Any], *arguments: Any, timeout_s: float = 120, gpu: bool = False) -> list[Any]:
+    """`function(world, *arguments)` on `size` ranks; its results in the order of ranks. `function` must be picklable.
+
+    Args:
+        gpu: each rank on a GPU of its own; else on the CPU, also where there are GPUs.
+    """
+    members, results = start_world(size, function, *arguments, gpu=gpu)
+    try:
+        answers = [results.get(timeout=timeout_s) for _ in members]
+    finally:
+        for member in members:
+            member.join(timeout=5)
+            member.kill()
+    errors = [f"rank {rank}:\n{error}" for rank, _, error in answers if error]
+    assert not errors, "\n".join(errors)
+    return [answer for _, answer, _ in sorted(answers, key=lambda entry: entry[0])]
