@@ -3,7 +3,9 @@
 Needs no torch, so that `--help` and a misspelt key answer at once.
 """
 
+import atexit
 import difflib
+import os
 import re
 import sys
 import textwrap
@@ -188,9 +190,18 @@ def _likeness(key: str, other: str) -> float:
 
 
 def run_program(main: Any) -> None:
-    """Run `main(arguments)`; a UserError is printed as a sentence, without a traceback, and the exit status is 2."""
+    """Run `main(arguments)` and end the process; a UserError is printed as a sentence, without a traceback, with exit status 2.
+
+    The process ends without the interpreter's finalisation, in which the threads of process groups that are still referenced
+    may ask for the interpreter and abort the process, although the work is done.
+    """
+    status = 0
     try:
         main(sys.argv[1:])
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(2)
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
