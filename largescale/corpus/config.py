@@ -87,6 +87,8 @@ class LabelPlanConfig(Settings):
     """Labels in one batch (P), over all processes."""
     images: int = Field(default=4, ge=2)
     """Images of each label in a batch (K)."""
+    per_epoch: PositiveInt | None = None
+    """Batches of one epoch, in several passes over the images where one does not make as many. null: one pass."""
     window: PositiveInt | None = None
     """Shards whose labels are mixed at a time: a node needs few shards at once. null: the whole corpus is mixed."""
 

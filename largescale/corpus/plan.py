@@ -88,8 +88,9 @@ def check_clusters(manifest: Manifest, negatives: int) -> None:
 
 
 def plan_labels(manifest: Manifest, config: LabelPlanConfig, seed: int, epoch: int) -> Batches:
-    """Batches of P different labels with K images each. Every image at most once, except that labels with fewer than K
-    images repeat them in turn; labels with one image are left out.
+    """Batches of P different labels with K images each. A pass has every image at most once, except that labels with fewer
+    than K images repeat them in turn; labels with one image are left out. An epoch is one pass, or the first `per_epoch`
+    batches of as many passes as they take.
 
     Raises:
         UserError: a window (or the corpus) has fewer than P labels with two images.
@@ -99,15 +100,16 @@ def plan_labels(manifest: Manifest, config: LabelPlanConfig, seed: int, epoch: i
     several = lengths > 1
     single = int(len(several) - several.sum())
     starts, lengths = starts[several], lengths[several]
-    window = _windows(manifest, config.window, rng)[manifest.shard[starts]]
-    parts = [_batches(starts[window == w], lengths[window == w], config, rng) for w in range(window.max(initial=0) + 1)]
-    steps = np.concatenate([images for images, _ in parts])  # (steps, P * K)
-    if not len(steps):
+    passes = [_pass(manifest, starts, lengths, config, rng)]
+    if not len(passes[0]):
         raise UserError(
             f"{manifest.storage.location} has {len(starts):,} labels with two or more images, a batch takes {config.labels}: "
-            "no batch can be made; lower plan.labels, widen plan.window, or build a corpus with more labels"
+            "no batch can be made; lower batches.labels, widen batches.window, or build a corpus with more labels"
         )
-    planned = sum(different for _, different in parts)
+    while config.per_epoch and sum(map(len, passes)) < config.per_epoch:
+        passes.append(_pass(manifest, starts, lengths, config, rng))
+    steps = np.concatenate(passes)[: config.per_epoch]  # (steps, P * K)
+    planned = _different(steps, len(manifest))
     return Batches(steps, PlanStatistics(int(lengths.sum()), planned, steps.size - planned, single))
 
 
@@ -169,26 +171,40 @@ def _draw(manifest: Manifest, available: int, config: TuplePlanConfig, rng: np.r
     if count == 0:
         raise UserError(
             f"{manifest.storage.location} offers {available:,} queries (pairs, or images of labels with two or more images), "
-            f"a step takes {config.per_step}: nothing to train on; lower plan.per_step, or build the corpus with pairs or labels"
+            f"a step takes {config.per_step}: nothing to train on; lower tuples.per_step, or build the corpus with pairs or labels"
         )
     return rng.choice(available, count, replace=False)
 
 
-def _batches(
-    starts: np.ndarray, lengths: np.ndarray, config: LabelPlanConfig, rng: np.random.Generator
-) -> tuple[np.ndarray, int]:
-    """`(steps, P * K)` from the labels of one window, and how many different images they hold."""
+def _pass(
+    manifest: Manifest, starts: np.ndarray, lengths: np.ndarray, config: LabelPlanConfig, rng: np.random.Generator
+) -> np.ndarray:
+    """`(steps, P * K)`: each image of the labels about once, window after window."""
+    window = _windows(manifest, config.window, rng)[manifest.shard[starts]]
+    parts = [_batches(starts[window == w], lengths[window == w], config, rng) for w in range(window.max(initial=0) + 1)]
+    return np.concatenate(parts)
+
+
+def _different(ids: np.ndarray, images: int) -> int:
+    """How many different image ids there are."""
+    seen = np.zeros(images, bool)
+    seen[ids] = True
+    return int(seen.sum())
+
+
+def _batches(starts: np.ndarray, lengths: np.ndarray, config: LabelPlanConfig, rng: np.random.Generator) -> np.ndarray:
+    """`(steps, P * K)` from the labels of one window."""
     P, K = config.labels, config.images
     order = rng.permutation(len(starts))
     starts, lengths = starts[order], lengths[order]
     steps, chunks = _whole_batches(np.maximum(lengths // K, 1), P)
     if steps == 0:
-        return np.empty((0, P * K), np.int64), 0
+        return np.empty((0, P * K), np.int64)
     run = np.repeat(np.arange(len(chunks)), chunks)[: steps * P]
     number = np.arange(len(run)) - (np.cumsum(chunks) - chunks)[run]  # which chunk of its label
     place = (number[:, None] * K + np.arange(K)) % lengths[run][:, None]  # (steps * P, K)
     images = _shuffled(starts, lengths, rng)[(np.cumsum(lengths) - lengths)[run][:, None] + place]
-    return images[_spread(run.reshape(P, steps), rng)].reshape(steps, P * K), int(np.minimum(lengths[run], K).sum())
+    return images[_spread(run.reshape(P, steps), rng)].reshape(steps, P * K)
 
 
 def _whole_batches(chunks: np.ndarray, P: int) -> tuple[int, np.ndarray]:

@@ -144,6 +144,22 @@ class TestLabels:
         assert len(np.unique(manifest.shard[plan.steps])) == 50
         assert plan.statistics.planned > 0.7 * plan.statistics.available
 
+    @pytest.mark.parametrize("per_epoch", [7, 40, 250])
+    def test_an_epoch_of_so_many_batches(self, per_epoch: int) -> None:
+        """Less than a pass, or several: 96 images of 24 labels make 24 batches of 2 x 2."""
+        manifest = manifest_of(np.full(24, 4))
+        config = LabelPlanConfig(labels=2, images=2, per_epoch=per_epoch)
+        plan = plan_labels(manifest, config, 0, 0)
+        assert plan.steps.shape == (per_epoch, 4)
+        for start in range(0, per_epoch, 24):
+            assert len(np.unique(plan.steps[start : start + 24])) == 4 * len(plan.steps[start : start + 24])
+        planned = min(4 * per_epoch, 96)
+        assert (plan.statistics.planned, plan.statistics.repeated) == (planned, 4 * per_epoch - planned)
+        if per_epoch > 48:
+            assert (plan.steps[:24] != plan.steps[24:48]).any()
+        one_pass = plan_labels(manifest, LabelPlanConfig(labels=2, images=2), 0, 0).steps
+        assert (plan.steps[:24] == one_pass[:per_epoch]).all()
+
     def test_too_few_labels(self) -> None:
         with pytest.raises(UserError, match="has 3 labels with two or more images, a batch takes 16"):
             plan_labels(manifest_of(np.array([5, 5, 5, 1])), LabelPlanConfig(), 0, 0)
