@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -116,6 +116,19 @@ class World:
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value, group=self.control)
         return values
+
+    def agree(self, action: Callable[[], T]) -> list[T]:
+        """Every rank acts; the results of all, on every rank. An error on any rank is raised on every rank."""
+        result, error = None, None
+        try:
+            result = action()
+        except Exception as caught:
+            error = caught
+        everyone = self.gather((result, error))
+        for _, error in everyone:
+            if error is not None:
+                raise error
+        return [cast(T, result) for result, _ in everyone]
 
     def sum(self, *values: float) -> list[float]:
         return self._reduce(values, dist.ReduceOp.SUM)

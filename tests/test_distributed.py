@@ -46,3 +46,18 @@ def test_decisions_are_shared() -> None:
     answers = run_world(3, _decisions)
     assert all(answer[:4] == (41, True, [0, 1, 2], [3.0, 3.0]) for answer in answers)
     assert [column for answer in answers for column in answer[4]] == list(range(7))
+
+
+def _agreements(world: World) -> list[int]:
+    def fail_on_the_last() -> int:
+        if world.rank == world.size - 1:
+            raise OSError("no space left")
+        return world.rank
+
+    with pytest.raises(OSError, match="no space left"):
+        world.agree(fail_on_the_last)
+    return world.agree(lambda: world.rank + 1)
+
+
+def test_an_error_of_any_rank_is_raised_on_every_rank() -> None:
+    assert run_world(3, _agreements) == [[1, 2, 3]] * 3

@@ -1,11 +1,12 @@
-"""The results of mining passes, as committed directories of a run: `negatives/gen-000007/`.
+"""The results of mining passes, as committed directories of a run: `negatives/gen-EPOCH-STEP/`.
 
-Each rank writes the part of its queries; rank 0 adds `generation.json` with a checksum of every part and commits. What is
-incomplete or damaged is not there. Letters: Q queries, q of a part, N negatives.
+STEP is that of the weights: an epoch may have several generations, and none is ever changed. Each rank writes the part of its
+queries; rank 0 adds `generation.json` with a checksum of every part and commits. What is incomplete or damaged is not there.
+Letters: Q queries, q of a part, N negatives.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -76,13 +77,13 @@ class Generations:
     def __init__(self, run_directory: Path, fingerprint: str) -> None:
         self.directory, self.fingerprint = run_directory / "negatives", fingerprint
 
-    def read(self, epoch: int) -> Generation | None:
-        """The generation of an epoch; None if there is none, or if it is incomplete or damaged.
+    def read(self, epoch: int, step: int) -> Generation | None:
+        """The generation of an epoch from the weights of a step; None if there is none, or if it is incomplete or damaged.
 
         Raises:
             UserError: it was mined from another corpus.
         """
-        path = self._path(epoch)
+        path = self.path(epoch, step)
         if not is_complete(path):
             return None
         try:
@@ -102,20 +103,23 @@ class Generations:
         faults = [BadImage(**fault) for fault in head["faults"]]
         return Generation(queries=queries, negatives=negatives, similarities=similarities, faults=faults, **about)
 
-    def latest(self, epoch: int) -> Generation | None:
-        """The whole generation of this epoch, else of the nearest epoch before it."""
-        numbers = sorted((int(path.name[4:]) for path in self.directory.glob("gen-*")), reverse=True)
-        return next(filter(None, (self.read(number) for number in numbers if number <= epoch)), None)
+    def newest(self, epoch: int) -> Generation | None:
+        """The whole generation of an epoch from the newest weights."""
+        return self._first((number, step) for number, step in self._names() if number == epoch)
 
-    def begin(self, epoch: int) -> None:
+    def latest(self, epoch: int) -> Generation | None:
+        """The newest whole generation of this epoch, else of the nearest epoch before it."""
+        return self._first((number, step) for number, step in self._names() if number <= epoch)
+
+    def begin(self, epoch: int, step: int) -> None:
         """Remove the remains of what was never finished and make room for the parts. One rank calls this."""
         for remains in self.directory.glob(".gen-*.partial"):
             remove_directory(remains)
-        begin_directory(self._path(epoch))
+        begin_directory(self.path(epoch, step))
 
-    def write_part(self, epoch: int, rank: int, part: Part) -> tuple[str, str]:
+    def write_part(self, epoch: int, step: int, rank: int, part: Part) -> tuple[str, str]:
         """Write the queries of a rank; returns the name and the SHA-256 of the file."""
-        path = partial(self._path(epoch)) / f"part-{rank:05d}.npy"
+        path = partial(self.path(epoch, step)) / f"part-{rank:05d}.npy"
         with committed_file(path) as temporary, temporary.open("wb") as file:
             np.save(file, part.table())
         return path.name, sha256_of(path)
@@ -124,14 +128,22 @@ class Generations:
         self, epoch: int, step: int, parts: Mapping[str, str], faults: Sequence[BadImage], statistics: Mapping[str, float]
     ) -> None:
         """Make the generation visible, once every rank has written its part. One rank calls this."""
-        path = self._path(epoch)
+        path = self.path(epoch, step)
         head = {"epoch": epoch, "step": step, "fingerprint": self.fingerprint, "parts": dict(parts)}
         named = [asdict(fault) for fault in faults]
         write_json(partial(path) / HEAD, head | {"statistics": dict(statistics), "faults": named})
         commit_directory(path)
 
-    def _path(self, epoch: int) -> Path:
-        return self.directory / f"gen-{epoch:06d}"
+    def path(self, epoch: int, step: int) -> Path:
+        return self.directory / f"gen-{epoch:06d}-{step:06d}"
+
+    def _names(self) -> list[tuple[int, int]]:
+        """(epoch, step) of all generations, the last first."""
+        names = (path.name.split("-") for path in self.directory.glob("gen-*-*"))
+        return sorted(((int(epoch), int(step)) for _, epoch, step in names), reverse=True)
+
+    def _first(self, names: Iterable[tuple[int, int]]) -> Generation | None:
+        return next(filter(None, (self.read(*name) for name in names)), None)
 
 
 def distances(similarities: np.ndarray) -> np.ndarray:

@@ -187,10 +187,10 @@ class Miner:
         }
 
     def _publish(self, epoch: int, step: int, part: Part, faults: list[BadImage], statistics: Mapping[str, float]) -> Generation:
-        self.world.decide(lambda: self.generations.begin(epoch))
-        parts = self.world.gather(self.generations.write_part(epoch, self.world.rank, part))
+        self.world.decide(lambda: self.generations.begin(epoch, step))
+        parts = self.world.agree(lambda: self.generations.write_part(epoch, step, self.world.rank, part))
         self.world.decide(lambda: self.generations.commit(epoch, step, dict(parts), faults, statistics))
-        generation = self.world.decide(lambda: self.generations.read(epoch))
+        generation = self.world.decide(lambda: self.generations.read(epoch, step))
         assert generation is not None
         return generation
 

@@ -100,8 +100,8 @@ class TuplePlanner:
         """The negatives mined with the weights at the epoch's border; those of an earlier life of the run are read back."""
         epoch, done = trainer.progress.epoch, trainer.progress.done
         border = trainer.progress.step - done
-        generation = self.miner.generations.read(epoch)
-        if generation is not None and generation.step == border:
+        generation = self.miner.world.decide(lambda: self.miner.generations.read(epoch, border))
+        if generation is not None:
             return generation
         if done:
             raise UserError(

@@ -56,7 +56,7 @@ def test_a_run_leaves_what_the_design_promises(small, tmp_path):
         "step-000000.safetensors",
         "step-000004.safetensors",
     ]
-    assert [path.name for path in (directory / "negatives").iterdir()] == ["gen-000000"]
+    assert [path.name for path in (directory / "negatives").iterdir()] == ["gen-000000-000000"]
     sections = {name.partition("/")[0] for line in lines(directory) for name in line if "/" in name}
     assert sections == {"train", "mining", "data", "system"}
 

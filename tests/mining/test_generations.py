@@ -18,15 +18,15 @@ def part(rows: np.ndarray) -> Part:
 
 def write(run: Path, epoch: int, step: int = 5, ranks: int = 3) -> Path:
     generations = Generations(run, "abc")
-    generations.begin(epoch)
-    parts = dict(generations.write_part(epoch, rank, part(np.arange(10)[rank::ranks])) for rank in range(ranks))
+    generations.begin(epoch, step)
+    parts = dict(generations.write_part(epoch, step, rank, part(np.arange(10)[rank::ranks])) for rank in range(ranks))
     generations.commit(epoch, step, parts, [BadImage("k", "s", "why")], {"pool": 99.0})
-    return run / "negatives" / f"gen-{epoch:06d}"
+    return generations.path(epoch, step)
 
 
 def test_what_was_written_is_read_in_the_order_of_the_plan(tmp_path: Path) -> None:
     write(tmp_path, 7)
-    found, expected = Generations(tmp_path, "abc").read(7), part(np.arange(10))
+    found, expected = Generations(tmp_path, "abc").read(7, 5), part(np.arange(10))
     assert found is not None
     assert (found.epoch, found.step, found.fingerprint, found.statistics) == (7, 5, "abc", {"pool": 99.0})
     assert found.faults == [BadImage("k", "s", "why")]
@@ -38,7 +38,7 @@ def test_what_was_written_is_read_in_the_order_of_the_plan(tmp_path: Path) -> No
 def test_bytes_do_not_say_how_many_ranks_wrote(tmp_path: Path) -> None:
     write(tmp_path / "one", 7, ranks=1)
     write(tmp_path / "four", 7, ranks=4)
-    one, four = (Generations(tmp_path / name, "abc").read(7) for name in ("one", "four"))
+    one, four = (Generations(tmp_path / name, "abc").read(7, 5) for name in ("one", "four"))
     assert one is not None
     assert four is not None
     assert one.negatives.tobytes() == four.negatives.tobytes()
@@ -50,9 +50,20 @@ def test_the_newest_whole_one_up_to_an_epoch(tmp_path: Path) -> None:
     for epoch in (0, 2, 11):
         write(tmp_path, epoch)
     assert [found.epoch for epoch in (0, 1, 2, 10, 11, 12) if (found := generations.latest(epoch))] == [0, 0, 2, 2, 11, 11]
-    (tmp_path / "negatives" / "gen-000002" / MARKER).unlink()
+    (tmp_path / "negatives" / "gen-000002-000005" / MARKER).unlink()
     assert [found.epoch for epoch in (2, 10) if (found := generations.latest(epoch))] == [0, 0]
-    assert generations.read(1) is None
+    assert generations.newest(1) is None
+
+
+def test_of_an_epoch_the_newest_weights_count(tmp_path: Path) -> None:
+    generations = Generations(tmp_path, "abc")
+    for epoch, step in ((1, 8), (1, 1_000_000), (1, 12), (2, 3)):
+        write(tmp_path, epoch, step)
+    assert [(found.epoch, found.step) for epoch in (1, 2) if (found := generations.newest(epoch))] == [(1, 1_000_000), (2, 3)]
+    (generations.path(1, 1_000_000) / "part-00001.npy").unlink()
+    assert [(found.epoch, found.step) for found in [generations.newest(1), generations.latest(1)] if found] == [(1, 12)] * 2
+    assert generations.read(1, 8) is not None
+    assert generations.newest(0) is None
 
 
 def truncate(directory: Path) -> None:
@@ -80,18 +91,18 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_what_is_damaged_is_not_there_and_can_be_written_again(tmp_path: Path, damage: str) -> None:
     DAMAGES[damage](write(tmp_path, 7))
-    assert Generations(tmp_path, "abc").read(7) is None
+    assert Generations(tmp_path, "abc").read(7, 5) is None
     write(tmp_path, 7)
-    assert Generations(tmp_path, "abc").read(7) is not None
+    assert Generations(tmp_path, "abc").read(7, 5) is not None
 
 
 def test_what_was_never_committed_is_not_there_and_is_cleared_away(tmp_path: Path) -> None:
     generations = Generations(tmp_path, "abc")
-    generations.begin(3)
-    generations.write_part(3, 0, part(np.arange(10)))
-    left = partial(tmp_path / "negatives" / "gen-000003")
+    generations.begin(3, 5)
+    generations.write_part(3, 5, 0, part(np.arange(10)))
+    left = partial(tmp_path / "negatives" / "gen-000003-000005")
     assert left.exists()
-    assert generations.read(3) is None
+    assert generations.read(3, 5) is None
     assert generations.latest(9) is None
     write(tmp_path, 4)
     assert not left.exists()
@@ -100,4 +111,4 @@ def test_what_was_never_committed_is_not_there_and_is_cleared_away(tmp_path: Pat
 def test_another_corpus_is_refused(tmp_path: Path) -> None:
     write(tmp_path, 7)
     with pytest.raises(UserError, match="mined from the corpus abc, this run reads the corpus def"):
-        Generations(tmp_path, "def").read(7)
+        Generations(tmp_path, "def").read(7, 5)

@@ -177,7 +177,7 @@ def test_too_many_faults_stop_every_rank(faulty: Path, tmp_path: Path) -> None:
     for message in run_world(2, mine_faulty, faulty, tmp_path, 0.05):
         assert "5 of 68 images could not be mined, the first is 0000" in message
         assert "bad_images.budget=0.05 allows 3" in message
-    assert Generations(tmp_path, Corpus.open(str(faulty)).manifest.fingerprint).read(EPOCH) is None
+    assert Generations(tmp_path, Corpus.open(str(faulty)).manifest.fingerprint).read(EPOCH, STEP) is None
 
 
 def mine_colours(world: World, corpus: Path, run: Path, config: MiningConfig) -> Generation | None:
@@ -268,10 +268,10 @@ def test_a_killed_rank_leaves_nothing_and_the_next_pass_is_the_same(
     assert rank == 1 - victim
     assert error is not None
     manifest: Manifest = Corpus.open(str(corpus)).manifest
-    assert Generations(tmp_path, manifest.fingerprint).read(EPOCH) is None
+    assert Generations(tmp_path, manifest.fingerprint).read(EPOCH, STEP) is None
     again = run_world(2, mine_disturbed, corpus, tmp_path, "nothing", -1, 0)[0][0]
     assert again.negatives.tobytes() == undisturbed[0][0].negatives.tobytes()
-    assert [path.name for path in (tmp_path / "negatives").iterdir()] == [f"gen-{EPOCH:06d}"]
+    assert [path.name for path in (tmp_path / "negatives").iterdir()] == [f"gen-{EPOCH:06d}-{STEP:06d}"]
 
 
 @pytest.mark.parametrize("question", ["first", "last"])

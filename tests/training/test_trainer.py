@@ -167,7 +167,7 @@ def resume_without_generation(world, settings):
 
 def test_a_missing_generation_is_an_error_in_the_middle_of_its_epoch(settings, tmp_path):
     run_world(1, train, [*settings, f"runs={tmp_path}"], [], [SignalAt("step", 5)])
-    shutil.rmtree(tmp_path / "default" / "negatives" / "gen-000001")
+    shutil.rmtree(tmp_path / "default" / "negatives" / "gen-000001-000004")
     run_world(1, resume_without_generation, [*settings, f"runs={tmp_path}"])
 
 
