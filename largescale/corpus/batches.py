@@ -6,6 +6,7 @@ n images of a step, b images of a group, h, w pixels. Groups are views of one pi
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from largescale.corpus.buffers import Buffers, Lent
 from largescale.corpus.config import ImagesConfig
 from largescale.corpus.grouping import Shape, as_completed, batches_of, bundles, by_shape
-from largescale.corpus.images import BadImageError, decode_into, target_shapes
+from largescale.corpus.images import BadImageError, decode_into, random_draws, target_shapes
 from largescale.settings import UserError
 
 if TYPE_CHECKING:
@@ -88,8 +89,19 @@ def bytes_of(shapes: list[Shape]) -> int:
 
 def groups_of(pixels: Tensor, shapes: list[Shape]) -> list[Tensor]:
     """Bytes of groups, one after another -> `(b, 3, h, w)` each."""
-    parts = pixels[: bytes_of(shapes)].split([bytes_of([shape]) for shape in shapes])
-    return [part.view(b, h, w, 3).permute(0, 3, 1, 2) for part, (b, h, w) in zip(parts, shapes, strict=True)]
+    ends = accumulate(shapes, lambda end, shape: end + bytes_of([shape]), initial=int(pixels.storage_offset()))
+    return [
+        pixels.as_strided((b, 3, h, w), (h * w * 3, 1, w * 3, 3), start) for start, (b, h, w) in zip(ends, shapes, strict=False)
+    ]
+
+
+def rows_of(pixels: Tensor, shapes: list[Shape]) -> Iterator[np.ndarray]:
+    """Bytes of groups, one after another -> (h, w, 3) of each image."""
+    start, memory = 0, pixels.numpy()
+    for b, h, w in shapes:
+        end = start + b * h * w * 3
+        yield from memory[start:end].reshape(b, h, w, 3)
+        start = end
 
 
 @dataclass(frozen=True)
@@ -109,8 +121,9 @@ class Decoder:
             order, shapes = by_shape(self.shapes(used))
             pixels, lent = self.buffers.take(bytes_of(shapes))
             data = self.corpus.read(used)
-            rows = (row for group in groups_of(pixels, shapes) for row in group.permute(0, 2, 3, 1).numpy())
-            faults = {int(used[i]): self._into(row, int(used[i]), data[i]) for row, i in zip(rows, order.tolist(), strict=True)}
+            draws = random_draws(self.seed, self.epoch, used) if self.images.augment else [None] * len(used)
+            images = zip(order.tolist(), rows_of(pixels, shapes), strict=True)
+            faults = {int(used[i]): self._into(row, int(used[i]), data[i], draws=draws[i]) for i, row in images}
             found = {id: fault for id, fault in faults.items() if fault}
             if not found:
                 return Packed(lent, shapes, order, used, list(bad.values()))
@@ -155,13 +168,14 @@ class Decoder:
                 good.append(id)
         return good, bad
 
-    def _into(self, out: np.ndarray, id: int, data: bytes, box: np.ndarray | None = None) -> BadImage | None:
+    def _into(
+        self, out: np.ndarray, id: int, data: bytes, box: np.ndarray | None = None, draws: np.ndarray | None = None
+    ) -> BadImage | None:
         manifest = self.corpus.manifest
         stored = int(manifest.width[id]), int(manifest.height[id])
         region = None if box is None else tuple(box.tolist())
-        rng = np.random.default_rng([self.seed, self.epoch, id]) if self.images.augment else None
         try:
-            decode_into(out, data, self.images, stored, region, rng)
+            decode_into(out, data, self.images, stored, region, draws)
         except BadImageError as error:
             return BadImage(manifest.keys[id].as_py(), manifest.shards[manifest.shard[id]].name, str(error))
         return None

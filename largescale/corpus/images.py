@@ -1,4 +1,4 @@
-"""Encoded bytes -> uint8 pixels: decode, cut, scale, flip. Random state = (seed, epoch, image id).
+"""Encoded bytes -> uint8 pixels: decode, cut, scale, flip. What is random follows from (seed, epoch, image id).
 
 h, w: pixels; arrays of pixels are (h, w, 3) RGB. Scaling is bilinear with antialiasing, equal to torchvision's.
 JPEGs are decoded by libjpeg-turbo; where it is not sure of a file, and for all other formats, by Pillow.
@@ -17,6 +17,9 @@ from largescale.corpus.config import AugmentConfig, ImagesConfig
 SCALE = torch.ops.aten._upsample_bilinear2d_aa.out
 Region = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels."""
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+ATTEMPTS, DRAWS = 10, 41
+"""Attempts at a crop, and the random numbers of an image: four for each attempt, one for the flip."""
 
 
 class BadImageError(Exception):
@@ -50,14 +53,14 @@ def decode_into(
     config: ImagesConfig,
     stored: tuple[int, int],
     box: Region | None = None,
-    rng: np.random.Generator | None = None,
+    draws: np.ndarray | None = None,
 ) -> None:
     """Decode an image into `out` (h, w, 3), whose shape is the target shape of the image.
 
     Args:
         stored: width and height in the manifest.
         box: region that is cut out first.
-        rng: random state of the augmentation, or None for none.
+        draws: `(41,)` random numbers of the augmentation (see `random_draws`), or None for none.
 
     Raises:
         BadImageError: undecodable, too large, or not of the size in the manifest.
@@ -65,10 +68,10 @@ def decode_into(
     if stored[0] * stored[1] > config.max_megapixels * 1e6:
         raise BadImageError(f"{stored[0]} x {stored[1]} pixels are more than images.max_megapixels={config.max_megapixels:g}")
     region, flip = box or (0, 0, *stored), False
-    if config.augment and rng is not None:
+    if config.augment and draws is not None:
         if config.augment.crop_scale:
-            region = random_crop(stored, config.augment, rng)
-        flip = rng.random() < config.augment.flip
+            region = random_crop(stored, config.augment, draws[:-1])
+        flip = draws[-1] < config.augment.flip
     if region != (0, 0, *stored) or out.shape != (stored[1], stored[0], 3) or not _decode_in_place(out, data):
         _check_size(data, stored)
         least = out.shape[0] / (region[3] - region[1]), out.shape[1] / (region[2] - region[0])
@@ -78,12 +81,29 @@ def decode_into(
         target.copy_(target.flip(3))
 
 
-def random_crop(stored: tuple[int, int], config: AugmentConfig, rng: np.random.Generator) -> Region:
-    """The region of torchvision's RandomResizedCrop: up to ten draws of area and ratio, else the largest central crop."""
+def random_draws(seed: int, epoch: int, ids: np.ndarray) -> np.ndarray:
+    """`(n, 41)` numbers in [0, 1) that follow from (seed, epoch, image id) alone: SplitMix64 (Steele 2014), all at once."""
+    key = _mix(_mix(np.array([[seed]], np.uint64)) ^ np.uint64(epoch)) ^ ids.astype(np.uint64)[:, None]
+    return (_mix(_mix(key) + GOLDEN * np.arange(1, DRAWS + 1, dtype=np.uint64)) >> np.uint64(11)) * 2.0**-53
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    x = x + GOLDEN
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def random_crop(stored: tuple[int, int], config: AugmentConfig, draws: np.ndarray) -> Region:
+    """The region of torchvision's RandomResizedCrop: up to ten draws of area and ratio, else the largest central crop.
+
+    Args:
+        draws: `(40,)` numbers in [0, 1).
+    """
     assert config.crop_scale is not None
     width, height = stored
     (small, large), (narrow, wide) = config.crop_scale, config.crop_ratio
-    for share, shape, right, down in rng.random((10, 4)).tolist():
+    for share, shape, right, down in draws.reshape(ATTEMPTS, 4).tolist():
         area = width * height * (small + share * (large - small))
         ratio = narrow * (wide / narrow) ** shape  # uniform in its logarithm
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))

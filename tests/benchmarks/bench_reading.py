@@ -73,7 +73,7 @@ def bare_augmentation(encoded: list[bytes], images: ImagesConfig) -> Iterator[in
     assert augment is not None
     for data in itertools.cycle(encoded):
         pixels = simplejpeg.decode_jpeg(data)
-        x0, y0, x1, y1 = random_crop((pixels.shape[1], pixels.shape[0]), augment, rng)
+        x0, y0, x1, y1 = random_crop((pixels.shape[1], pixels.shape[0]), augment, rng.random(40))
         crop = torch.from_numpy(pixels[y0:y1, x0:x1]).permute(2, 0, 1)[None]
         scaled = interpolate(crop, (images.size, images.size), mode="bilinear", antialias=True)
         if rng.random() < augment.flip:
@@ -113,6 +113,7 @@ def rows(folder: Path) -> Iterator[Row]:
     copies = [(data, w, h) for _ in range(COPIES) for data, (h, w) in zip(encoded, height_width, strict=True)]
     write_corpus(folder / "corpus", copies, np.full(len(copies), -1), shards=COPIES)
     corpus = Corpus.open(str(folder / "corpus"), StorageConfig(cache=folder / "cache"))
+    corpus.read(corpus.manifest.shard_start[:-1])  # every shard is checked once, and that is remembered
     plain = ImagesConfig(size=4096)  # nothing is scaled: what is left beside the decoding is ours
     augmented = ImagesConfig(size=224, augment=AugmentConfig(crop_scale=(0.4, 1)))
     shard = folder / "corpus" / corpus.manifest.shards[0].name
