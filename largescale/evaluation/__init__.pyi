@@ -15,4 +15,5 @@ from .scoring import count_average_precision as count_average_precision
 from .stage import evaluate as evaluate
 from .stage import evaluate_descriptors as evaluate_descriptors
 from .statistics import bootstrap as bootstrap
+from .statistics import compare as compare
 from .store import Stopped as Stopped

@@ -1,0 +1,27 @@
+"""Compares two evaluations query by query: python launch/compare.py A B [OUT], folders with results.json in or below them
+
+Prints what B gains over A with its interval, the sign-flip p, and wins and losses; writes pages with both rankings of every
+query to OUT (default: B/compared).
+"""
+
+from pathlib import Path
+
+from largescale.config import run_program
+from largescale.settings import UserError
+
+
+def main(arguments: list[str]) -> None:
+    if "--help" in arguments:
+        print(__doc__)
+        return
+    if len(arguments) not in (2, 3):
+        raise UserError(f"expected two folders of results and perhaps one for the pages, found {len(arguments)} arguments")
+    from largescale.evaluation.compare import compare_results, pairs, table
+
+    a, b = map(Path, arguments[:2])
+    lines = compare_results(pairs(a, b))
+    print(f"A: {a}\nB: {b}\n{table(lines)}")
+
+
+if __name__ == "__main__":
+    run_program(main)
