@@ -3,7 +3,7 @@
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,7 @@ def make_corpus(
     unlabelled: int = 0,
     mixed: bool = False,
     replace: Mapping[int, bytes] | None = None,
+    names: Sequence[str] | None = None,
 ) -> Path:
     """A complete corpus of `labels * per_label + unlabelled` images whose longest side is `size`.
 
@@ -45,6 +46,7 @@ def make_corpus(
         pairs: write `pairs.arrow`: each labelled image with the next image of its label.
         unlabelled: images with label -1 after the others.
         mixed: landscape, portrait and square images in turn instead of landscapes (4:3) only.
+        names: those of the labels.
         replace: other bytes for some images by id; the manifest keeps the size in pixels of the original.
     """
     label = np.concatenate([np.repeat(np.arange(labels), per_label), np.full(unlabelled, -1)])
@@ -56,7 +58,7 @@ def make_corpus(
             width, height = shapes[i % 3 if mixed else 0]
             yield (replace or {}).get(i) or encode(photograph(int(label[i]), int(view[i]), width, height)), width, height
 
-    return write_corpus(directory, images(), label, shards, _pairs(labels, per_label) if pairs else None)
+    return write_corpus(directory, images(), label, shards, _pairs(labels, per_label) if pairs else None, names)
 
 
 def write_corpus(
@@ -65,6 +67,7 @@ def write_corpus(
     label: np.ndarray,
     shards: int = 1,
     pairs: Mapping[str, np.ndarray] | None = None,
+    names: Sequence[str] | None = None,
 ) -> Path:
     """A complete corpus of encoded images, given with their widths and heights."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -80,7 +83,7 @@ def write_corpus(
                 for column, value in zip(columns.values(), row, strict=True):
                     column.append(value)
         written.append(Shard(path.name, len(ids), path.stat().st_size, sha256_of(path)))
-    names = [f"label {i}" for i in range(label.max(initial=-1) + 1)]
+    names = names or [f"label {i}" for i in range(label.max(initial=-1) + 1)]
     write_manifest(directory, directory.name, written, columns | {"label": label}, names, {"layout": "test"}, pairs)
     return directory
 

@@ -85,12 +85,26 @@ class LabelPlanConfig(Settings):
 
     labels: int = Field(default=16, ge=2)
     """Labels in one batch (P), over all processes."""
-    images: int = Field(default=4, ge=2)
-    """Images of each label in a batch (K)."""
+    images: PositiveInt = 4
+    """Images of each label in a batch (K); with 1 there are no two of a label to compare, which only anchors and proxies bear."""
     per_epoch: PositiveInt | None = None
     """Batches of one epoch, in several passes over the images where one does not make as many. null: one pass."""
+    shots: PositiveInt | None = None
+    """Train on so many images of each label only, drawn by the seed of the run. null: on all."""
+    super_pairs: PositiveInt | None = None
+    """Batches of an epoch for each two super-labels, half of the labels from either; labels are named SUPER/LABEL. null: labels
+    from the whole corpus."""
     window: PositiveInt | None = None
     """Shards whose labels are mixed at a time: a node needs few shards at once. null: the whole corpus is mixed."""
+
+    @model_validator(mode="after")
+    def _halves(self) -> "LabelPlanConfig":
+        if self.super_pairs and (self.labels % 2 or self.per_epoch or self.window):
+            raise ValueError(
+                f"super_pairs={self.super_pairs} takes half of the labels of a batch from either super-label and has so many "
+                "batches for each pair; use an even number of labels, and neither per_epoch nor window"
+            )
+        return self
 
 
 class LoaderConfig(Settings):

@@ -157,6 +157,15 @@ class Manifest:
         return self._table("labels.arrow")["name"]
 
     @cached_property
+    def super_labels(self) -> np.ndarray | None:
+        """`(labels,)` number of each label's super-label: of the part of its name before the first slash; None unless all
+        names have one."""
+        names = self.label_names.to_pylist()
+        if not names or not all("/" in name for name in names):
+            return None
+        return np.unique([name.split("/")[0] for name in names], return_inverse=True)[1]
+
+    @cached_property
     def pairs(self) -> Mapping[str, np.ndarray] | None:
         """Columns of `pairs.arrow` (`query` and `positive` are image ids), or None for a corpus without pairs."""
         if "pairs.arrow" not in self.files:

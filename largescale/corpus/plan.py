@@ -1,7 +1,7 @@
 """The order of an epoch: pure functions (manifest, settings, seed, epoch) -> arrays of image ids.
 
 Nothing here knows how many ranks or workers exist. A rank takes its columns of a step; a resumed run starts at step k.
-Q queries of an epoch, T tuples of a step, N negatives, P labels of a step, K images of a label.
+Q queries of an epoch, T tuples of a step, N negatives.
 """
 
 import zlib
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from largescale.corpus.config import LabelPlanConfig, TuplePlanConfig
+from largescale.corpus.config import TuplePlanConfig
 from largescale.corpus.manifest import Manifest
 from largescale.settings import UserError
 
@@ -48,14 +48,6 @@ class Tuples:
         return tuples.reshape(-1, self.per_step, tuples.shape[1])
 
 
-@dataclass(frozen=True)
-class Batches:
-    """Batches of an epoch: `(steps, P * K)` image ids, the K images of a label side by side."""
-
-    steps: np.ndarray
-    statistics: PlanStatistics
-
-
 def plan_tuples(manifest: Manifest, config: TuplePlanConfig, seed: int, epoch: int) -> Tuples:
     """Queries drawn without replacement with one positive each: rows of `pairs.arrow` where the corpus has them, else
     images of labels with two images or more, and another random image of that label.
@@ -66,7 +58,7 @@ def plan_tuples(manifest: Manifest, config: TuplePlanConfig, seed: int, epoch: i
     rng = generator(manifest, "tuples", seed, epoch)
     draw = _from_labels if manifest.pairs is None else _from_pairs
     queries, positives, available, single = draw(manifest, config, rng)
-    window = _windows(manifest, config.window, rng)[manifest.shard[queries]]
+    window = shard_windows(manifest, config.window, rng)[manifest.shard[queries]]
     order = np.argsort(window, kind="stable")
     queries, positives = queries[order], positives[order]
     statistics = PlanStatistics(available, len(queries), 0, single)
@@ -79,38 +71,12 @@ def check_clusters(manifest: Manifest, negatives: int) -> None:
     Raises:
         UserError: fewer clusters than N + 1.
     """
-    clusters = len(_label_runs(manifest)[0])
+    clusters = len(label_runs(manifest)[0])
     if clusters < negatives + 1:
         raise UserError(
             f"{manifest.storage.location} has {clusters} labels; {negatives} negatives from different clusters need at least "
             f"{negatives + 1}: set mining.negatives to {max(clusters - 1, 0)} or fewer, or build a corpus with more labels"
         )
-
-
-def plan_labels(manifest: Manifest, config: LabelPlanConfig, seed: int, epoch: int) -> Batches:
-    """Batches of P different labels with K images each. A pass has every image at most once, except that labels with fewer
-    than K images repeat them in turn; labels with one image are left out. An epoch is one pass, or the first `per_epoch`
-    batches of as many passes as they take.
-
-    Raises:
-        UserError: a window (or the corpus) has fewer than P labels with two images.
-    """
-    rng = generator(manifest, "labels", seed, epoch)
-    starts, lengths = _label_runs(manifest)
-    several = lengths > 1
-    single = int(len(several) - several.sum())
-    starts, lengths = starts[several], lengths[several]
-    passes = [_pass(manifest, starts, lengths, config, rng)]
-    if not len(passes[0]):
-        raise UserError(
-            f"{manifest.storage.location} has {len(starts):,} labels with two or more images, a batch takes {config.labels}: "
-            "no batch can be made; lower batches.labels, widen batches.window, or build a corpus with more labels"
-        )
-    while config.per_epoch and sum(map(len, passes)) < config.per_epoch:
-        passes.append(_pass(manifest, starts, lengths, config, rng))
-    steps = np.concatenate(passes)[: config.per_epoch]  # (steps, P * K)
-    planned = _different(steps, len(manifest))
-    return Batches(steps, PlanStatistics(int(lengths.sum()), planned, steps.size - planned, single))
 
 
 def plan_pool(manifest: Manifest, size: int | None, seed: int, epoch: int) -> np.ndarray:
@@ -125,7 +91,7 @@ def generator(manifest: Manifest, purpose: str, seed: int, epoch: int) -> np.ran
     return np.random.default_rng([int(manifest.fingerprint, 16), seed, epoch, zlib.crc32(purpose.encode())])
 
 
-def _label_runs(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
+def label_runs(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
     """First image and number of images of each label, `(labels,)` each; images without a label are no run."""
     label = manifest.label
     starts = np.concatenate([[0], np.flatnonzero(np.diff(label)) + 1])[: len(label)]
@@ -134,7 +100,7 @@ def _label_runs(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
     return starts[labelled], lengths[labelled]
 
 
-def _windows(manifest: Manifest, window: int | None, rng: np.random.Generator) -> np.ndarray:
+def shard_windows(manifest: Manifest, window: int | None, rng: np.random.Generator) -> np.ndarray:
     """`(shards,)` the window of each shard: shards in random order, cut into windows of at least `window`."""
     shards = len(manifest.shards)
     count = 1 if window is None else max(1, shards // window)
@@ -152,7 +118,7 @@ def _from_pairs(manifest: Manifest, config: TuplePlanConfig, rng: np.random.Gene
 
 
 def _from_labels(manifest: Manifest, config: TuplePlanConfig, rng: np.random.Generator) -> Drawn:
-    starts, lengths = _label_runs(manifest)
+    starts, lengths = label_runs(manifest)
     several = lengths > 1
     single = int(len(several) - several.sum())
     starts, lengths = starts[several], lengths[several]
@@ -171,71 +137,7 @@ def _draw(manifest: Manifest, available: int, config: TuplePlanConfig, rng: np.r
     if count == 0:
         raise UserError(
             f"{manifest.storage.location} offers {available:,} queries (pairs, or images of labels with two or more images), "
-            f"a step takes {config.per_step}: nothing to train on; lower tuples.per_step, or build the corpus with pairs or labels"
+            f"a step takes {config.per_step}: nothing to train on; lower tuples.per_step, or "
+            "build the corpus with pairs or labels"
         )
     return rng.choice(available, count, replace=False)
-
-
-def _pass(
-    manifest: Manifest, starts: np.ndarray, lengths: np.ndarray, config: LabelPlanConfig, rng: np.random.Generator
-) -> np.ndarray:
-    """`(steps, P * K)`: each image of the labels about once, window after window."""
-    window = _windows(manifest, config.window, rng)[manifest.shard[starts]]
-    parts = [_batches(starts[window == w], lengths[window == w], config, rng) for w in range(window.max(initial=0) + 1)]
-    return np.concatenate(parts)
-
-
-def _different(ids: np.ndarray, images: int) -> int:
-    """How many different image ids there are."""
-    seen = np.zeros(images, bool)
-    seen[ids] = True
-    return int(seen.sum())
-
-
-def _batches(starts: np.ndarray, lengths: np.ndarray, config: LabelPlanConfig, rng: np.random.Generator) -> np.ndarray:
-    """`(steps, P * K)` from the labels of one window."""
-    P, K = config.labels, config.images
-    order = rng.permutation(len(starts))
-    starts, lengths = starts[order], lengths[order]
-    steps, chunks = _whole_batches(np.maximum(lengths // K, 1), P)
-    if steps == 0:
-        return np.empty((0, P * K), np.int64)
-    run = np.repeat(np.arange(len(chunks)), chunks)[: steps * P]
-    number = np.arange(len(run)) - (np.cumsum(chunks) - chunks)[run]  # which chunk of its label
-    place = (number[:, None] * K + np.arange(K)) % lengths[run][:, None]  # (steps * P, K)
-    images = _shuffled(starts, lengths, rng)[(np.cumsum(lengths) - lengths)[run][:, None] + place]
-    return images[_spread(run.reshape(P, steps), rng)].reshape(steps, P * K)
-
-
-def _whole_batches(chunks: np.ndarray, P: int) -> tuple[int, np.ndarray]:
-    """How many batches of P different labels the chunks make, and how many chunks of each label can be used."""
-    steps = int(chunks.sum()) // P
-    while (chunks > steps).any() and steps:
-        chunks = np.minimum(chunks, steps)
-        steps = int(chunks.sum()) // P
-    return steps, chunks
-
-
-def _shuffled(starts: np.ndarray, lengths: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The images of all runs, run after run, in random order within each run."""
-    run = np.repeat(np.arange(len(starts)), lengths)
-    order = np.argsort(run + rng.random(len(run)))
-    return order + (starts - (np.cumsum(lengths) - lengths))[run]
-
-
-def _spread(run: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """`(steps, P)` indices into `run.ravel()` such that no batch holds a label twice.
-
-    `run` is `(P, steps)`: the label of each chunk, chunks of a label in sequence, at most `steps` of them. Each row is dealt
-    to the batches in random order; a label that goes on from the row before avoids the batches that it is already in.
-    """
-    P, steps = run.shape
-    table, batches = np.empty((steps, P), np.int64), np.empty(0, np.int64)
-    for p in range(P):
-        goes_on = run[p - 1] == run[p, 0] if p else np.zeros(steps, bool)
-        taken = batches[goes_on] if p else batches
-        rest = int((run[p] == run[p, 0]).sum()) if len(taken) else 0
-        free = rng.permutation(np.delete(np.arange(steps), taken))
-        batches = np.concatenate([free[:rest], rng.permutation(np.concatenate([free[rest:], taken]))])
-        table[batches, p] = p * steps + np.arange(steps)
-    return table

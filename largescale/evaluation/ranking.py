@@ -4,7 +4,8 @@ A rank is zero-based and counts the rows that are neither junk nor excluded. The
 `map_trapezoid` (Oxford, Paris, revisited, Holidays: never above `map`), `map` (rectangles, over the whole ranking),
 `map_at_r` (rectangles, first R places, R the number of positives), `recall_at_k` (is a positive among the first k?),
 `precision_at_k` (positives among the first k, over k), `precision_at_k_cut` (k cut to the place of the last positive:
-revisitop's "mP@k", never below `precision_at_k`). Queries without a positive score NaN and are in no mean.
+revisitop's "mP@k", never below `precision_at_k`), `ns` (positives among the first 4: UKBench's N-S). Queries without a
+positive score NaN and are in no mean.
 
 Q queries, N rows of the gallery, P positives that were found, of all queries
 """
@@ -80,12 +81,13 @@ def _precision_cut(ranked: Ranked, k: int) -> np.ndarray:
     return ranked.hits(places) / places
 
 
-_AVERAGES: Mapping[str, Callable[[Ranked], np.ndarray]] = {
+_BY_NAME: Mapping[str, Callable[[Ranked], np.ndarray]] = {
     "map_trapezoid": lambda ranked: ranked.mean_of(_trapezoids(ranked.place, ranked.rank)),
     "map": lambda ranked: ranked.mean_of((ranked.place + 1) / (ranked.rank + 1)),
     "map_at_r": lambda ranked: ranked.mean_of(
         (ranked.place + 1) / (ranked.rank + 1) * (ranked.rank < ranked.positives[ranked.query])
     ),
+    "ns": lambda ranked: np.where(ranked.positives > 0, ranked.hits(4), np.nan),
 }
 _AT_K: Mapping[str, Callable[[Ranked, int], np.ndarray]] = {
     "recall": lambda ranked, k: (ranked.hits(k) > 0).astype(float),
@@ -96,8 +98,8 @@ _AT_K: Mapping[str, Callable[[Ranked, int], np.ndarray]] = {
 
 def measure(ranked: Ranked, metric: str) -> np.ndarray:
     """`(Q,)` one metric of every query, by its name; NaN for queries without a positive."""
-    if metric in _AVERAGES:
-        return _AVERAGES[metric](ranked)
+    if metric in _BY_NAME:
+        return _BY_NAME[metric](ranked)
     kind, _, k = metric.removesuffix("_cut").partition("_at_")
     values = _AT_K[kind + "_cut" * metric.endswith("_cut")](ranked, int(k))
     return np.where(ranked.positives > 0, values, np.nan)

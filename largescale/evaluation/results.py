@@ -77,7 +77,8 @@ class ProtocolResult:
     distractors: int
     metrics: Mapping[str, Interval]
     distractor_curve: list[CurvePoint]
-    """From no distractor to all of them, in increasing order; the last point equals `metrics`."""
+    """From no distractor to all of them, in increasing order; the last point equals `metrics`, and is the only one where rows
+    were mixed (expansion, re-ranking): fewer distractors would then have other rankings."""
     histogram: Histogram
     precision_recall: PrecisionRecall
     records: str
@@ -114,6 +115,10 @@ class Results:
     seconds: Mapping[str, float]
     """Wall time per stage: embed, seal, search, score."""
     version: int = VERSION
+    score: Mapping[str, Any] = field(default_factory=dict)
+    """What happened between descriptors and scores: scales, pooling of scales, whitening, expansion, re-ranking."""
+    tuned: bool = False
+    """Whether `score` was set for this test set alone: such results are no fair comparison."""
 
     def protocol(self, name: str) -> ProtocolResult:
         return next(result for result in self.protocols if result.protocol == name)
@@ -167,6 +172,13 @@ class QueryRecord:
     top: list[Neighbour] = field(default_factory=list)
     missed: list[Missed] = field(default_factory=list)
     """The lowest-ranked positives, the worst first."""
+    precision: list[float] = field(default_factory=list)
+    """At 0.1, 0.2, … 1 of the positives found; empty where there is none."""
+
+
+def shown(metric: str, value: float) -> str:
+    """As people print it: in percent; UKBench's N-S as it is, 4 at best."""
+    return f"{value if metric == 'ns' else 100 * value:.2f}"
 
 
 _results = TypeAdapter(Results)

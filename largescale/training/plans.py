@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from largescale.corpus.config import LabelPlanConfig, TuplePlanConfig
-from largescale.corpus.plan import Tuples, check_clusters, plan_labels, plan_tuples
+from largescale.corpus.plan import Tuples, check_clusters, plan_tuples
 from largescale.corpus.reading import Corpus, Step
+from largescale.corpus.samplers import plan_labels
 from largescale.distributed import StopSignal, World
 from largescale.mining import Generation, Miner
 from largescale.settings import UserError

@@ -11,6 +11,7 @@ from PIL import Image
 
 from largescale.settings import UserError
 from shards.sources import Item, Source
+from shards.sources.files import require_files
 from shards.sources.folder import Folder
 from shards.sources.pickles import load_plain
 
@@ -23,11 +24,13 @@ BATCHES = {
 }
 """Files of a split by the file with the names of the classes: CIFAR-10 has `batches.meta`, CIFAR-100 has `meta`."""
 NAMES = {"batches.meta.txt": "batches.meta", "fine_label_names.txt": "meta"}
+LEVELS = {"batches.meta": ["label"], "meta": ["coarse_label", "fine_label"]}
+"""What an image is labelled with, in the order of the bytes of the binary version."""
 
 
 @dataclass(frozen=True)
 class Cifar(Source):
-    """One split of CIFAR-10 or CIFAR-100 (fine labels), numbered in the order of its batches."""
+    """One split of CIFAR-10 (labels CLASS) or CIFAR-100 (labels COARSE/FINE), numbered in the order of its batches."""
 
     root: Path
     split: str
@@ -37,8 +40,9 @@ class Cifar(Source):
         names, files = self._files()
         number = 0
         for file in files:
-            for row, label in enumerate(read_batch(self.root / file)[0]):
-                yield Item(f"{self.split}/{number:05d}", names[label], f"{file}@{row}")
+            for row, labels in enumerate(read_batch(self.root / file)[0].tolist()):
+                label = "/".join(level[label] for level, label in zip(names, labels, strict=True))
+                yield Item(f"{self.split}/{number:05d}", label, f"{file}@{row}")
                 number += 1
 
     def read(self, place: str) -> bytes:
@@ -48,30 +52,33 @@ class Cifar(Source):
         Image.fromarray(pixels.transpose(1, 2, 0)).save(buffer, "PNG")
         return buffer.getvalue()
 
-    def _files(self) -> tuple[list[str], list[str]]:
-        """Names of the classes, and the batch files of the split."""
+    def _files(self) -> tuple[list[list[str]], list[str]]:
+        """Names of the classes of each level, and the batch files of the split."""
         for text, meta in NAMES.items():
+            files = BATCHES[meta, self.split]
             if (self.root / text).is_file():
-                return (self.root / text).read_text().split(), [f"{batch}.bin" for batch in BATCHES[meta, self.split]]
+                texts = [text] if meta == "batches.meta" else [f"{level}_names.txt" for level in LEVELS[meta]]
+                require_files(self.root, texts)
+                return [(self.root / name).read_text().split() for name in texts], [f"{batch}.bin" for batch in files]
             if (self.root / meta).is_file():
                 values = load_plain(self.root / meta)
-                return values.get("label_names") or values["fine_label_names"], BATCHES[meta, self.split]
+                return [values[f"{level}_names"] for level in LEVELS[meta]], files
         raise UserError(f"{self.root} holds no CIFAR: expected one of {', '.join([*NAMES, *NAMES.values()])}")
 
 
 @lru_cache(maxsize=6)
 def read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Labels `(n,)` and pixels `(n, 3072)` (channels first) of a batch file of either version."""
+    """Labels `(n, levels)` and pixels `(n, 3072)` (channels first) of a batch file of either version."""
     if not path.is_file():
         raise UserError(f"{path} is missing; download CIFAR again")
+    levels = LEVELS["batches.meta" if "batch" in path.name else "meta"]
     if path.suffix == ".bin":
-        label_bytes = 1 if "batch" in path.name else 2  # CIFAR-100 has the coarse label first
-        if path.stat().st_size % (label_bytes + PIXELS):
+        if path.stat().st_size % (len(levels) + PIXELS):
             raise UserError(f"{path} is truncated; download CIFAR again")
-        records = np.fromfile(path, np.uint8).reshape(-1, label_bytes + PIXELS)
-        return records[:, label_bytes - 1], records[:, label_bytes:]
+        records = np.fromfile(path, np.uint8).reshape(-1, len(levels) + PIXELS)
+        return records[:, : len(levels)], records[:, len(levels) :]
     values = load_plain(path)
-    return np.asarray(values.get("labels", values.get("fine_labels"))), values["data"]
+    return np.stack([values[f"{level}s"] for level in levels], 1), values["data"]
 
 
 def cifar(root: Path, split: str) -> Source:

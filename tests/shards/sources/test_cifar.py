@@ -19,7 +19,10 @@ BATCHES = [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]
 TEN = {name: (random.integers(0, 3, 7), random.integers(0, 256, (7, 3072), dtype=np.uint8)) for name in BATCHES}
 HUNDRED = {name: (random.integers(0, 4, 5), random.integers(0, 256, (5, 3072), dtype=np.uint8)) for name in ("train", "test")}
 CLASSES = ["airplane", "automobile", "bird"]
+COARSE = ["fish", "fruit", "mammals", "people"]
 FINE = ["apple", "aquarium_fish", "baby", "bear"]
+COARSE_OF = np.array([1, 0, 3, 2])
+BOTH = ["fruit/apple", "fish/aquarium_fish", "people/baby", "mammals/bear"]
 
 
 def as_binary(root: Path) -> Path:
@@ -41,17 +44,19 @@ def as_pickles(root: Path) -> Path:
 def hundred_as_binary(root: Path) -> Path:
     root.mkdir(parents=True)
     (root / "fine_label_names.txt").write_text("\n".join(FINE))
+    (root / "coarse_label_names.txt").write_text("\n".join(COARSE) + "\n")
     for name, (labels, pixels) in HUNDRED.items():
-        coarse = np.full((5, 1), 99, np.uint8)
-        (root / f"{name}.bin").write_bytes(np.hstack([coarse, labels[:, None].astype(np.uint8), pixels]).tobytes())
+        both = np.stack([COARSE_OF[labels], labels], 1).astype(np.uint8)
+        (root / f"{name}.bin").write_bytes(np.hstack([both, pixels]).tobytes())
     return root
 
 
 def hundred_as_pickles(root: Path) -> Path:
     root.mkdir(parents=True)
-    (root / "meta").write_bytes(pickle.dumps({"fine_label_names": FINE, "coarse_label_names": []}, 2))
+    (root / "meta").write_bytes(pickle.dumps({"fine_label_names": FINE, "coarse_label_names": COARSE}, 2))
     for name, (labels, pixels) in HUNDRED.items():
-        (root / name).write_bytes(pickle.dumps({"fine_labels": labels.tolist(), "coarse_labels": [99] * 5, "data": pixels}, 2))
+        both = {"fine_labels": labels.tolist(), "coarse_labels": COARSE_OF[labels].tolist()}
+        (root / name).write_bytes(pickle.dumps(both | {"data": pixels}, 2))
     return root
 
 
@@ -64,8 +69,8 @@ SPLITS_OF_HUNDRED = {"train": ["train"], "test": ["test"]}
     [
         (as_binary, CLASSES, SPLITS_OF_TEN),
         (as_pickles, CLASSES, SPLITS_OF_TEN),
-        (hundred_as_binary, FINE, SPLITS_OF_HUNDRED),
-        (hundred_as_pickles, FINE, SPLITS_OF_HUNDRED),
+        (hundred_as_binary, BOTH, SPLITS_OF_HUNDRED),
+        (hundred_as_pickles, BOTH, SPLITS_OF_HUNDRED),
     ],
 )
 @pytest.mark.parametrize("split", ["train", "test"])

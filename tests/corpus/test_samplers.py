@@ -1,0 +1,188 @@
+import time
+import tracemalloc
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from largescale.corpus.config import LabelPlanConfig
+from largescale.corpus.manifest import Manifest
+from largescale.corpus.reading import Corpus
+from largescale.corpus.samplers import plan_labels
+from largescale.distributed import World
+from largescale.settings import UserError
+from tests.corpora import make_corpus
+from tests.corpus.synthetic import manifest_of, shards_at_a_time
+from tests.laws import check_shares
+
+
+class TestPasses:
+    @pytest.mark.parametrize(
+        ("sizes", "labels", "images"),
+        [
+            ([4] * 20, 5, 4),
+            (np.random.default_rng(0).integers(1, 30, 60), 16, 4),
+            (np.random.default_rng(1).integers(2, 6, 40), 3, 2),
+            ([500, *[3] * 20], 4, 2),
+            ([2, 2, 2], 3, 4),
+        ],
+    )
+    @pytest.mark.parametrize("epoch", range(3))
+    def test_law_of_batches(self, sizes: list[int], labels: int, images: int, epoch: int) -> None:
+        sizes = np.asarray(sizes)
+        manifest = manifest_of(sizes, unlabelled=7)
+        plan = plan_labels(manifest, LabelPlanConfig(labels=labels, images=images), 3, epoch)
+        label = manifest.label[plan.steps].reshape(-1, labels, images)  # (steps, P, K)
+        assert (label == label[:, :, :1]).all()
+        assert all(len(set(batch)) == labels for batch in label[:, :, 0].tolist())
+        assert label.min() >= 0
+        used, times = np.unique(plan.steps, return_counts=True)
+        repeats = sizes[manifest.label[used]] < images
+        assert (times[~repeats] == 1).all()
+        assert (sizes[manifest.label[used]] > 1).all()
+        short = [row for row in plan.steps.reshape(-1, images) if sizes[manifest.label[row[0]]] < images]
+        assert all(
+            set(np.unique(row, return_counts=True)[1]) <= {images // n, -(-images // n)} for row in short for n in [len(set(row))]
+        )
+        statistics = plan.statistics
+        assert (statistics.planned, statistics.repeated) == (len(used), plan.steps.size - len(used))
+        assert (statistics.available, statistics.single_labels) == (sizes[sizes > 1].sum(), (sizes == 1).sum())
+
+    def test_little_is_left_over(self) -> None:
+        statistics = plan_labels(manifest_of(np.random.default_rng(0).integers(8, 60, 500)), LabelPlanConfig(), 0, 0).statistics
+        assert statistics.planned > 0.94 * statistics.available
+
+    def test_labels_meet_different_labels(self) -> None:
+        """All chunks of a label sit in other company: batches are not the same labels again and again."""
+        manifest = manifest_of(np.full(200, 40))
+        plan = plan_labels(manifest, LabelPlanConfig(labels=10, images=4), 0, 0)
+        label = manifest.label[plan.steps[:, ::4]]  # (steps, P)
+        company = [len(np.unique(label[(label == number).any(axis=1)])) for number in range(200)]
+        assert np.mean(company) > 60  # 10 batches x 9 others, less those met twice
+
+    def test_a_window_keeps_labels_in_few_shards(self) -> None:
+        manifest = manifest_of(np.random.default_rng(0).integers(5, 15, 1000), shards=50)
+        plan = plan_labels(manifest, LabelPlanConfig(labels=8, images=4, window=5), 0, 0)
+        assert shards_at_a_time(manifest, plan.steps, 4) <= 20  # two windows meet, labels at borders reach into a next shard
+        assert len(np.unique(manifest.shard[plan.steps])) == 50
+        assert plan.statistics.planned > 0.7 * plan.statistics.available
+
+    @pytest.mark.parametrize("per_epoch", [7, 40, 250])
+    def test_an_epoch_of_so_many_batches(self, per_epoch: int) -> None:
+        """Less than a pass, or several: 96 images of 24 labels make 24 batches of 2 x 2."""
+        manifest = manifest_of(np.full(24, 4))
+        config = LabelPlanConfig(labels=2, images=2, per_epoch=per_epoch)
+        plan = plan_labels(manifest, config, 0, 0)
+        assert plan.steps.shape == (per_epoch, 4)
+        for start in range(0, per_epoch, 24):
+            assert len(np.unique(plan.steps[start : start + 24])) == 4 * len(plan.steps[start : start + 24])
+        planned = min(4 * per_epoch, 96)
+        assert (plan.statistics.planned, plan.statistics.repeated) == (planned, 4 * per_epoch - planned)
+        if per_epoch > 48:
+            assert (plan.steps[:24] != plan.steps[24:48]).any()
+        one_pass = plan_labels(manifest, LabelPlanConfig(labels=2, images=2), 0, 0).steps
+        assert (plan.steps[:24] == one_pass[:per_epoch]).all()
+
+    def test_too_few_labels(self) -> None:
+        with pytest.raises(UserError, match="has 3 labels with two or more images, a batch takes 16"):
+            plan_labels(manifest_of(np.array([5, 5, 5, 1])), LabelPlanConfig(), 0, 0)
+
+
+class TestShots:
+    def test_so_many_images_of_each_label_the_same_in_every_epoch(self) -> None:
+        manifest = manifest_of(np.array([9, 3, 1, 20, 7]), unlabelled=4)
+        config = LabelPlanConfig(labels=4, images=2, shots=5, per_epoch=50)
+        subsets = [np.unique(plan_labels(manifest, config, 0, epoch).steps) for epoch in range(3)]
+        assert np.bincount(manifest.label[subsets[0]], minlength=5).tolist() == [5, 3, 0, 5, 5]
+        assert all((subset == subsets[0]).all() for subset in subsets)
+        assert plan_labels(manifest, config, 0, 0).statistics.available == 18
+
+    def test_each_seed_draws_its_own(self) -> None:
+        manifest = manifest_of(np.full(10, 50))
+        config = LabelPlanConfig(labels=10, images=1, shots=1)
+        draws = {tuple(np.unique(plan_labels(manifest, config, seed, 0).steps)) for seed in range(5)}
+        assert len(draws) == 5
+        assert all(manifest.label[list(draw)].tolist() == list(range(10)) for draw in draws)
+
+    def test_one_shot_has_no_two_images_to_compare(self) -> None:
+        with pytest.raises(UserError, match=r"0 labels with two or more images, .* raise batches.shots"):
+            plan_labels(manifest_of(np.full(10, 50)), LabelPlanConfig(labels=5, images=2, shots=1), 0, 0)
+
+
+class TestSuperPairs:
+    config = LabelPlanConfig(labels=6, images=3, super_pairs=5)
+
+    @staticmethod
+    def manifest(sizes: np.ndarray, supers: list[str]) -> Manifest:
+        manifest = manifest_of(sizes)
+        vars(manifest)["super_labels"] = np.unique(supers, return_inverse=True)[1]
+        return manifest
+
+    def test_halves_of_every_pair(self) -> None:
+        sizes = np.random.default_rng(0).integers(1, 9, 40)
+        sizes[::4] = 1  # labels with one image are in no batch
+        manifest = self.manifest(sizes, ["a"] * 10 + ["b"] * 8 + ["c"] * 22)
+        assert manifest.super_labels is not None
+        steps = plan_labels(manifest, self.config, 0, 0).steps
+        assert steps.shape == (15, 18)
+        label = manifest.label[steps].reshape(-1, 6, 3)
+        assert (label == label[:, :, :1]).all()
+        assert all(len(set(batch)) == 6 for batch in label[:, :, 0].tolist())
+        assert (sizes[label] > 1).all()
+        supers = manifest.super_labels[label[:, :, 0]]  # (steps, P)
+        halves = [tuple(np.unique(batch, return_counts=True)[0]) for batch in supers]
+        assert all((np.unique(batch, return_counts=True)[1] == 3).all() for batch in supers)
+        assert sorted(halves) == sorted(list(combinations(range(3), 2)) * 5)
+        assert halves != sorted(halves)
+        distinct = [len(set(row)) == min(3, sizes[manifest.label[row[0]]]) for row in steps.reshape(-1, 3)]
+        assert all(distinct)
+
+    def test_batches_differ_by_epoch_and_not_between_calls(self) -> None:
+        manifest = self.manifest(np.full(20, 9), ["a"] * 10 + ["b"] * 10)
+        first = plan_labels(manifest, self.config, 0, 0).steps
+        assert (plan_labels(manifest, self.config, 0, 0).steps == first).all()
+        assert (plan_labels(manifest, self.config, 0, 1).steps != first).any()
+        assert len({tuple(batch) for batch in first}) == 5
+
+    def test_names_tell_super_labels(self, tmp_path: Path) -> None:
+        named = ["fish/ray", "fish/shark", "tree/oak", "tree/pine"]
+        manifest = Corpus.open(str(make_corpus(tmp_path / "named", labels=4, names=named))).manifest
+        assert manifest.super_labels is not None
+        assert manifest.super_labels.tolist() == [0, 0, 1, 1]
+        steps = plan_labels(manifest, LabelPlanConfig(labels=4, images=2, super_pairs=2), 0, 0).steps
+        assert steps.shape == (2, 8)
+        with pytest.raises(UserError, match=r"2 super-labels, the smallest with 2 labels .* batches.labels to 4 or fewer"):
+            plan_labels(manifest, self.config, 0, 0)
+
+    def test_no_super_labels(self, tmp_path: Path) -> None:
+        manifest = Corpus.open(str(make_corpus(tmp_path / "plain"))).manifest
+        assert manifest.super_labels is None
+        with pytest.raises(UserError, match=r"has no super-labels, which batches.super_pairs needs"):
+            plan_labels(manifest, self.config, 0, 0)
+
+    def test_contradictions(self) -> None:
+        with pytest.raises(ValueError, match="use an even number of labels, and neither per_epoch nor window"):
+            LabelPlanConfig(labels=5, super_pairs=1)
+
+
+def test_ranks_together_read_the_plan() -> None:
+    steps = plan_labels(manifest_of(np.full(50, 9)), LabelPlanConfig(labels=7, images=3), 0, 0).steps
+
+    def share_of(rank: int, size: int) -> np.ndarray:
+        return steps[:, World(rank, size, rank, size, torch.device("cpu"), None).share(steps.shape[1])]
+
+    check_shares(steps, share_of, sizes=(1, 2, 3, 4, 8))
+
+
+@pytest.mark.parametrize("config", [LabelPlanConfig(), LabelPlanConfig(window=8), LabelPlanConfig(shots=20)])
+def test_millions_of_images(config: LabelPlanConfig) -> None:
+    """7.4 million images of 100,000 labels: an epoch is planned in under 3 s (of this process) and 1 GB."""
+    manifest = manifest_of(np.random.default_rng(0).multinomial(7_400_000, np.full(100_000, 1e-5)), shards=300)
+    tracemalloc.start()
+    start = time.process_time()
+    plan_labels(manifest, config, 0, 0)
+    assert time.process_time() - start < 3
+    assert tracemalloc.get_traced_memory()[1] < 1e9
+    tracemalloc.stop()
