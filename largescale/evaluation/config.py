@@ -1,14 +1,57 @@
 """Settings of an evaluation."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from largescale.corpus.config import ImagesConfig, LoaderConfig, StorageConfig
 from largescale.settings import Settings
 
-ProtocolName = Literal["auto", "labels", "oxford5k", "paris6k", "roxford5k", "rparis6k"]
+ProtocolName = Literal[
+    "auto", "labels", "oxford5k", "paris6k", "roxford5k", "rparis6k", "holidays", "holidays-upright", "ukbench"
+]
+SCALES: Mapping[str, tuple[float, ...]] = {"single": (1.0,), "multi": (1.0, 2**-0.5, 0.5), "multi_up": (2**0.5, 1.0, 2**-0.5)}
+
+
+class ExpansionConfig(Settings):
+    """Descriptors are added to their neighbours' (AQE, αQE, DBA)."""
+
+    neighbours: PositiveInt = Field(default=10, le=1000)
+    """How many of the most similar images are added. Many where queries have few positives can only harm (Holidays)."""
+    alpha: float = Field(default=3.0, ge=0)
+    """Each is weighted by its similarity to this power; 0: all alike (average expansion)."""
+
+
+class ScoreConfig(Settings):
+    """What happens between stored descriptors and scores. None of it needs embedding again."""
+
+    exponent: Literal["auto"] | PositiveFloat = "auto"
+    """Of the mean over scales; auto: GeM's own where its result is the descriptor, else 1 (cirtorch)."""
+    whitening: Literal["none", "pca", "learned"] = "none"
+    """Fitted on the descriptors of `whitening_corpus`, at the same scales: from principal components, or learned from its
+    matching pairs (cirtorch)."""
+    dim: PositiveInt | None = None
+    """Dimensions that are kept after whitening; null: all."""
+    query_expansion: ExpansionConfig | None = None
+    """A query is searched again after its best images were added to it (AQE with alpha 0, else αQE); null: it is not."""
+    database_augmentation: ExpansionConfig | None = None
+    """Every image of the gallery has its nearest others added (DBA), up to 200,000 images; null: none has."""
+    rerank: Literal["none", "k_reciprocal", "diffusion"] = "none"
+    """Rankings are made anew from the neighbours of neighbours, up to 200,000 images: k-reciprocal encoding (Zhong 2017), or
+    diffusion on the graph of mutual neighbours (Iscen 2017). Both are blind to the ground truth."""
+
+    @model_validator(mode="after")
+    def _dimensions_of_whitening(self) -> "ScoreConfig":
+        if self.dim is not None and self.whitening == "none":
+            raise ValueError("dim: the first dimensions of what is not whitened mean nothing; set whitening=pca or learned")
+        return self
+
+    @property
+    def mixes_rows(self) -> bool:
+        """Whether a row's place depends on other rows, so that a ranking without distractors must be made by itself."""
+        return bool(self.query_expansion or self.database_augmentation or self.rerank != "none")
 
 
 class EvaluateConfig(Settings):
@@ -33,15 +76,30 @@ class EvaluateConfig(Settings):
     crop: bool = True
     """Cut queries to the box in their ground truth before they are resized; part of the protocol's name."""
     images: ImagesConfig = ImagesConfig(size=1024)
+    scales: Literal["single", "multi", "multi_up"] = "single"
+    """Images go through the network at scale 1; at 1, 1/√2 and 1/2 (cirtorch); or at √2, 1 and 1/√2."""
+    whitening_corpus: str | None = None
+    """Corpus that whitening is fitted on: a training corpus, never one of a test."""
+    whitening_images: PositiveInt = 100_000
+    """Most images of it that are described."""
+    score: ScoreConfig = ScoreConfig()
+    """One for all test sets."""
+    tuned: Mapping[ProtocolName, ScoreConfig] = {}
+    """Other settings of score for single test sets, by the name of the protocol: their results are marked as tuned."""
     batch: PositiveInt = 16
     """Images of equal shape that go through the network together."""
     loader: LoaderConfig = LoaderConfig()
     storage: StorageConfig = StorageConfig()
     store: Path | None = None
-    """Folder for descriptors, so that evaluations of the same weights share those of their distractors; null: they are in OUT
-    until the results are written."""
+    """Folder for descriptors, so that evaluations of the same weights share those of their distractors; null: OUT/descriptors."""
     out: Path = Path("evaluation")
     """Folder of the results; the same command goes on where it was stopped."""
+
+    @model_validator(mode="after")
+    def _whitening_needs_a_corpus(self) -> "EvaluateConfig":
+        if self.whitening_corpus is None and any(s.whitening != "none" for s in (self.score, *self.tuned.values())):
+            raise ValueError("whitening is fitted on descriptors of a training corpus; give whitening_corpus=CORPUS")
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> "EvaluateConfig":

@@ -71,6 +71,10 @@ class Published:
         _check_lists(published, where)
         return published
 
+    def may_be(self, protocol: str) -> bool:
+        """Whether these lists are those of a protocol. Upright Holidays has other photographs, the lists are the same."""
+        return protocol in ("auto", self.family, *(["holidays-upright"] if self.family == "holidays" else []))
+
 
 def _check_lists(published: Published, where: str) -> None:
     used = {name for protocol in landmark_protocols(published.family, True) for name in (*protocol.positive, *protocol.junk)}

@@ -8,7 +8,7 @@ import numpy as np
 from largescale.corpus.reading import Corpus
 from largescale.evaluation.config import EvaluateConfig
 from largescale.evaluation.ground_truth import LabelTruth, ListedTruth, Published, Truth, labels_in_gallery
-from largescale.evaluation.protocols import LABELS, LEAVE_ONE_OUT, Protocol, landmark_protocols
+from largescale.evaluation.protocols import LABELS, LEAVE_ONE_OUT, UKBENCH, Protocol, landmark_protocols
 from largescale.settings import UserError
 
 
@@ -20,6 +20,8 @@ class Plan:
     queries: Corpus
     distractors: Sequence[Corpus]
     truth: Truth
+    family: str
+    """The name of the protocol before its levels."""
     protocols: Sequence[Protocol]
     boxes: np.ndarray | None
     """`(queries, 4)` regions in stored pixels that are described, in the order of the truth; None: whole images."""
@@ -38,11 +40,13 @@ class Plan:
         distractors = [Corpus.open(location, config.storage) for location in config.distractors]
         published = _published(config, queries, gallery)
         if published is None:
-            truth, protocols = _label_truth(gallery, queries)
-            return Plan(gallery, queries, distractors, truth, protocols, None)
+            ukbench = config.protocol == "ukbench"
+            truth, protocols = _ukbench_truth(gallery, queries) if ukbench else _label_truth(gallery, queries)
+            return Plan(gallery, queries, distractors, truth, "ukbench" if ukbench else "labels", protocols, None)
         listed = ListedTruth(published, gallery.manifest.keys, queries.manifest.keys)
         boxes = _boxes(listed, queries) if config.crop and any(listed.boxes) else None
-        return Plan(gallery, queries, distractors, listed, landmark_protocols(published.family, config.crop), boxes)
+        family = published.family if config.protocol == "auto" else config.protocol
+        return Plan(gallery, queries, distractors, listed, family, landmark_protocols(family, config.crop), boxes)
 
     @property
     def leave_one_out(self) -> bool:
@@ -59,13 +63,13 @@ class Plan:
 
 def _published(config: EvaluateConfig, queries: Corpus, gallery: Corpus) -> Published | None:
     """The ground truth that comes with the queries, else with the gallery; None where labels are scored."""
-    if config.protocol == "labels":
+    if config.protocol in ("labels", "ukbench"):
         return None
     for corpus in (queries, gallery):
         values = corpus.manifest.ground_truth
         if values is not None:
             published = Published.parse(values, f"{corpus.manifest.storage.location}/ground_truth.json")
-            if config.protocol not in ("auto", published.family):
+            if not published.may_be(config.protocol):
                 raise UserError(
                     f"protocol={config.protocol}, but {corpus.manifest.name} has a ground truth of {published.family}"
                 )
@@ -82,6 +86,16 @@ def _label_truth(gallery: Corpus, queries: Corpus) -> tuple[Truth, Sequence[Prot
     theirs = queries.manifest.label_names
     labels = labels_in_gallery(queries.manifest.label, theirs, names)
     return LabelTruth(labels, gallery.manifest.label, [*names.to_pylist(), *theirs.to_pylist()], False), [LABELS]
+
+
+def _ukbench_truth(gallery: Corpus, queries: Corpus) -> tuple[Truth, Sequence[Protocol]]:
+    """Objects are labels of four images; every image is a query."""
+    labels = gallery.manifest.label
+    others = np.flatnonzero(np.bincount(labels + 1, minlength=1)[1:] != 4)
+    if queries is not gallery or labels.min(initial=0) < 0 or len(others):
+        found = f"found {len(others):,} of another size" if len(others) else "give one gallery, all labelled, and no queries"
+        raise UserError(f"protocol=ukbench: each image asks for the 4 of its label, so labels have 4 images; {found}")
+    return LabelTruth(labels, labels, gallery.manifest.label_names.to_pylist(), True), [UKBENCH]
 
 
 def _boxes(truth: ListedTruth, queries: Corpus) -> np.ndarray:

@@ -61,6 +61,7 @@ _FAMILIES: dict[str, dict[str, Protocol]] = {
     "roxford5k": _LEVELS,
     "rparis6k": _LEVELS,
     "holidays": {"": replace(_CLASSIC, own_image="is left out of the ranking", crop="the whole image")},
+    "holidays-upright": {"": replace(_CLASSIC, own_image="is left out of the ranking", crop="the whole image, turned upright")},
 }
 FAMILIES = tuple(_FAMILIES)
 _LABELS = Protocol(
@@ -73,13 +74,20 @@ _LABELS = Protocol(
 )
 LABELS = _LABELS
 LEAVE_ONE_OUT = replace(_LABELS, name="labels-leave-one-out", junk=("own image",), own_image="is left out by its id")
+UKBENCH = replace(
+    _LABELS,
+    name="ukbench",
+    positive=("same label", "own image"),
+    own_image="stays in the gallery and is right",
+    metrics=("ns", "map", "precision_at_4"),
+)
 
 
 def landmark_protocols(family: str, crop: bool) -> Sequence[Protocol]:
     """The protocols of a published ground truth; where it has query boxes, whether they are cut out is part of the name."""
     if family not in _FAMILIES:
         raise UserError(f"the ground truth is for protocol {family!r}; known are {', '.join(FAMILIES)}")
-    if family == "holidays":
+    if not family.startswith(("oxford", "paris", "roxford", "rparis")):
         return [replace(rules, name=family) for rules in _FAMILIES[family].values()]
     what, region = ("crop", "cropped to its box before it is resized") if crop else ("nocrop", "the whole image")
     return [

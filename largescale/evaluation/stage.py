@@ -90,7 +90,7 @@ def evaluate_descriptors(config: EvaluateConfig, published: Published, world: Wo
     """
     assert config.descriptors is not None
     assert config.names is not None
-    if config.protocol not in ("auto", published.family):
+    if not published.may_be(config.protocol):
         raise UserError(f"protocol={config.protocol}, but {config.ground_truth} is a ground truth of {published.family}")
     world.decide(lambda: (config.out / RESULTS).unlink(missing_ok=True))
     names = pa.array(config.names.read_text().split(), pa.large_string())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from largescale.evaluation.protocols import LABELS, LEAVE_ONE_OUT, landmark_protocols
+from largescale.evaluation.protocols import LABELS, LEAVE_ONE_OUT, UKBENCH, landmark_protocols
 from largescale.settings import UserError
 
 HASHES = {
@@ -23,15 +23,17 @@ HASHES = {
     "rparis6k-medium-nocrop": "1 a04e9f2b3d143417",
     "rparis6k-hard-nocrop": "1 b0274c2c6ae60332",
     "holidays": "1 4413b22f63105e6e",
+    "holidays-upright": "1 e7976886070123ef",
+    "ukbench": "1 6ec0aeaa37fc0c06",
     "labels-query-gallery": "1 d81d429175a1d32a",
     "labels-leave-one-out": "1 724ebe24290dd8ef",
 }
 
 
 def test_rules_have_not_changed() -> None:
-    families = ("oxford5k", "paris6k", "roxford5k", "rparis6k", "holidays")
+    families = ("oxford5k", "paris6k", "roxford5k", "rparis6k", "holidays", "holidays-upright")
     protocols = [p for family in families for crop in (True, False) for p in landmark_protocols(family, crop)]
-    assert {p.name: f"{p.version} {p.hash}" for p in [*protocols, LABELS, LEAVE_ONE_OUT]} == HASHES
+    assert {p.name: f"{p.version} {p.hash}" for p in [*protocols, LABELS, LEAVE_ONE_OUT, UKBENCH]} == HASHES
 
 
 def test_crop_is_part_of_the_name() -> None:

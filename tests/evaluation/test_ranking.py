@@ -149,4 +149,23 @@ def test_metrics_by_hand() -> None:
 def test_precision_recall_curve_by_hand() -> None:
     ranked = Ranked(np.array([0, 3, 3, 4]), np.array([0, 2, 5, 1]), np.array([3, 0, 2]))  # the last found one of two
     curve = precision_at_recall(ranked, np.array([1 / 3, 0.5, 2 / 3, 1]))
-    np.testing.assert_allclose(curve, [(1 + 1 / 2) / 2, (2 / 3 + 1 / 2) / 2, (2 / 3 + 0) / 2, (3 / 6 + 0) / 2])
+    np.testing.assert_allclose(curve[0], [1, 2 / 3, 2 / 3, 3 / 6])
+    assert np.isnan(curve[1]).all()
+    np.testing.assert_allclose(curve[2], [1 / 2, 1 / 2, 0, 0])
+
+
+@pytest.mark.parametrize("case", goldens("holidays"))
+def test_holidays_is_that_of_inria(case: Golden) -> None:
+    """The query is taken out of its ranking; what a short list lacks was not found."""
+    arrays = case.arrays()
+    group, borders = arrays["in_group"], arrays["in_ranked_ptr"]
+    truth = [{"ok": np.setdiff1d(np.flatnonzero(group == group[q]), q), "junk": [q]} for q in arrays["in_queries"]]
+    (protocol,) = landmark_protocols("holidays", crop=True)
+    for q, expected in enumerate(arrays["out_aps"]):
+        ranks = arrays["in_ranked_flat"][borders[q] : borders[q + 1], None]
+        assert evaluate_rankings(ranks, truth[q : q + 1], protocol).mean["map_trapezoid"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_ukbench_counts_the_four_of_an_object() -> None:
+    ranked = Ranked(np.array([0, 4, 8, 8]), np.array([0, 1, 2, 3, 0, 3, 4, 900]), np.array([4, 4, 0]))
+    np.testing.assert_array_equal(measure(ranked, "ns"), [4, 2, np.nan])
