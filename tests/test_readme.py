@@ -71,5 +71,13 @@ def test_help_names_the_settings() -> None:
 def test_every_recipe_resolves() -> None:
     recipes = sorted(Path(ROOT / "configs").rglob("*.yaml"))
     assert recipes
-    for recipe in recipes:
-        load(TrainConfig, [str(recipe)])
+    names = [load(TrainConfig, [str(recipe)]).name for recipe in recipes]
+    runs = [name for recipe, name in zip(recipes, names, strict=True) if recipe.stem != "few-shot"]
+    assert len(set(runs)) == len(runs), "two recipes would train in one run directory"
+
+
+def test_few_shot_lies_over_every_recipe_of_class_anchors() -> None:
+    for recipe in set((ROOT / "configs/cam").glob("*.yaml")) - {ROOT / "configs/cam/few-shot.yaml"}:
+        config = load(TrainConfig, [str(recipe), str(ROOT / "configs/cam/few-shot.yaml"), "seed=3", "batches.shots=1"])
+        assert config.batches is not None
+        assert (config.loss.name, config.batches.shots, config.batches.images) == ("class_anchor", 1, 1)
