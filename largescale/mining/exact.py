@@ -1,4 +1,4 @@
-"""Exact search of one rank's share: the product, the best image of every cluster, the nearest clusters.
+"""Exact search of one rank's share by torch: the product, the best image of every cluster, the nearest clusters.
 
 Letters: P images of the share, T of a tile, C clusters of a tile, G groups of clusters, B queries, N negatives, D dimensions,
 M pairs (image, query).
@@ -9,42 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from largescale.mining.select import Candidates, Found, norms, nothing, score_pairs, select
+from largescale.mining.partition import Partition
+from largescale.mining.precision import Bounds, Rounded, kinds, product
+from largescale.mining.select import Candidates, Found, nothing, score_pairs, select
 
 TILE = 16384
-"""Images whose similarities to a block of queries are held at a time."""
+"""Images whose similarities to a part of the queries are held at a time."""
+TILE_BYTES = 2**25
+"""Of a tile in a type of two bytes."""
 _GROUPS = 256
-_CROWD = 16
-
-
-@dataclass(frozen=True)
-class Partition:
-    """Items put into disjoint parts; what belongs to a part need not be contiguous."""
-
-    owner: Tensor
-    """`(items,)` the part of each item."""
-    order: Tensor
-    """`(items,)` the items, those of one part side by side."""
-    starts: Tensor
-    """`(parts + 1,)` where each part begins in `order`."""
-
-    @staticmethod
-    def of(owner: Tensor, parts: int) -> "Partition":
-        sizes = torch.bincount(owner, minlength=parts)
-        starts = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
-        return Partition(owner, torch.argsort(owner, stable=True), starts)
-
-    def maxima(self, values: Tensor) -> Tensor:
-        """`(items, B)` -> `(parts, B)`: the largest value in each part."""
-        best = values.new_full((len(self.starts) - 1, values.shape[1]), -torch.inf)
-        return best.scatter_reduce_(0, self.owner[:, None].expand_as(values), values, "amax")
-
-    def members(self, part: Tensor) -> tuple[Tensor, Tensor]:
-        """`(m,)` parts -> all items of each, and for each item which of the m it comes from."""
-        sizes = self.starts[part + 1] - self.starts[part]
-        source = torch.repeat_interleave(sizes)
-        place = torch.arange(len(source), device=part.device) - (sizes.cumsum(0) - sizes)[source]
-        return self.order[self.starts[part][source] + place], source
+_CROWD = 8
 
 
 @dataclass(frozen=True)
@@ -61,16 +35,24 @@ class _Tile:
 class ExactSearch:
     """The nearest eligible clusters of this share for each query, without a depth to guess.
 
+    The product is taken in the fastest type that tells the candidates apart; those that can be the answer are scored again in
+    float64.
+
     Args:
         descriptors: `(P, D)` finite, float32, or float16 on a GPU.
         ids, clusters: `(P,)`.
         count: N.
+        block_bytes: of the similarities that are held at a time.
     """
 
-    def __init__(self, descriptors: Tensor, ids: Tensor, clusters: Tensor, count: int) -> None:
+    def __init__(self, descriptors: Tensor, ids: Tensor, clusters: Tensor, count: int, block_bytes: int = 2**25) -> None:
         self.descriptors, self.ids, self.clusters, self.count = descriptors, ids, clusters, count
-        self._tiles = [self._tile(slice(start, start + TILE)) for start in range(0, len(ids), TILE)]
-        self._largest = max((norms(descriptors[tile.rows]).max().item() for tile in self._tiles), default=0.0)
+        tile = max(1, min(TILE, TILE_BYTES // (2 * descriptors.shape[1])))
+        self._width = max(1, block_bytes // (4 * tile))
+        self._tiles = [self._tile(slice(start, start + tile)) for start in range(0, len(ids), tile)]
+        self._kinds = kinds(descriptors.device)
+        self._bounds = Bounds.of(descriptors, self._kinds[0])
+        self._held: tuple[_Tile, Tensor] | None = None
 
     def nearest(self, queries: Tensor, excluded: Tensor) -> Found:
         """The best image of each of the N nearest clusters.
@@ -80,41 +62,55 @@ class ExactSearch:
             excluded: `(B, 2)` clusters that are not eligible.
         """
         found = nothing(len(queries), self.count, queries.device)
+        parts = [slice(start, start + self._width) for start in range(0, len(queries), self._width)]
         for tile in self._tiles:
-            row, query = self._near(tile, queries, excluded, found.similarities[:, -1], torch.float32)
-            similarities = score_pairs(self.descriptors, queries, row, query)
-            near = Candidates(similarities, self.ids[row], self.clusters[row], query)
-            both = Candidates(*(torch.cat(pair) for pair in zip(found.candidates(), near, strict=True)))
-            found = select(both, excluded, self.count)
+            for part in parts:
+                self._add(tile, queries[part], excluded[part], Found(*(column[part] for column in found)))
+        self._held = None
         return found
 
-    def _near(self, tile: _Tile, queries: Tensor, excluded: Tensor, floor: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _add(self, tile: _Tile, queries: Tensor, excluded: Tensor, found: Found) -> None:
+        """Let the images of a tile take their places among those found."""
+        row, query = self._near(tile, queries, excluded, found.similarities[:, -1], self._kinds)
+        similarities = score_pairs(self.descriptors, queries, row, query)
+        near = Candidates(similarities, self.ids[row], self.clusters[row], query)
+        both = Candidates(*(torch.cat(pair) for pair in zip(found.candidates(), near, strict=True)))
+        for column, best in zip(found, select(both, excluded, self.count), strict=True):
+            column.copy_(best)
+
+    def _near(
+        self, tile: _Tile, queries: Tensor, excluded: Tensor, floor: Tensor, kinds: tuple[torch.dtype, ...]
+    ) -> tuple[Tensor, Tensor]:
         """`(M,)` row and query of every image that can be the best of a cluster that can be among the N nearest.
 
-        Where float32 leaves too many, because the descriptors are nearly equal, float64 tells them apart.
+        Where a type leaves too many, because the descriptors are nearly equal, the next one tells them apart.
         """
-        margin = self._margin(queries, kind)  # (B,)
-        scores = _product(self.descriptors[tile.rows], queries, kind)  # (T, B)
+        kind, *finer = kinds
+        asked = Rounded.of(queries, kind)
+        slack = self._bounds.slack(asked, kind)
+        scores = self._product(tile, asked.rows, kind)  # (T, B)
         best = tile.clusters.maxima(scores)  # (C, B)
         _exclude(best, tile.keys, excluded)
         groups = tile.groups.maxima(best)  # (G, B)
-        floor = torch.maximum(floor.to(kind), _nth_largest(groups, self.count)) - margin  # (B,)
+        floor = torch.maximum(slack.below(floor.to(slack.fixed)), slack.below(_nth_largest(groups, self.count).to(slack.fixed)))
         item, query = torch.nonzero((groups >= floor) & (groups > -torch.inf), as_tuple=True)
         least = floor[query]
         for partition, values in ((tile.groups, best), (tile.clusters, scores)):
             item, query = _descend(partition, item, query, values, least)
-            if kind == torch.float32 and len(item) > _CROWD * self.count * len(queries):
-                return self._near(tile, queries, excluded, floor, torch.float64)
-            least = torch.maximum(floor[query], values[item, query] - margin[query])
+            if finer and len(item) > _CROWD * self.count * len(queries):
+                if kind == torch.bfloat16:
+                    self._kinds = tuple(finer)
+                return self._near(tile, queries, excluded, floor, tuple(finer))
+            least = torch.maximum(floor[query], slack.below(values[item, query].to(floor), query))
         return item + tile.rows.start, query
 
-    def _margin(self, queries: Tensor, kind: torch.dtype) -> Tensor:
-        """`(B,)` by how much two inner products may be off together.
-
-        A sum of D products is off by at most D u |q| |x|, where u is half the distance of two numbers, or all of it on hardware
-        that cuts off.
-        """
-        return 2 * queries.shape[1] * torch.finfo(kind).eps * self._largest * norms(queries).to(kind)
+    def _product(self, tile: _Tile, queries: Tensor, kind: torch.dtype) -> Tensor:
+        """`(T, B)`; a tile in bfloat16 is kept for the next queries."""
+        if kind != torch.bfloat16:
+            return product(self.descriptors[tile.rows], queries, kind)
+        if self._held is None or self._held[0] is not tile:
+            self._held = tile, self.descriptors[tile.rows].bfloat16()
+        return product(self._held[1], queries, kind)
 
     def _tile(self, rows: slice) -> _Tile:
         keys, owner = torch.unique(self.clusters[rows], return_inverse=True)
@@ -143,10 +139,3 @@ def _nth_largest(values: Tensor, n: int) -> Tensor:
     if len(values) < n:
         return values.new_full(values.shape[1:], -torch.inf)
     return values.T.contiguous().topk(n, dim=1).values[:, -1]
-
-
-def _product(rows: Tensor, queries: Tensor, kind: torch.dtype) -> Tensor:
-    """`(T, D)`, `(B, D)` -> `(T, B)` inner products."""
-    if rows.dtype == torch.float16 and kind == torch.float32:
-        return torch.mm(rows, queries.T, out_dtype=torch.float32)
-    return rows.to(kind) @ queries.to(kind).T

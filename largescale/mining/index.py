@@ -4,6 +4,7 @@ Letters: R ranks, P images of one rank's share, Q queries of one rank, B queries
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -11,11 +12,19 @@ from torch import Tensor
 
 from largescale.distributed import World
 from largescale.mining.config import MiningConfig
-from largescale.mining.exact import TILE, ExactSearch
+from largescale.mining.exact import ExactSearch
 from largescale.mining.factory import FactorySearch
 from largescale.mining.select import Found, listed, nothing, select
 
 _BLOCK_BYTES = {"cpu": 2**25, "cuda": 2**29}
+
+
+class Search(Protocol):
+    """Search of one rank's share."""
+
+    def nearest(self, queries: Tensor, excluded: Tensor) -> Found:
+        """The best image of each of the N nearest eligible clusters; `queries` `(B, D)`, `excluded` `(B, 2)` clusters."""
+        ...
 
 
 class ShardedIndex:
@@ -37,10 +46,14 @@ class ShardedIndex:
         self.bytes_sent = 0
         """To other ranks, so far."""
         block_bytes = config.block_bytes or _BLOCK_BYTES[descriptors.device.type]
-        self.block = max(1, block_bytes // (4 * TILE * world.size))
-        """Queries of each rank that are searched at a time."""
-        share = descriptors, ids, clusters, config.negatives
-        self._search = ExactSearch(*share) if config.index == "exact" else FactorySearch(config, world, *share[:3])
+        self.block = max(1, block_bytes // (descriptors.shape[1] * descriptors.element_size() * world.size))
+        """Queries of each rank that are gathered at a time."""
+        share = descriptors, ids, clusters
+        self._search: Search = (
+            ExactSearch(*share, config.negatives, block_bytes)
+            if config.index == "exact"
+            else FactorySearch(config, world, *share)
+        )
 
     def search(self, queries: Tensor, excluded: Tensor, each_block: Callable[[int], None] = lambda _: None) -> Found:
         """The best images of the N nearest eligible clusters of the whole pool, for the queries of this rank.
@@ -53,28 +66,29 @@ class ShardedIndex:
         longest = int(self.world.max(len(queries))[0])
         parts = [nothing(0, self.count, queries.device)]
         for start in range(0, longest, self.block):
-            part = slice(start, start + self.block)
-            parts.append(self._search_block(queries[part], excluded[part]))
+            part, room = slice(start, start + self.block), min(self.block, longest - start)
+            parts.append(self._search_block(queries[part], excluded[part], room))
             each_block(len(queries[part]))
         return Found(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
-    def _search_block(self, queries: Tensor, excluded: Tensor) -> Found:
+    def _search_block(self, queries: Tensor, excluded: Tensor, room: int) -> Found:
         """Gather the block's queries, search this share, give each rank the candidates of its own queries."""
         own = slice(0, len(queries))
-        everyone = self._gather(queries)  # (R * b, D)
-        clusters = self._gather(excluded)
-        asked = self._gather(excluded.new_ones(len(excluded))) == 1
+        everyone = self._gather(queries, room)  # (R * b, D)
+        *clusters, asked = self._gather(torch.cat([excluded, excluded.new_ones((len(excluded), 1))], 1), room).unbind(1)
+        searched = asked == 1
         found = nothing(len(everyone), self.count, queries.device)
-        for column, answer in zip(found, self._search.nearest(everyone[asked], clusters[asked]), strict=True):
-            column[asked] = answer
+        answer = self._search.nearest(everyone[searched], torch.stack(clusters, 1)[searched])
+        for column, part in zip(found, answer, strict=True):
+            column[searched] = part
         candidates = self._exchange(found)  # (b, R * N) each
         return select(listed(*(column[own] for column in candidates)), excluded, self.count)
 
-    def _gather(self, rows: Tensor) -> Tensor:
-        """`(at most b, ...)` of each rank -> `(R * b, ...)` on every rank, with zeros where a rank has fewer."""
-        padded = rows.new_zeros((self.block, *rows.shape[1:]))
+    def _gather(self, rows: Tensor, room: int) -> Tensor:
+        """`(at most b, ...)` of each rank -> `(R * b, ...)` on every rank, with zeros where a rank has fewer than b = `room`."""
+        padded = rows.new_zeros((room, *rows.shape[1:]))
         padded[: len(rows)] = rows
-        everyone = padded.new_empty((self.world.size * self.block, *rows.shape[1:]))
+        everyone = padded.new_empty((self.world.size * room, *rows.shape[1:]))
         dist.all_gather_into_tensor(everyone, padded)
         self.bytes_sent += padded.nbytes * (self.world.size - 1)
         return everyone

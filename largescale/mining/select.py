@@ -12,7 +12,8 @@ from torch import Tensor
 NO_IMAGE = torch.iinfo(torch.int64).max
 """The id in a place where there is no image."""
 NO_CLUSTER = -1
-_PAIRS_AT_ONCE = 256
+_TERMS = {"cpu": 2**18, "cuda": 2**24}
+_NARROW = 32
 
 
 class Candidates(NamedTuple):
@@ -78,14 +79,20 @@ def score_pairs(left: Tensor, right: Tensor, i: Tensor, j: Tensor) -> Tensor:
         i, j: `(M,)` rows of `left` and `right`.
     """
     scores = torch.empty(len(i), dtype=torch.float64, device=left.device)
-    for start in range(0, len(i), _PAIRS_AT_ONCE):  # a chunk stays in the processor's cache
-        part = slice(start, start + _PAIRS_AT_ONCE)
+    at_once = max(1, _TERMS[left.device.type] // left.shape[1])
+    for start in range(0, len(i), at_once):  # a chunk stays in the processor's cache
+        part = slice(start, start + at_once)
         terms = left[i[part]].double().mul_(right[j[part]])  # (m, D)
-        while (width := terms.shape[1]) > 1:
+        while (width := terms.shape[1]) > _NARROW:
             half = (width + 1) // 2
             terms[:, : width - half] += terms[:, half:]
             terms = terms[:, :half]
-        scores[part] = terms[:, 0]
+        terms = terms.T.contiguous()  # (d, m): the same tree, in long rows
+        while (width := len(terms)) > 1:
+            half = (width + 1) // 2
+            terms[: width - half] += terms[half:]
+            terms = terms[:half]
+        scores[part] = terms[0]
     return scores
 
 

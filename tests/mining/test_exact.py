@@ -23,11 +23,13 @@ def unit(rows: Tensor) -> Tensor:
     return torch.nn.functional.normalize(rows)
 
 
+@pytest.mark.parametrize("types", [(torch.bfloat16, torch.float32, torch.float64), (torch.float32, torch.float64)])
 @pytest.mark.parametrize("tile", [64, 8192])
 @pytest.mark.parametrize("kind", ["spread", "copies", "alike", "equal"])
-def test_equals_brute_force(monkeypatch: pytest.MonkeyPatch, kind: str, tile: int) -> None:
+def test_equals_brute_force(monkeypatch: pytest.MonkeyPatch, kind: str, tile: int, types: tuple[torch.dtype, ...]) -> None:
     """Also where descriptors are so much alike that float32 cannot order them, and where it leaves nothing to order."""
     monkeypatch.setattr(exact, "TILE", tile)
+    monkeypatch.setattr(exact, "kinds", lambda device: types)
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(400, 48, generator=generator)
     common = torch.randn(1, 48, generator=generator)
