@@ -17,10 +17,13 @@ def main(arguments: list[str]) -> None:
     if len(arguments) not in (2, 3):
         raise UserError(f"expected two folders of results and perhaps one for the pages, found {len(arguments)} arguments")
     from largescale.evaluation.compare import compare_results, pairs, table
+    from largescale.evaluation.report import write_comparison
 
     a, b = map(Path, arguments[:2])
-    lines = compare_results(pairs(a, b))
+    both = pairs(a, b)
+    lines = compare_results(both)
     print(f"A: {a}\nB: {b}\n{table(lines)}")
+    print(f"\npages: {write_comparison(both, lines, Path(arguments[2]) if len(arguments) == 3 else b / 'compared')}")
 
 
 if __name__ == "__main__":

@@ -145,6 +145,10 @@ def table(lines: Sequence[Compared]) -> str:
 def _row(line: Compared) -> str:
     test = line.test
     ends = f"{100 * test.low:+.2f} to {100 * test.high:+.2f}"
-    values = f"{100 * line.a:>7.2f}{100 * line.b:>7.2f}{100 * test.difference:>+8.2f}{ends:>18}{test.p:>9.4f}"
-    adjusted = "" if line.holm is None else f"{line.holm:.4f}"
-    return f"{line.name:<30}{line.metric:<16}{values}{adjusted:>9}  {test.wins}/{test.losses}/{test.ties}"
+    values = f"{100 * line.a:>7.2f}{100 * line.b:>7.2f}{100 * test.difference:>+8.2f}{ends:>18}{chance(test.p):>9}"
+    return f"{line.name:<30}{line.metric:<16}{values}{chance(line.holm):>9}  {test.wins}/{test.losses}/{test.ties}"
+
+
+def chance(p: float | None) -> str:
+    """As it is printed; nothing for None."""
+    return "" if p is None else "< 0.0001" if p < 1e-4 else f"{p:.4f}"

@@ -106,18 +106,15 @@ def measure(ranked: Ranked, metric: str) -> np.ndarray:
 
 
 def precision_at_recall(ranked: Ranked, recall: np.ndarray) -> np.ndarray:
-    """Mean precision `(levels,)` at each level of recall in (0, 1], over the queries that have a positive.
+    """Precision `(Q, levels)` of every query at each level of recall in (0, 1]; NaN for queries without a positive.
 
     A query's precision at recall r is that at its positive number ceil(r R), and 0 where that one was not found.
     """
-    total = np.zeros(len(recall))
-    asked = np.flatnonzero(ranked.positives)
-    for query in asked:
-        rank = ranked.rank[ranked.start[query] : ranked.start[query + 1]]
-        place = np.ceil(recall * ranked.positives[query] - 1e-9).astype(int).clip(1) - 1  # (levels,)
-        found = place < len(rank)
-        total[found] += (place[found] + 1) / (rank[place[found]] + 1)
-    return total / max(len(asked), 1)
+    wanted = np.ceil(np.outer(ranked.positives, recall) - 1e-9).astype(int).clip(1) - 1  # (Q, levels)
+    found = wanted < np.diff(ranked.start)[:, None]
+    rank = np.append(ranked.rank, 0)[np.where(found, ranked.start[:-1, None] + wanted, -1)]
+    precision = np.where(found, (wanted + 1) / (rank + 1), 0.0)
+    return np.where(ranked.positives[:, None] > 0, precision, np.nan)
 
 
 @dataclass(frozen=True)

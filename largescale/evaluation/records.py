@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from largescale.evaluation.counting import Counted
-from largescale.evaluation.ranking import Ranked
+from largescale.evaluation.ranking import Ranked, precision_at_recall
 from largescale.evaluation.results import Mark, Missed, Neighbour, QueryRecord
 from largescale.evaluation.rows import Judged
 from largescale.evaluation.scoring import Positives, ProtocolScore
 from largescale.evaluation.task import Task
 
 SHOWN_MISSED = 10
+RECALL = np.linspace(0.1, 1, 10)
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Found:
         protocol, truth = self.score.protocol, self.task.truth
         metrics = {name: values[-1] for name, values in self.score.values[-1].items()}
         first_hits = self.ranked.first.tolist()
+        precision = precision_at_recall(self.ranked, RECALL).round(4).tolist()
         for q, positives in enumerate(self.ranked.positives.tolist()):
             id = int(truth.query[self.first + q])
             yield QueryRecord(
@@ -48,6 +50,7 @@ class Found:
                 metrics={name: float(values[q]) for name, values in metrics.items()} if positives else {},
                 top=list(self._top(q)),
                 missed=list(self._missed(q)),
+                precision=precision[q] if positives else [],
             )
 
     def _top(self, q: int) -> Iterator[Neighbour]:

@@ -101,7 +101,7 @@ class ProtocolScore:
                 values[name].append(measure(ranked, name))
         asked = int((ranked.positives > 0).sum())
         self.asked += asked
-        self.curve += precision_at_recall(ranked, RECALL) * asked
+        self.curve += np.nansum(precision_at_recall(ranked, RECALL), axis=0)
         self.positives += np.histogram(counted.score[found.index].clip(EDGES[0], EDGES[-1]), EDGES)[0]
         return found, ranked
 

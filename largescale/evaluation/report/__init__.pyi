@@ -1,2 +1,3 @@
+from .comparison import write_comparison as write_comparison
 from .pages import write_report as write_report
 from .pictures import Pictures as Pictures

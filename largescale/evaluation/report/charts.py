@@ -1,7 +1,7 @@
 """The plots of a report, as SVG text that takes its ink from the page."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,13 +9,44 @@ from matplotlib.figure import Figure
 from largescale.evaluation.results import Histogram, PrecisionRecall, ProtocolResult
 
 GREEN, RED, AMBER, BLUE = "#2e9e5b", "#d1495b", "#e09f1f", "#3572b0"
+PAIR = (BLUE, AMBER)
 SIZE = (4.2, 2.9)
 
 
-def precision_recall(curve: PrecisionRecall) -> str:
+def precision_recall(curves: Mapping[str, PrecisionRecall]) -> str:
+    """One curve, or those of A and B by name."""
+
     def draw(axes: Axes) -> None:
-        axes.plot(curve.recall, curve.precision, color=BLUE)
+        for (name, curve), color in zip(curves.items(), PAIR, strict=False):
+            axes.plot(curve.recall, curve.precision, color=color, label=name)
         axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+        if len(curves) > 1:
+            axes.legend(frameon=False)
+
+    return _svg(draw)
+
+
+def small_curve(precision: Sequence[float]) -> str:
+    """Precision at rising recall as a line of the height of three lines of text; nothing for no values."""
+    if not precision:
+        return ""
+    points = " ".join(f"{100 * i / (len(precision) - 1):.0f},{32 - 30 * value:.1f}" for i, value in enumerate(precision))
+    title = "precision at 10 %, 20 %, … 100 % of the positives: " + ", ".join(f"{value:.2f}" for value in precision)
+    return (
+        f'<svg class="curve" viewBox="0 0 100 33" role="img"><title>{title}</title><path d="M0 2H100M0 32H100"/>'
+        f'<polyline points="{points}"/></svg>'
+    )
+
+
+def gains(values: Sequence[float], metric: str) -> str:
+    """A bar per query, from the largest loss to the largest gain."""
+
+    def draw(axes: Axes) -> None:
+        ordered = sorted(100 * value for value in values)
+        colors = [GREEN if value > 0 else RED for value in ordered]
+        axes.bar(range(len(ordered)), ordered, width=1, color=colors)
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.set(xlabel="queries", ylabel=f"{metric}, B - A (points)")
 
     return _svg(draw)
 
@@ -40,17 +71,22 @@ def histogram(counts: Histogram) -> str:
     return _svg(draw)
 
 
-def distractor_curve(result: ProtocolResult) -> str:
+def distractor_curve(results: Mapping[str, ProtocolResult]) -> str:
+    """One result, or those of A and B by name."""
+
     def draw(axes: Axes) -> None:
-        points = [(point.distractors, point.metrics[result.main]) for point in result.distractor_curve]
-        counts = [count for count, _ in points]
-        axes.plot(counts, [100 * score.value for _, score in points], marker="o", color=BLUE)
-        low, high = [100 * score.low for _, score in points], [100 * score.high for _, score in points]
-        axes.fill_between(counts, low, high, color=BLUE, alpha=0.2)
+        for (name, result), color in zip(results.items(), PAIR, strict=False):
+            points = [(point.distractors, point.metrics[result.main]) for point in result.distractor_curve]
+            counts = [count for count, _ in points]
+            axes.plot(counts, [100 * score.value for _, score in points], marker="o", color=color, label=name)
+            low, high = [100 * score.low for _, score in points], [100 * score.high for _, score in points]
+            axes.fill_between(counts, low, high, color=color, alpha=0.2)
         axes.set_xscale("symlog", linthresh=max(1, min((c for c in counts if c), default=1)))
         axes.set_xticks(counts, [f"{count:,}" for count in counts])
         axes.minorticks_off()
         axes.set(xlabel="distractors", ylabel=f"{result.main} (%)")
+        if len(results) > 1:
+            axes.legend(frameon=False)
 
     return _svg(draw)
 

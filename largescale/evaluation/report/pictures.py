@@ -9,7 +9,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from largescale.corpus.reading import Corpus
-from largescale.evaluation.results import Neighbour, QueryRecord
+from largescale.evaluation.results import Missed, Neighbour, QueryRecord
 
 SIDE = 160
 QUALITY = 80
@@ -59,6 +59,15 @@ def of_query(record: QueryRecord) -> Picture:
 
 def of_neighbour(neighbour: Neighbour) -> Picture:
     return ("gallery" if neighbour.part == "gallery" else f"distractors-{neighbour.corpus}"), neighbour.id
+
+
+def of_missed(missed: Missed) -> Picture:
+    return "gallery", missed.id
+
+
+def of_record(record: QueryRecord) -> list[Picture]:
+    """The query and the rows it found."""
+    return [of_query(record), *map(of_neighbour, record.top)]
 
 
 def thumbnail(encoded: bytes) -> bytes:

@@ -11,7 +11,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from largescale.corpus.reading import Corpus
-from largescale.evaluation.report import Pictures, write_report
+from largescale.evaluation.compare import compare_results, pairs
+from largescale.evaluation.report import Pictures, write_comparison, write_report
 from largescale.evaluation.results import (
     CorpusUsed,
     CurvePoint,
@@ -37,15 +38,45 @@ ARGUMENTS = (
 )
 
 
-def _record(number: int) -> QueryRecord:
+def _record(number: int, gain: float = 0.0) -> QueryRecord:
     top = [
-        Neighbour(rank % (10 if mark == "distractor" else QUERIES), f"image <{rank}>", part, 0.9 - rank / 50, mark)
+        Neighbour(rank // 5 if mark == "distractor" else rank, f"image <{rank}>", part, 0.9 - rank / 50, mark)
         for rank, mark in enumerate(MARKS * 4)
         for part in (["distractors" if mark == "distractor" else "gallery"])
     ]
-    ap = None if number == 7 else 1 - number / QUERIES
+    ap = None if number == 7 else min(1 - number / QUERIES + gain * (number % 3 - 0.5), 1)
     box = (3.0, 4.0, 20.0, 18.0) if number % 2 else None
-    return QueryRecord(number, f"query/{number}", box, "label & name", ap, 3, 0, {}, top, [Missed(1, "lost", 99, 0.1)])  # type: ignore[arg-type]
+    return QueryRecord(
+        id=number,
+        key=f"query/{number}",
+        box=box,
+        label=f"label & name {number % 26}",
+        ap=ap,
+        positives=7,
+        first_hit=0,
+        metrics={} if ap is None else {"map": ap},
+        top=top,
+        missed=[Missed(1, "lost <1>", 99, 0.1), Missed(2, "lost <2>", 42, 0.2)],
+        precision=[] if ap is None else [1 - i / 12 for i in range(10)],
+    )
+
+
+def _evaluation(folder: Path, corpora: Path, gain: float = 0.0) -> Path:
+    """A folder with results on the corpora."""
+    metrics = {"map": Interval(0.5 + gain, 0.4, 0.6), "recall_at_1": Interval(0.7, 0.6, 0.8)}
+    curve = [CurvePoint(count, metrics) for count in (0, 5, 10)]
+    histogram = Histogram([0.0, 0.25, 0.5, 0.75, 1.0], [0, 1, 2, 3], [5, 4, 0, 0], [3, 0, 0, 0])
+    pr = PrecisionRecall([0.0, 0.5, 1.0], [1.0, 0.6, 0.2])
+    with record_file(folder / "queries-labels.jsonl") as append:
+        append(_record(number, gain) for number in range(QUERIES))
+    counts = (QUERIES, 1, 26, QUERIES, 10)
+    result = ProtocolResult(
+        "labels", 1, "0" * 64, "leave one out", "map", *counts, metrics, curve, histogram, pr, "queries-labels.jsonl"
+    )
+    used = [CorpusUsed(str(corpora / name), name, count) for name, count in (("gallery", QUERIES), ("distractors", 10))]
+    scored = ("w.safetensors", "0", {}, {"size": 32})
+    write_results(folder, Results(*scored, used[0], used[0], used[1:], [result], {"device": "cpu"}, {"embed": 1.0}))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -54,20 +85,7 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluation")
     make_corpus(folder / "gallery", labels=26, per_label=5)
     make_corpus(folder / "distractors", labels=0, unlabelled=10)
-    metrics = {"map": Interval(0.5, 0.4, 0.6), "recall_at_1": Interval(0.7, 0.6, 0.8)}
-    curve = [CurvePoint(count, metrics) for count in (0, 5, 10)]
-    histogram = Histogram([0.0, 0.25, 0.5, 0.75, 1.0], [0, 1, 2, 3], [5, 4, 0, 0], [3, 0, 0, 0])
-    pr = PrecisionRecall([0.0, 0.5, 1.0], [1.0, 0.6, 0.2])
-    with record_file(folder / "queries-labels.jsonl") as append:
-        append(map(_record, range(QUERIES)))
-    counts = (QUERIES, 1, 26, QUERIES, 10)
-    result = ProtocolResult(
-        "labels", 1, "0" * 64, "leave one out", "map", *counts, metrics, curve, histogram, pr, "queries-labels.jsonl"
-    )
-    used = [CorpusUsed(str(folder / name), "0", count) for name, count in (("gallery", QUERIES), ("distractors", 10))]
-    scored = ("w.safetensors", "0", {}, {"size": 32})
-    write_results(folder, Results(*scored, used[0], used[0], used[1:], [result], {"device": "cpu"}, {"embed": 1.0}))
-    return folder
+    return _evaluation(folder, folder)
 
 
 @pytest.fixture(scope="module")
@@ -95,13 +113,14 @@ def _links(browser: webdriver.Chrome) -> set[str]:
     return {urldefrag(link).url for link in links}
 
 
-def test_pages_in_a_browser(evaluation: Path, browser: webdriver.Chrome) -> None:
-    page = _write(evaluation)
-    todo, seen = {page.as_uri()}, set[str]()
+def _visit(browser: webdriver.Chrome, first: Path) -> set[str]:
+    """Open every page that links lead to, with all images; nothing is missing, nothing is complained about."""
+    todo, seen = {first.as_uri()}, set[str]()
     while todo - seen:
         browser.get((todo - seen).pop())
         seen.add(urldefrag(browser.current_url).url)
-        # what is further down loads only when it is scrolled to
+        # what is further down, or folded away, loads only when it is shown
+        browser.execute_script("document.querySelectorAll('details').forEach(details => details.open = true)")
         browser.execute_script("document.querySelectorAll('img').forEach(image => image.loading = 'eager')")
         loaded = "return [...document.images].every(image => image.complete)"
         for _ in range(100):
@@ -112,8 +131,39 @@ def test_pages_in_a_browser(evaluation: Path, browser: webdriver.Chrome) -> None
         assert browser.get_log("browser") == []
         links = _links(browser)
         assert all(Path(link.removeprefix("file://")).exists() for link in links)
+        inside = "return [...document.querySelectorAll('a[href*=\"#\"]')].every(a => a.pathname != location.pathname || document.querySelector(a.hash))"
+        assert browser.execute_script(inside)
         todo |= links
-    assert {Path(url).name for url in seen} == {"index.html", "labels-1.html", "labels-2.html"}
+    return {Path(url).name for url in seen}
+
+
+def test_pages_in_a_browser(evaluation: Path, browser: webdriver.Chrome) -> None:
+    assert _visit(browser, _write(evaluation)) == {"index.html", "labels-1.html", "labels-2.html"}
+
+
+def test_two_evaluations_side_by_side(evaluation: Path, browser: webdriver.Chrome, tmp_path: Path) -> None:
+    both = pairs(evaluation, _evaluation(tmp_path / "b", evaluation, gain=0.05))
+    page = write_comparison(both, compare_results(both), tmp_path / "compared")
+    assert _visit(browser, page) == {"index.html", "0-1.html", "0-2.html"}
+    browser.get(page.as_uri())
+    cells = [cell.text for cell in browser.find_elements(By.CSS_SELECTOR, ".summary tbody td")]
+    assert cells[0] == "labels +10"
+    assert sum(map(int, cells[-3:])) == QUERIES - 1  # wins, losses and ties of the queries that have a positive
+    browser.find_element(By.CSS_SELECTOR, ".pages a").click()
+    gains = [float(element.text) for element in browser.find_elements(By.CSS_SELECTOR, ".asked strong")]
+    assert len(gains) == 100
+    assert [abs(gain) for gain in gains] == sorted((abs(gain) for gain in gains), reverse=True)
+    assert max(gains) == pytest.approx(7.5, abs=0.01)
+    assert len(browser.find_element(By.CSS_SELECTOR, ".query").find_elements(By.CSS_SELECTOR, ".ranking")) == 2
+
+
+def test_suspects_are_listed_with_their_queries(evaluation: Path, browser: webdriver.Chrome) -> None:
+    browser.get(_write(evaluation).as_uri())
+    listed = browser.find_elements(By.CSS_SELECTOR, ".suspects li")
+    assert len(listed) == 4
+    assert all(f"{QUERIES} queries" in suspect.text for suspect in listed)
+    assert [a.text for a in listed[0].find_elements(By.CSS_SELECTOR, "a")] == ["1", "2", "3", "4", "5"]
+    assert "count as wrong all the same" in browser.find_element(By.CSS_SELECTOR, "body").text
 
 
 def test_queries_are_sorted_worst_first(evaluation: Path, browser: webdriver.Chrome) -> None:
@@ -135,6 +185,10 @@ def test_keyboard_and_narrow_screens(evaluation: Path, browser: webdriver.Chrome
     browser.switch_to.active_element.send_keys("k")
     first = browser.find_element(By.CSS_SELECTOR, ".query")
     assert browser.switch_to.active_element == first
+    assert not first.find_element(By.CSS_SELECTOR, ".missed").get_attribute("open")
+    browser.switch_to.active_element.send_keys("m")
+    assert first.find_element(By.CSS_SELECTOR, ".missed").get_attribute("open")
+    assert "#100" in first.find_element(By.CSS_SELECTOR, ".missed li").text
     browser.switch_to.active_element.send_keys("n", Keys.NULL)
     assert browser.current_url.endswith("labels-2.html")
     browser.set_window_size(500, 800)
@@ -144,7 +198,7 @@ def test_keyboard_and_narrow_screens(evaluation: Path, browser: webdriver.Chrome
 
 
 def test_without_pictures_names_stand_in(evaluation: Path, tmp_path: Path) -> None:
-    shutil.copytree(evaluation, tmp_path / "copy", ignore=shutil.ignore_patterns("report"))
+    shutil.copytree(evaluation, tmp_path / "copy", ignore=shutil.ignore_patterns("report*"))
     page = write_report(tmp_path / "copy").parent / "labels-1.html"
     text = page.read_text()
     assert "<img" not in text

@@ -13,7 +13,12 @@ function follow(relation) {
   document.querySelector(`a[rel=${relation}]`)?.click();
 }
 
-const actions = { j: () => step(1), k: () => step(-1), n: () => follow("next"), p: () => follow("prev") };
+function unfold() {
+  const missed = document.activeElement.querySelector(".missed");
+  if (missed) missed.open = !missed.open;
+}
+
+const actions = { j: () => step(1), k: () => step(-1), m: unfold, n: () => follow("next"), p: () => follow("prev") };
 
 document.addEventListener("keydown", (event) => {
   if (!event.ctrlKey && !event.metaKey && !event.altKey) actions[event.key]?.();

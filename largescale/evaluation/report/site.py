@@ -1,0 +1,58 @@
+"""What the pages of a report share: templates, style, numbers as text."""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from largescale.commit import write_text
+from largescale.evaluation.compare import chance
+from largescale.evaluation.report import charts
+from largescale.evaluation.report.pictures import Picture, Pictures, of_missed, of_neighbour, of_query, path
+from largescale.evaluation.results import shown
+
+PER_PAGE = 100
+MARKS = {"right": "✓", "wrong": "✗", "junk": "○", "distractor": "◆", "self": "="}
+FILES = ("report.css", "report.js")
+
+
+class Site:
+    """A folder of pages that opens from disk."""
+
+    def __init__(self, directory: Path, pictures: Pictures | None) -> None:
+        self.directory, self.pictures = directory, pictures
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            shutil.copyfile(Path(__file__).parent / "templates" / name, directory / name)
+        loader = PackageLoader("largescale.evaluation.report", "templates")
+        self.environment = Environment(
+            loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
+        self.environment.filters |= {"percent": _percent, "curve": charts.small_curve, "chance": chance}
+        self.environment.globals |= {
+            "marks": MARKS,
+            "shown": _shown,
+            "has_pictures": pictures is not None,
+            "query_picture": lambda record: path(of_query(record)),
+            "picture": lambda neighbour: path(of_neighbour(neighbour)),
+            "missed_picture": lambda missed: path(of_missed(missed)),
+            "box": pictures.box if pictures is not None else lambda record: None,
+        }
+
+    def thumbnails(self, wanted: Iterable[Picture]) -> None:
+        if self.pictures is not None:
+            self.pictures.write(self.directory, wanted)
+
+    def page(self, template: str, name: str, **values: Any) -> Path:
+        write_text(self.directory / name, self.environment.get_template(template).render(**values))
+        return self.directory / name
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f}"
+
+
+def _shown(metric: str, *values: float | None) -> str:
+    return " – ".join("–" if value is None else shown(metric, value) for value in values)
