@@ -5,7 +5,7 @@ Letters: n images of the pass, b images of a group, D dimensions.
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import takewhile
@@ -18,8 +18,10 @@ from tqdm import tqdm
 from largescale.corpus.config import ImagesConfig, LoaderConfig
 from largescale.corpus.reading import BadImage, Corpus, Group, load_pass, own_parts
 from largescale.distributed import own_cores
+from largescale.models.multiscale import AtScales
 from largescale.models.network import RetrievalNet, normalise
 
+Network = RetrievalNet | AtScales
 AT_ONCE = 8
 """Images that a core computes at a time: few, so that their activations stay in its cache."""
 
@@ -31,7 +33,7 @@ class Embedded:
     ids: np.ndarray
     """`(b,)` image ids."""
     descriptors: Tensor
-    """`(b, D)` float32 on the network's device."""
+    """`(b, D)`, or `(b, S, D)` at S scales; float32 on the network's device."""
     bad: list[BadImage]
     """Images that could not be decoded and have no descriptor."""
 
@@ -43,7 +45,7 @@ def own_images(corpus: Corpus, ids: np.ndarray, batch: int, share: tuple[int, in
 
 
 def embed(
-    network: RetrievalNet,
+    network: Network,
     corpus: Corpus,
     ids: np.ndarray,
     images: ImagesConfig,
@@ -53,6 +55,7 @@ def embed(
     device: torch.device,
     autocast: bool = True,
     share: tuple[int, int] = (0, 1),
+    shards: Collection[int] | None = None,
     boxes: np.ndarray | None = None,
     progress: str | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -68,11 +71,12 @@ def embed(
         batch: most images of a group; a GPU computes a group at a time, a core of a CPU `AT_ONCE` images.
         autocast: run the network in bfloat16 on a GPU.
         share: (rank, ranks); the images of a rank are `own_images`.
+        shards: only the images in these are embedded, in the groups of the whole pass; None: those of all.
         boxes: `(n, 4)` regions that are cut out first (see `load_pass`).
         progress: label of a progress bar; none is shown without it.
         should_stop: asked before each group; the pass ends early when it says so.
     """
-    groups = load_pass(corpus, ids, images, batch=batch, loader=loader, share=share, boxes=boxes)
+    groups = load_pass(corpus, ids, images, batch=batch, loader=loader, share=share, shards=shards, boxes=boxes)
     threads = 1 if device.type == "cuda" else own_cores()
     modes = [(module, module.training) for module in network.modules()]
     before, total = torch.get_num_threads(), len(own_images(corpus, ids, batch, share))
@@ -109,7 +113,7 @@ def _in_order(futures: Iterator[Future[Embedded]], ahead: int) -> Iterator[Embed
         yield future.result()
 
 
-def _embed_group(network: RetrievalNet, group: Group, device: torch.device, autocast: bool) -> Embedded:
+def _embed_group(network: Network, group: Group, device: torch.device, autocast: bool) -> Embedded:
     if not len(group.ids):  # all of them were bad
         return Embedded(group.ids, torch.empty((0, network.dim), device=device), group.bad)
     size = len(group.ids) if device.type == "cuda" else AT_ONCE

@@ -172,6 +172,7 @@ def load_pass(
     batch: int,
     loader: LoaderConfig | None = None,
     share: tuple[int, int] = (0, 1),
+    shards: Collection[int] | None = None,
     boxes: np.ndarray | None = None,
 ) -> Iterator[Group]:
     """One pass over images in groups of equal shape, each image once; bad ones are left out and reported.
@@ -182,13 +183,15 @@ def load_pass(
     Args:
         ids: `(n,)` sorted image ids.
         share: (rank, ranks).
+        shards: only the images in these are read; None: those of all.
         boxes: `(n, 4)` regions in stored pixels (x0, y0, x1, y1) that are cut out first.
     """
     loader = loader or LoaderConfig()
     images = images.model_copy(update={"augment": None})
     areas = target_areas(corpus.manifest, ids[:: len(ids) // SAMPLE + 1], images)
     buffers = buffers_for(loader, int(areas.max(initial=0)) * 3 * batch)
-    parts = own_parts(corpus.manifest, ids, batch, share)
+    shard = corpus.manifest.shard
+    parts = [part for part in own_parts(corpus.manifest, ids, batch, share) if shards is None or shard[ids[part.start]] in shards]
     own = [(ids[part], None if boxes is None else boxes[part]) for part in parts]
     for packed in run_workers(PassReader(Decoder(corpus, images, buffers), own, batch), loader):
         yield from packed.groups(buffers.view(packed.lent))

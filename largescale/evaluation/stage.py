@@ -73,7 +73,7 @@ def evaluate(
     sets = _sets(plan, store, subject, network.dim)
     with _clock(seconds, "embed"):
         for wanted in sets.values():
-            describe(network, wanted, config, world, should_stop)
+            describe(network, [wanted], config, world, should_stop)
     with _clock(seconds, "seal"):
         seal(list(sets.values()), world, config.out)
     results = _score(_task(plan, sets), subject, world, config.out, seconds)
@@ -131,7 +131,7 @@ def _sets(plan: Plan, store: Path, subject: Subject, dim: int) -> dict[str, Desc
     if not plan.leave_one_out:
         order = np.argsort(plan.truth.query)
         boxes = None if plan.boxes is None else plan.boxes[order]
-        sets["queries"] = Descriptors(store, plan.queries, identity, dim, plan.truth.query[order], boxes)
+        sets["queries"] = Descriptors(store, plan.queries, identity, dim, 1.0, plan.truth.query[order], boxes)
     return sets | {f"distractors {i}": Descriptors(store, corpus, identity, dim) for i, corpus in enumerate(plan.distractors)}
 
 

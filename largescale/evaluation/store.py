@@ -1,14 +1,15 @@
-"""Descriptors on disk: one file per shard, committed by a marker, so that a killed pass goes on in any world.
+"""Descriptors on disk: one file per shard and scale, committed by a marker, so that a killed pass goes on in any world.
 
-A store holds a folder per (network, preprocessing, images). Ranks own disjoint shards and need no collectives to fill it.
+A store holds a folder per (network, preprocessing, images, scale). Ranks own disjoint shards and need no collectives to fill it.
 Sealing checks that every image has exactly one finite unit row; without it there is no score.
 
-n images, D dimensions
+n images, S scales, D dimensions
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,16 @@ from largescale.commit import committed_file, write_json, write_text
 from largescale.corpus.manifest import sha256_of
 from largescale.corpus.reading import BadImage, Corpus
 from largescale.distributed import World
-from largescale.embedding import embed
+from largescale.embedding import Embedded, embed
 from largescale.evaluation.config import EvaluateConfig
+from largescale.models.multiscale import AtScales
 from largescale.models.network import RetrievalNet
 from largescale.settings import UserError
 
 UNIT = 1e-3
 """How far the norm of a row may be from 1."""
+HALF_BEYOND = 200_000
+"""Sets of more images are stored in half precision; they are scored in single precision all the same."""
 WAIT_S = 7 * 24 * 3600
 SEALED = "sealed.json"
 
@@ -36,7 +40,7 @@ class Stopped(Exception):  # noqa: N818
 
 
 class Descriptors:
-    """Descriptors of some images of a corpus by one network."""
+    """Descriptors of some images of a corpus by one network at one scale, before whitening."""
 
     def __init__(
         self,
@@ -44,6 +48,7 @@ class Descriptors:
         corpus: Corpus,
         identity: Mapping[str, Any],
         dim: int,
+        scale: float = 1.0,
         ids: np.ndarray | None = None,
         boxes: np.ndarray | None = None,
     ) -> None:
@@ -55,13 +60,16 @@ class Descriptors:
         """
         self.corpus, self.manifest = corpus, corpus.manifest
         self.ids = np.arange(len(self.manifest)) if ids is None else ids
-        self.boxes, self.dim = boxes, dim
+        self.boxes, self.dim, self.scale = boxes, dim, scale
+        self.dtype = np.dtype(np.float32 if len(self.ids) <= HALF_BEYOND else np.float16)
         parts = [self.ids.tobytes(), b"" if boxes is None else boxes.tobytes()]
         self.identity = {
             **identity,
             "corpus": self.manifest.fingerprint,
             "images": hashlib.sha256(b"|".join(parts)).hexdigest()[:16],
             "dim": dim,
+            "scale": scale,
+            "dtype": self.dtype.name,
         }
         key = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:16]
         self.directory = store / f"{self.manifest.name}-{key}"
@@ -79,14 +87,14 @@ class Descriptors:
     def file(self, shard: int) -> Path:
         return self.directory / f"shard-{shard:05d}.npy"
 
-    def pending(self) -> list[int]:
-        return [shard for shard in self.shards if not self._marker(shard).exists()]
+    def is_done(self, shard: int) -> bool:
+        return self._marker(shard).exists()
 
     def write(self, shard: int, rows: np.ndarray, bad: list[BadImage]) -> None:
         """Commit the rows `(n, D)` of a shard; the marker comes last."""
         with committed_file(self.file(shard)) as temporary:
             with temporary.open("wb") as file:
-                np.save(file, rows)
+                np.save(file, rows.astype(self.dtype))
             digest = sha256_of(temporary)
         faults = [{"key": image.key, "error": image.error} for image in bad]
         write_json(self._marker(shard), {"rows": len(rows), "sha256": digest, "bad": faults})
@@ -114,13 +122,18 @@ class Descriptors:
             key = self.manifest.keys[int(self.ids[place][i])].as_py()
             yield f"{key}: {reasons.get(key, 'its descriptor is not a finite unit vector')}"
 
+    def checksums(self) -> dict[str, str]:
+        """SHA-256 of every file."""
+        return {self.file(shard).name: json.loads(self._marker(shard).read_text())["sha256"] for shard in self.shards}
+
     def _marker(self, shard: int) -> Path:
         return self.file(shard).with_suffix(".json")
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:
     """`(n,)` whether each row is finite and of unit length."""
-    good = [np.abs(np.linalg.norm(rows[i : i + 4096], axis=1) - 1) <= UNIT for i in range(0, len(rows), 4096)]
+    blocks = (rows[i : i + 4096].astype(np.float32) for i in range(0, len(rows), 4096))
+    good = [np.abs(np.linalg.norm(block, axis=1) - 1) <= UNIT for block in blocks]
     return np.concatenate([np.zeros(0, dtype=bool), *good])
 
 
@@ -133,53 +146,87 @@ def network_digest(network: RetrievalNet) -> str:
 
 
 def describe(
-    network: RetrievalNet, wanted: Descriptors, config: EvaluateConfig, world: World, should_stop: Callable[[], bool]
+    network: RetrievalNet, scales: Sequence[Descriptors], config: EvaluateConfig, world: World, should_stop: Callable[[], bool]
 ) -> None:
-    """Embed the shards that are not done yet; each rank a run of them.
+    """Embed the shards that are not done yet; each rank a run of them, in one pass for all its shards and their scales.
+
+    Args:
+        scales: of the same images.
 
     Raises:
         Stopped: `should_stop` said so on some rank.
     """
-    world.decide(lambda: write_json(wanted.directory / "identity.json", wanted.identity))
-    pending = world.decide(wanted.pending)
-    mine = pending[world.share(len(pending))]
-    images = sum(wanted.place(shard).stop - wanted.place(shard).start for shard in mine)
-    with tqdm(desc=f"embed {wanted.manifest.name}", total=images, unit="image", disable=not (world.is_first and images)) as bar:
-        for shard in mine:
-            _describe_shard(network, wanted, shard, config, should_stop, bar.update)
+    missing = world.decide(lambda: _begin(scales))
+    for numbers, shards in missing.items():
+        mine = shards[world.share(len(shards))]
+        if mine:
+            _describe_shards(network, [scales[number] for number in numbers], mine, config, should_stop, world.is_first)
     world.barrier(WAIT_S)
     if world.any(should_stop()):
         raise Stopped
 
 
-def _describe_shard(
+def _begin(scales: Sequence[Descriptors]) -> dict[tuple[int, ...], list[int]]:
+    """The shards that are not done, by the scales that they lack."""
+    missing: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for wanted in scales:
+        write_json(wanted.directory / "identity.json", wanted.identity)
+    for shard in scales[0].shards:
+        missing[tuple(number for number, wanted in enumerate(scales) if not wanted.is_done(shard))].append(shard)
+    missing.pop((), None)
+    return dict(missing)
+
+
+def _describe_shards(
     network: RetrievalNet,
-    wanted: Descriptors,
-    shard: int,
+    scales: Sequence[Descriptors],
+    shards: list[int],
     config: EvaluateConfig,
     should_stop: Callable[[], bool],
-    progress: Callable[[int], Any],
+    shows: bool,
 ) -> None:
-    place = wanted.place(shard)
-    ids = wanted.ids[place]
-    rows, bad = np.full((len(ids), wanted.dim), np.nan, dtype=np.float32), list[BadImage]()
+    """Each shard is committed when its last group has come; groups of several shards may come in turn."""
+    wanted = scales[0]
     groups = embed(
-        network,
+        AtScales(network, [described.scale for described in scales]),
         wanted.corpus,
-        ids,
+        wanted.ids,
         config.images,
         batch=config.batch,
         loader=config.loader,
         device=next(network.parameters()).device,
-        boxes=None if wanted.boxes is None else wanted.boxes[place],
+        shards=frozenset(shards),
+        boxes=wanted.boxes,
         should_stop=should_stop,
     )
-    for group in groups:
-        rows[np.searchsorted(ids, group.ids)] = group.descriptors.cpu().numpy()
-        bad += group.bad
-        progress(len(group.ids) + len(group.bad))
-    if not should_stop():
-        wanted.write(shard, rows, bad)
+    number = {shard.name: i for i, shard in enumerate(wanted.manifest.shards)}
+    begun: dict[int, _Rows] = {}
+    images = sum(wanted.place(shard).stop - wanted.place(shard).start for shard in shards)
+    with tqdm(desc=f"embed {wanted.manifest.name}", total=images, unit="image", disable=not shows) as bar:
+        for group in groups:
+            shard = int(wanted.manifest.shard[group.ids[0]]) if len(group.ids) else number[group.bad[0].shard]
+            rows = begun.setdefault(shard, _Rows(wanted.ids[wanted.place(shard)], len(scales), wanted.dim))
+            bar.update(rows.add(group))
+            if not rows.missing:
+                for of_scale, described in zip(begun.pop(shard).rows, scales, strict=True):
+                    described.write(shard, of_scale, rows.bad)
+
+
+class _Rows:
+    """The rows of a shard while its groups come, `(S, n, D)`; NaN for bad images."""
+
+    def __init__(self, ids: np.ndarray, scales: int, dim: int) -> None:
+        self.ids, self.missing, self.bad = ids, len(ids), list[BadImage]()
+        self.rows = np.full((scales, len(ids), dim), np.nan, dtype=np.float32)
+
+    def add(self, group: Embedded) -> int:
+        """The number of its images."""
+        if len(group.ids):
+            self.rows[:, np.searchsorted(self.ids, group.ids)] = group.descriptors.cpu().numpy().swapaxes(0, 1)
+        self.bad += group.bad
+        images = len(group.ids) + len(group.bad)
+        self.missing -= images
+        return images
 
 
 def seal(sets: list[Descriptors], world: World, out: Path) -> None:
@@ -200,6 +247,6 @@ def seal(sets: list[Descriptors], world: World, out: Path) -> None:
 
     def mark() -> None:
         for i in unsealed:
-            write_json(sets[i].directory / SEALED, sets[i].identity)
+            write_json(sets[i].directory / SEALED, {**sets[i].identity, "files": sets[i].checksums()})
 
     world.decide(mark)

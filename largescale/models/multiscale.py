@@ -1,9 +1,27 @@
 """Descriptors of an image at several scales, merged into one (Radenović 2018, §5). S scales, B images, D dimensions."""
 
+from collections.abc import Sequence
+
 import torch
+from torch import nn
 from torch.nn.functional import interpolate
 
+from largescale.models.network import RetrievalNet
+
 SCALES = (1.0, 2**-0.5, 0.5)
+
+
+class AtScales(nn.Module):
+    """A network that describes each image once per scale."""
+
+    def __init__(self, network: RetrievalNet, scales: Sequence[float]) -> None:
+        super().__init__()
+        self.network, self.scales, self.dim = network, tuple(scales), network.dim
+        self.train(network.training)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """`(B, 3, H, W)`, normalised -> `(B, S, D)`."""
+        return torch.stack([self.network(resize(images, scale)) for scale in self.scales], dim=1)
 
 
 def resize(images: torch.Tensor, scale: float) -> torch.Tensor:
@@ -16,7 +34,11 @@ def merge_scales(descriptors: torch.Tensor, exponent: float = 1.0) -> torch.Tens
 
     Args:
         exponent: that of GeM where the descriptors come straight from it, which makes them non-negative; else 1
-            (`RetrievalNet.scale_exponent`).
+            (`RetrievalNet.scale_exponent`). A component below 0 keeps its sign (as in dirtorch; cirtorch has NaN there).
     """
-    merged = descriptors.mean(0) if exponent == 1 else (descriptors.clamp(min=0) ** exponent).mean(0) ** (1 / exponent)
+    merged = _power(_power(descriptors, exponent).mean(0), 1 / exponent)
     return merged / torch.linalg.vector_norm(merged, dim=1, keepdim=True)
+
+
+def _power(x: torch.Tensor, exponent: float) -> torch.Tensor:
+    return x if exponent == 1 else x.abs() ** exponent * x.sign()
