@@ -66,9 +66,9 @@ def to_yaml(config: Settings) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def explain(cls: type[Settings], program: str) -> str:
+def explain(cls: type[Settings], program: str, arguments: str = "[config.yaml] [key=value ...] [--dry-run] [--help]") -> str:
     """The text of `--help`: every setting with its default and its line of documentation."""
-    lines = [f"usage: torchrun --nproc-per-node N {program} [config.yaml] [key=value ...] [--dry-run] [--help]"]
+    lines = [f"usage: torchrun --nproc-per-node N {program} {arguments}"]
     group = None
     for key, field, owner in walk(cls):
         if (key.rpartition(".")[0], owner) != group:

@@ -99,7 +99,7 @@ class WandbMirror:
         limits = wandb.Settings(init_timeout=60, finish_timeout=60, console="off", silent=True)
         self.run = wandb.init(
             project=config.project,
-            name=directory.name,
+            name=settings.get("name", directory.name),
             id=id,
             resume="allow",
             mode=mode,

@@ -75,8 +75,8 @@ def train(config: TrainConfig, dry: bool) -> None:
     # Go, or go on
     world.decide(lambda: preflight.claim(directory))
     newest = checkpoints.newest()
-    if newest is None:  # negatives without a checkpoint are of a run that nobody continues
-        world.decide(lambda: remove_directory(directory / "negatives"))
+    if newest is None:  # negatives and weights without a checkpoint are of a run that nobody continues
+        world.decide(lambda: [remove_directory(directory / name) for name in ("negatives", "weights")])
     trainer.begin(checkpoints.load(newest) if newest else None)
     world.decide(lambda: write_text(directory / "config.yaml", to_yaml(config)))
     trainer.fit()

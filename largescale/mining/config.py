@@ -1,6 +1,8 @@
 """Settings of mining: the pool, how it is embedded and searched, how many negatives a query gets."""
 
-from pydantic import Field, PositiveInt, model_validator
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from largescale.settings import Settings
 
@@ -26,8 +28,27 @@ class MiningConfig(Settings):
     """Memory of one block of similarities in each process, null: 32 MiB on a CPU, 512 MiB on a GPU; about three times as much
     is in use at once. The negatives do not depend on it."""
 
+    home: Literal["inline", "service"] = "inline"
+    """inline: the training processes mine at each epoch's border; service: launch/mine.py mines beside them."""
+    wait: Literal["never", "always"] | NonNegativeFloat = "never"
+    """How long training waits at a border for the service: never, so many seconds, or always, which gives the negatives of the
+    inline miner. Without a generation of its epoch it goes on with an earlier one, and with random clusters for the rest."""
+
+    @model_validator(mode="after")
+    def _wait_for_the_service(self) -> "MiningConfig":
+        if self.home == "inline" and "wait" in self.model_fields_set and self.wait != "never":
+            raise ValueError(f"wait={self.wait} is read with home=service only; inline mining is over before its epoch begins")
+        return self
+
     @model_validator(mode="after")
     def _parameters_of_an_index(self) -> "MiningConfig":
         if self.index == "exact" and self.index_search:
             raise ValueError(f"index_search={self.index_search!r} is read by a FAISS index only; exact search has no parameters")
         return self
+
+
+class ServiceConfig(Settings):
+    """The mining service."""
+
+    timeout: float = Field(default=600, gt=0)
+    """Seconds that a rank may keep the others waiting; then they end with an error, which torchrun --max-restarts answers."""

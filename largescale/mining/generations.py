@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -71,6 +72,21 @@ class Generation:
     statistics: Mapping[str, float] = field(repr=False)
 
 
+class Taken(NamedTuple):
+    """The negatives that training reads in an epoch."""
+
+    epoch: int
+    generation: tuple[int, int] | None
+    """(epoch, step) of the generation; None for random clusters."""
+    waited: float
+    """Seconds."""
+
+    @property
+    def own(self) -> bool:
+        """Whether they were mined for this epoch."""
+        return self.generation is not None and self.generation[0] == self.epoch
+
+
 class Generations:
     """The generations of a run directory that belong to one manifest."""
 
@@ -112,10 +128,14 @@ class Generations:
         return self._first((number, step) for number, step in self._names() if number <= epoch)
 
     def begin(self, epoch: int, step: int) -> None:
-        """Remove the remains of what was never finished and make room for the parts. One rank calls this."""
+        """Make room for the parts. One rank calls this."""
+        self.clear()
+        begin_directory(self.path(epoch, step))
+
+    def clear(self) -> None:
+        """Remove the remains of what was never finished. One rank calls this."""
         for remains in self.directory.glob(".gen-*.partial"):
             remove_directory(remains)
-        begin_directory(self.path(epoch, step))
 
     def write_part(self, epoch: int, step: int, rank: int, part: Part) -> tuple[str, str]:
         """Write the queries of a rank; returns the name and the SHA-256 of the file."""
@@ -134,8 +154,28 @@ class Generations:
         write_json(partial(path) / HEAD, head | {"statistics": dict(statistics), "faults": named})
         commit_directory(path)
 
+    def take(self, epoch: int, found: "Generation | None", waited: float) -> None:
+        """Write down what training reads in an epoch, so that it reads the same when it is resumed. One rank calls this."""
+        name = None if found is None else (found.epoch, found.step)
+        write_json(self._record(epoch), {"epoch": epoch, "generation": name, "waited": waited})
+
+    def taken(self, epoch: int) -> "Taken | None":
+        """What training reads in an epoch; None before it has begun."""
+        if not self._record(epoch).exists():
+            return None
+        record = json.loads(self._record(epoch).read_text())
+        return Taken(epoch, record["generation"] and tuple(record["generation"]), record["waited"])
+
+    def fallbacks(self, epoch: int) -> int:
+        """Epochs up to this one that training began without a generation of their own."""
+        records = (self.taken(number) for number in range(epoch + 1))
+        return sum(taken is not None and not taken.own for taken in records)
+
     def path(self, epoch: int, step: int) -> Path:
         return self.directory / f"gen-{epoch:06d}-{step:06d}"
+
+    def _record(self, epoch: int) -> Path:
+        return self.directory / f"taken-{epoch:06d}.json"
 
     def _names(self) -> list[tuple[int, int]]:
         """(epoch, step) of all generations, the last first."""

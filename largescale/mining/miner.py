@@ -33,6 +33,10 @@ class StoppedError(Exception):
     """The ranks agreed to stop."""
 
 
+class NotPublishedError(Exception):
+    """A generation could not be written, for instance because the disk is full. Raised on every rank; nothing is left of it."""
+
+
 class Miner:
     """Finds the hardest negatives of an epoch's queries. Every rank of a world has one, and all run it at the same time.
 
@@ -71,6 +75,7 @@ class Miner:
 
         Raises:
             UserError: more images that cannot be used than `bad_images.budget` allows, or fewer clusters than N + 1.
+            NotPublishedError: the generation could not be written.
         """
         stages = Stages()
         try:
@@ -126,7 +131,7 @@ class Miner:
 
     def _search(self, index: ShardedIndex, queries: Shelf, epoch: int, tuples: Tuples) -> Part:
         """The negatives of the queries that this rank holds; rank 0 answers for those that no rank could embed."""
-        rows, excluded = np.flatnonzero(np.isin(tuples.queries, queries.ids)), _excluded(tuples)  # (q,), (Q, 2)
+        rows, excluded = np.flatnonzero(np.isin(tuples.queries, queries.ids)), excluded_clusters(tuples)  # (q,), (Q, 2)
         with progress_bar(self._label(epoch, "searching"), len(rows), "query") as bar:
 
             def each_block(count: int) -> None:
@@ -155,7 +160,7 @@ class Miner:
         """Share of the true negatives that the approximate index found, on a sample of the queries."""
         held = np.flatnonzero(np.isin(part.queries, queries.ids))[:: max(1, len(tuples.queries) // RECALL_QUERIES)]
         exact = self._index(self.config.model_copy(update={"index": "exact"}), pool)
-        excluded = torch.from_numpy(_excluded(tuples)[part.rows[held]]).to(self.world.device)
+        excluded = torch.from_numpy(excluded_clusters(tuples)[part.rows[held]]).to(self.world.device)
         truth = exact.search(queries.take(part.queries[held]), excluded).ids.cpu().numpy()  # (held, N)
         hit = (truth[:, :, None] == part.negatives[held][:, None, :]).any(2)
         hits, wanted = self.world.sum(hit.sum(), (truth != NO_IMAGE).sum())
@@ -187,9 +192,13 @@ class Miner:
         }
 
     def _publish(self, epoch: int, step: int, part: Part, faults: list[BadImage], statistics: Mapping[str, float]) -> Generation:
-        self.world.decide(lambda: self.generations.begin(epoch, step))
-        parts = self.world.agree(lambda: self.generations.write_part(epoch, step, self.world.rank, part))
-        self.world.decide(lambda: self.generations.commit(epoch, step, dict(parts), faults, statistics))
+        try:
+            self.world.decide(lambda: self.generations.begin(epoch, step))
+            parts = self.world.agree(lambda: self.generations.write_part(epoch, step, self.world.rank, part))
+            self.world.decide(lambda: self.generations.commit(epoch, step, dict(parts), faults, statistics))
+        except OSError as error:
+            self.world.decide(self.generations.clear)
+            raise NotPublishedError(f"{self.generations.path(epoch, step)} could not be written: {error}") from error
         generation = self.world.decide(lambda: self.generations.read(epoch, step))
         assert generation is not None
         return generation
@@ -202,7 +211,7 @@ class Miner:
             raise StoppedError
 
 
-def _excluded(tuples: Tuples) -> np.ndarray:
+def excluded_clusters(tuples: Tuples) -> np.ndarray:
     """`(Q, 2)` the clusters of each query and of its positive."""
     images = (tuples.query_labels, tuples.queries), (tuples.positive_labels, tuples.positives)
     return np.stack([cluster_keys(labels, ids) for labels, ids in images], 1)

@@ -17,6 +17,7 @@ from largescale.distributed import StopSignal, World
 from largescale.mining import Generation, Miner
 from largescale.settings import UserError
 from largescale.training.module import Batch
+from largescale.training.negatives import ServedNegatives
 from largescale.training.recipe import TrainConfig
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ class TuplePlanner:
         """The negatives mined with the weights at the epoch's border; those of an earlier life of the run are read back."""
         epoch, done = trainer.progress.epoch, trainer.progress.done
         border = trainer.progress.step - done
+        if self.miner.config.home == "service":
+            return ServedNegatives(self.miner).take(tuples, epoch, border, resumed=done > 0)
         generation = self.miner.world.decide(lambda: self.miner.generations.read(epoch, border))
         if generation is not None:
             return generation

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from largescale.corpus.config import BadImagesConfig, ImagesConfig, LabelPlanConfig, LoaderConfig, StorageConfig, TuplePlanConfig
 from largescale.losses.config import ContrastiveConfig, LossConfig
@@ -29,7 +29,8 @@ FREE = (
         "evaluation",
         "tracking",
     ),
-    *("engine.kind", "engine.zero_stage", "engine.accumulation", "mining.block_bytes", "model.channels_last"),
+    *("engine.kind", "engine.zero_stage", "engine.accumulation", "model.channels_last"),
+    *("mining.block_bytes", "mining.home", "mining.wait"),
 )
 
 
@@ -119,6 +120,24 @@ class TrainConfig(Settings):
                 "a part of them would give another gradient; use accumulation=1"
             )
         return self
+
+    @model_validator(mode="after")
+    def _service_finds_weights(self) -> "TrainConfig":
+        if self.mining is not None and self.mining.wait == "always" and self.checkpoint.epochs > 1:
+            raise ValueError(
+                f"checkpoint.epochs={self.checkpoint.epochs}: with mining.wait=always the service needs the weights of every "
+                "border, and training would wait for ever; use checkpoint.epochs=1"
+            )
+        return self
+
+    @field_validator("runs", mode="before")
+    @classmethod
+    def _runs_are_a_folder(cls, value: Any) -> Any:
+        if "://" in str(value):
+            raise ValueError(
+                "a run directory needs renames and locks, which file systems (local, NFS) have and object storage has not"
+            )
+        return value
 
     def binding(self) -> dict[str, Any]:
         """The settings that decide what is learned, by dotted key: a run is continued with the same ones only."""
