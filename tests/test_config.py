@@ -58,7 +58,8 @@ def test_every_fault_is_named():
     [
         (["tuples.per_step=3"], "tuples: loss.name=metric_learning learns from labels"),
         (["mining.negatives=3"], "mined negatives would never be read"),
-        (["engine.accumulation=2"], "another gradient"),
+        (["engine.accumulation=2"], "use engine.chunk=IMAGES"),
+        (["engine.chunk=8", "model.freeze_batchnorm=false"], "would see each chunk twice and never the batch"),
     ],
 )
 def test_contradictions_say_the_consequence(arguments, said):

@@ -18,7 +18,10 @@ class EngineConfig(Settings):
     deepspeed_config: Path | None = None
     """A DeepSpeed JSON file with further settings; those that this configuration decides are errors in it."""
     accumulation: int = Field(default=1, ge=1)
-    """Forward and backward passes of a rank per step, to save memory; the step and its gradient stay the same."""
+    """Forward and backward passes of a rank per step over tuples, to save memory; the step and its gradient stay the same."""
+    chunk: int | None = Field(default=None, ge=1)
+    """Images that a rank runs through the network at once, for steps larger than memory: descriptors first, the loss over
+    all of them, then each chunk again with its gradient. The gradient stays the same; forward passes double. Empty = all."""
     clip: float | None = Field(default=None, gt=0)
     """Largest L2 norm of the gradient; larger ones are scaled down to it. Empty = no clipping."""
     autocast: bool = True

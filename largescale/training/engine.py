@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -9,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from largescale.training.chunks import passes
 from largescale.training.config import EngineConfig, OptimConfig
 from largescale.training.module import Batch, StepModule
 from largescale.training.moments import Moments, Tensors, WholeMoments, copied, part
@@ -84,7 +86,7 @@ class DDPEngine:
     """torch's DistributedDataParallel: weights and optimiser state whole on every rank."""
 
     def __init__(self, module: StepModule, config: EngineConfig, optim: OptimConfig) -> None:
-        self.module, self.clip, self.updates = module.to(module.world.device), config.clip, 0
+        self.module, self.clip, self.chunk, self.updates = module.to(module.world.device), config.clip, config.chunk, 0
         self.optimizer = build_optimizer(module, optim)
         self.moments = WholeMoments(module, self.optimizer)
         self.wrapped = DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
@@ -94,13 +96,23 @@ class DDPEngine:
         if not self.settled:
             self._settle(batches[0])
         totals = []
-        for batch in batches:
-            last = batch is batches[-1]
+        for batch, last in passes(self.module, batches, self.chunk, self._prepare):
             with nullcontext() if last else self.wrapped.no_sync():
-                objective = self.wrapped(batch.to(self.module.world.device))
-                totals.append(shared_objective(objective))
+                objective = self.wrapped(batch)
+                if batch.pull is None:
+                    totals.append(shared_objective(objective))
+                else:
+                    objective = self._with_loss(objective)
                 poisoned(objective, totals[-1]).backward()
         return torch.stack(totals).sum()
+
+    def _prepare(self, batch: Batch) -> Batch:
+        return batch.to(self.module.world.device)
+
+    def _with_loss(self, product: Tensor) -> Tensor:
+        """DDP waits for every parameter, also for those of the loss, whose gradient an earlier pass has left."""
+        learning = [parameter for parameter in self.module.loss.parameters() if parameter.requires_grad]
+        return product + sum(0 * parameter.sum() for parameter in learning)
 
     def _settle(self, batch: Batch) -> None:
         """A pass that is thrown away: DDP orders its buckets after the first one, and sums over ranks round by that order.
@@ -108,7 +120,8 @@ class DDPEngine:
         So the steps of a resumed run are those of an uninterrupted one to the last bit.
         """
         self.module.eval()
-        self.wrapped(batch.to(self.module.world.device)).backward()
+        image = self._prepare(batch.chunks(len(batch))[0])
+        self._with_loss(self.wrapped(replace(image, pull=torch.zeros((), device=self.module.world.device)))).backward()
         self.module.train()
         self.optimizer.zero_grad(set_to_none=False)
         self.settled = True

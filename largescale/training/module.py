@@ -36,6 +36,10 @@ class Batch:
     """int64 `(B,)` of the whole step, over all ranks in the order of ranks; None when the loss works on tuples."""
     passes: int = 0
     """How often the network runs at least; where there are fewer groups, an image is repeated without any effect."""
+    known: Tensor | None = None
+    """`(B_r, D)` in the order of the plan: descriptors of the images of this rank that are not in this batch."""
+    pull: Tensor | None = None
+    """`(b, D)`, where the loss has run already: the gradient of the step with respect to these images' descriptors."""
 
     @staticmethod
     def of_tuples(images: "Step", tuples: int, total: int, seed: int) -> "Batch":
@@ -49,7 +53,7 @@ class Batch:
         """The same tuples in `parts` batches; their gradients add up to that of the whole."""
         if parts == 1:
             return [self]
-        width = sum(len(places) for places in self.places) // self.tuples
+        width = len(self) // self.tuples
         edges = [self.tuples * part // parts for part in range(parts + 1)]
         return [self._tuples(low, high, width) for low, high in itertools.pairwise(edges)]
 
@@ -59,6 +63,29 @@ class Batch:
         groups = tuple(self.groups[index][inside[index]] for index in chosen)
         places = tuple(self.places[index][inside[index]] - low * width for index in chosen)
         return replace(self, groups=groups, places=places, tuples=high - low)
+
+    def chunks(self, count: int) -> list["Batch"]:
+        """The same images in `count` batches of nearly equal size, each with random numbers of its own."""
+        edges = [len(self) * part // count for part in range(count + 1)]
+        return [self._chunk(part, low, high) for part, (low, high) in enumerate(itertools.pairwise(edges))]
+
+    def _chunk(self, part: int, low: int, high: int) -> "Batch":
+        starts = itertools.accumulate((len(group) for group in self.groups), initial=0)
+        inside = [slice(max(low - start, 0), max(high - start, 0)) for start, _ in zip(starts, self.groups, strict=False)]
+        cut = [(group[own], places[own]) for group, places, own in zip(self.groups, self.places, inside, strict=True)]
+        # without an image of its own, a chunk has one without a place: the network runs, to no effect
+        cut = [pair for pair in cut if len(pair[0])] or [(self.groups[0][:1], self.places[0][:0])]
+        groups, places = zip(*cut, strict=True)
+        return replace(self, groups=groups, places=places, seed=self.seed + (part << 32))
+
+    def __len__(self) -> int:
+        """Images of this rank."""
+        return sum(len(places) for places in self.places)
+
+    @property
+    def rows(self) -> Tensor:
+        """The places of the images in the order in which they are embedded."""
+        return torch.cat(self.places).sort().values
 
     def to(self, device: torch.device) -> "Batch":
         groups, places = self._moved(self.groups, device), self._moved(self.places, device)
@@ -85,8 +112,12 @@ class StepModule(nn.Module):
         self.autocast = autocast and world.device.type == "cuda"
 
     def forward(self, batch: Batch) -> Tensor:
-        torch.manual_seed(batch.seed + self.world.rank)
+        """This rank's part of the objective; of a batch with a `pull`, a product whose gradient is that of the objective."""
         x = self.embed(batch)  # (B_r, D)
+        if batch.pull is not None:
+            return (x * batch.pull).sum()
+        if batch.known is not None:
+            x = batch.known.index_copy(0, batch.rows, x)
         if batch.labels is None:
             return self._tuple_objective(x, batch)
         everyone = gather_with_gradient(x)  # (B, D)
@@ -95,7 +126,8 @@ class StepModule(nn.Module):
         return self.loss(everyone, batch.labels)
 
     def embed(self, batch: Batch) -> Tensor:
-        """Descriptors `(B_r, D)` in fp32, in the order of the plan."""
+        """Descriptors `(B_r, D)` in fp32, in the order of the plan; again the same, where layers draw random numbers."""
+        torch.manual_seed(batch.seed + self.world.rank)
         repeated = [batch.groups[0][:1]] * (batch.passes - len(batch.groups))
         rows = [self._run(images) for images in (*batch.groups, *repeated)]
         return torch.cat(rows)[torch.cat(batch.places).argsort()]

@@ -29,7 +29,7 @@ FREE = (
         "evaluation",
         "tracking",
     ),
-    *("engine.kind", "engine.zero_stage", "engine.accumulation", "model.channels_last"),
+    *("engine.kind", "engine.zero_stage", "engine.accumulation", "engine.chunk", "model.channels_last"),
     *("mining.block_bytes", "mining.home", "mining.wait"),
 )
 
@@ -117,7 +117,16 @@ class TrainConfig(Settings):
         if kind == "labels" and self.engine.accumulation > 1:
             raise ValueError(
                 f"engine.accumulation={self.engine.accumulation}: loss.name={name} needs all images of a step at once, "
-                "a part of them would give another gradient; use accumulation=1"
+                "a part of them would give another gradient; use engine.chunk=IMAGES, which keeps it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _chunks_keep_the_gradient(self) -> "TrainConfig":
+        if self.engine.chunk is not None and not self.model.freeze_batchnorm:
+            raise ValueError(
+                f"engine.chunk={self.engine.chunk} with model.freeze_batchnorm=false: batch normalisation would see each chunk "
+                "twice and never the batch, which gives another gradient; use model.freeze_batchnorm=true or no engine.chunk"
             )
         return self
 

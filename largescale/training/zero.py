@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from largescale.settings import UserError
+from largescale.training.chunks import passes
 from largescale.training.config import EngineConfig, OptimConfig
 from largescale.training.engine import Update, gradient_norm, packed, poisoned, shared_objective
 from largescale.training.module import Batch, StepModule
@@ -62,7 +63,8 @@ def compose(config: EngineConfig) -> dict[str, Any]:
         )
     return {
         "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": config.accumulation,
+        # beyond 1, all that DeepSpeed reads from it is that gradients of several passes add up
+        "gradient_accumulation_steps": config.accumulation if config.chunk is None else 2,
         "gradient_clipping": config.clip or 0.0,
         "zero_optimization": zero | {"stage": config.zero_stage},
         "zero_allow_untested_optimizer": True,
@@ -89,7 +91,7 @@ class DeepSpeedEngine:
         self.deepspeed = import_deepspeed(module.world.device)
         # DeepSpeed flattens parameters and takes them for contiguous
         self.module = module.to(module.world.device).to(memory_format=torch.contiguous_format)
-        self.stage, self.updates = config.zero_stage, 0
+        self.stage, self.chunk, self.updates = config.zero_stage, config.chunk, 0
         # ZeRO-3 hooks into every layer of the module; the network with whole weights is a twin without hooks
         self._twin = copy.deepcopy(module.net) if self.stage == 3 else None
         optimizer = build_optimizer(module, optim)
@@ -100,15 +102,18 @@ class DeepSpeedEngine:
 
     def backward(self, batches: Sequence[Batch]) -> Tensor:
         totals = []
-        for batch in batches:
-            last = batch is batches[-1]
+        for batch, last in passes(self.module, batches, self.chunk, self._prepare):
             self.engine.set_gradient_accumulation_boundary(last)
-            objective = self.engine(self._aligned(batch).to(self.module.world.device))
-            totals.append(shared_objective(objective))
+            objective = self.engine(batch)
+            if batch.pull is None:
+                totals.append(shared_objective(objective))
             self.engine.backward(poisoned(objective, totals[-1]), scale_wrt_gas=False)
             if not last:
                 self.engine.step()
         return torch.stack(totals).sum()
+
+    def _prepare(self, batch: Batch) -> Batch:
+        return self._aligned(batch).to(self.module.world.device)
 
     def _aligned(self, batch: Batch) -> Batch:
         """ZeRO-3 gathers each layer when it is used, so all ranks must use it equally often."""
