@@ -1,6 +1,14 @@
-"""The best rows of a query, by (score descending, row ascending), from rows that come in pieces. K neighbours"""
+"""The best rows of a query, by (score descending, row ascending), from rows that come in pieces.
+
+Q queries, N rows of the gallery, n rows of a piece, D dimensions, K neighbours
+"""
 
 import numpy as np
+
+from largescale.evaluation.rows import Gallery
+
+QUERIES, ROWS = 1024, 4096
+"""Of one product. Its shape is always the same, and with it the last bits of the scores."""
 
 
 class Best:
@@ -35,3 +43,57 @@ def merge(parts: list[tuple[np.ndarray, np.ndarray]], count: int) -> tuple[np.nd
     best = np.lexsort((rows, -scores))[:count]
     missing = count - len(best)
     return np.pad(scores[best], (0, missing), constant_values=-np.inf), np.pad(rows[best], (0, missing), constant_values=-1)
+
+
+def nearest(
+    queries: np.ndarray, gallery: Gallery, count: int, leave_out: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The best rows of many queries: for graphs and expansion, where nothing is judged.
+
+    Args:
+        queries: `(Q, D)`; blocks of them are multiplied with blocks of rows, in the precision of the queries.
+        leave_out: `(Q,)` a row that is no neighbour of the query, -1 for none.
+
+    Returns:
+        Rows and scores `(Q, K)`; row -1 beyond the size of the gallery.
+    """
+    own = np.full(len(queries), -1) if leave_out is None else leave_out
+    blocks = [slice(start, start + QUERIES) for start in range(0, len(queries), QUERIES)]
+    found = [_nearest(queries[block], gallery, count, own[block]) for block in blocks]
+    rows, scores = (np.concatenate(column) for column in zip(*found, strict=True))
+    return rows, scores
+
+
+def _nearest(queries: np.ndarray, gallery: Gallery, count: int, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    rows, scores = np.full((len(queries), count), -1), np.full((len(queries), count), -np.inf, queries.dtype)
+    padded = np.zeros((QUERIES, queries.shape[1]), queries.dtype)
+    padded[: len(queries)] = queries
+    buffer = np.empty((ROWS, queries.shape[1]), queries.dtype)
+    for first in range(0, len(gallery), ROWS):
+        group = gallery.group[first : first + ROWS]
+        piece = (padded @ gallery.block(first, buffer).T)[: len(queries), : len(group)]  # (Q, n)
+        piece[:, group < 0] = -np.inf
+        here = np.flatnonzero((own >= first) & (own < first + len(group)))
+        piece[here, own[here] - first] = -np.inf
+        rows, scores = _better(rows, scores, piece, first)
+    return rows, scores
+
+
+def _better(rows: np.ndarray, scores: np.ndarray, piece: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
+    """The best of those found so far `(Q, K)` and of the scores `(Q, n)` of the rows from `first` on."""
+    floor = scores.min(axis=1, initial=np.inf)
+    if piece.shape[1] > scores.shape[1]:
+        floor = np.maximum(floor, np.partition(piece, -scores.shape[1], axis=1)[:, -scores.shape[1]])
+    query, column = np.nonzero((piece >= floor[:, None]) & (piece > -np.inf))
+    known, place = np.nonzero(rows >= 0)
+    query = np.concatenate([known, query])
+    row = np.concatenate([rows[known, place], column + first])
+    score = np.concatenate([scores[known, place], piece[query[len(known) :], column]])
+    order = np.lexsort((row, -score, query))
+    query, row, score = query[order], row[order], score[order]
+    rank = np.arange(len(query)) - np.searchsorted(query, query)
+    kept = rank < scores.shape[1]
+    rows, scores = np.full_like(rows, -1), np.full_like(scores, -np.inf)
+    rows[query[kept], rank[kept]] = row[kept]
+    scores[query[kept], rank[kept]] = score[kept]
+    return rows, scores
