@@ -1,0 +1,132 @@
+"""The trainings and evaluations of an experiment: one program after another, each skipped where it is done."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from largescale.commit import write_text
+from largescale.config import check, load, to_yaml
+from largescale.evaluation.config import EvaluateConfig
+from largescale.experiments.config import ExperimentConfig
+from largescale.settings import UserError
+from largescale.training.recipe import TrainConfig
+
+LAUNCH = Path(__file__).parents[2] / "launch"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method from one seed."""
+
+    method: str
+    seed: int
+    train: TrainConfig
+    evaluate: EvaluateConfig
+    arguments: list[str]
+    """Of launch/train.py."""
+    steps: int
+    processes: int
+
+    @property
+    def images(self) -> int:
+        """That the training sees, negatives included."""
+        return self.steps * images_of_a_step(self.train)
+
+    @property
+    def weights(self) -> Path:
+        return self.train.directory / "weights" / f"step-{self.steps:06d}.safetensors"
+
+    @property
+    def done(self) -> Path:
+        """The settings of the evaluation, written when it is finished."""
+        return self.evaluate.out / "config.yaml"
+
+    def go(self) -> None:
+        """Train and evaluate, or what is left of it."""
+        if self._finished():
+            return
+        if not self.weights.exists():
+            self._launch("train.py", self.arguments)
+        if not self.weights.exists():
+            raise UserError(
+                f"{self.train.directory} has no weights of step {self.steps}: the run was stopped, or the corpus offers fewer "
+                "queries than an epoch takes; give the same command again, or a smaller `images`, or more epochs in `train`"
+            )
+        settings = self.evaluate.out.with_name("evaluate.yaml")
+        write_text(settings, to_yaml(self.evaluate))
+        self._launch("evaluate.py", [str(settings)])
+        write_text(self.done, to_yaml(self.evaluate))
+
+    def _finished(self) -> bool:
+        """Whether the results are there, of these settings.
+
+        Raises:
+            UserError: they are there, of others.
+        """
+        if not self.done.exists():
+            return False
+        kept = check(TrainConfig, yaml.safe_load((self.train.directory / "config.yaml").read_text()))
+        same = kept.binding() == self.train.binding() and kept.corpus == self.train.corpus
+        if not same or self.done.read_text() != to_yaml(self.evaluate):
+            raise UserError(
+                f"{self.train.directory} was trained or scored with other settings than the experiment has now, so one table "
+                "cannot hold both; give the experiment another name, or delete that folder"
+            )
+        return True
+
+    def _launch(self, program: str, arguments: list[str]) -> None:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(self.processes)]
+        command = [sys.executable, *(torchrun if self.processes > 1 else []), str(LAUNCH / program), *arguments]
+        print(f"{program} {' '.join(arguments)}", flush=True)
+        if subprocess.run(command, check=False).returncode:
+            raise UserError(f"{program} of {self.method}, seed {self.seed} failed, see above; the same command goes on")
+
+
+def plan_runs(config: ExperimentConfig) -> list[Run]:
+    """All runs, checked, in the order of the seeds: after the first seed there is a whole table.
+
+    Raises:
+        UserError: settings of a method, or of the evaluation, that are not valid.
+    """
+    folder = config.out / config.name
+    _write(folder / "train.yaml", config.train)
+    for method, settings in config.methods.items():
+        _write(folder / f"{method}.yaml", settings)
+    return [_run(config, folder, method, seed) for seed in config.seeds for method in config.methods]
+
+
+def _run(config: ExperimentConfig, folder: Path, method: str, seed: int) -> Run:
+    arguments = [str(folder / "train.yaml"), str(folder / f"{method}.yaml")]
+    arguments += [f"name={method}-seed-{seed}", f"runs={folder / 'runs'}", f"seed={seed}"]
+    train = load(TrainConfig, arguments)
+    steps, setting = _budget(train, config.images)
+    train = load(TrainConfig, [*arguments, setting])
+    weights = train.directory / "weights" / f"step-{steps:06d}.safetensors"
+    out = {"weights": str(weights), "out": str(train.directory / "score")}
+    evaluate = check(EvaluateConfig, config.evaluate | out)
+    return Run(method, seed, train, evaluate, [*arguments, setting], steps, config.processes)
+
+
+def _budget(train: TrainConfig, images: int) -> tuple[int, str]:
+    """Steps of the training, and the setting that gives an epoch its share of them."""
+    per_epoch = max(1, round(images / (images_of_a_step(train) * train.epochs)))
+    setting = f"tuples.per_epoch={per_epoch * train.tuples.per_step}" if train.tuples else f"batches.per_epoch={per_epoch}"
+    return per_epoch * train.epochs, setting
+
+
+def images_of_a_step(train: TrainConfig) -> int:
+    """Over all processes, negatives included."""
+    if train.batches is not None:
+        return train.batches.labels * train.batches.images
+    assert train.tuples is not None
+    assert train.mining is not None
+    return train.tuples.per_step * (2 + train.mining.negatives)
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, yaml.safe_dump(values, sort_keys=False))

@@ -1,0 +1,97 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from largescale.config import load
+from largescale.evaluation.results import read_results
+from largescale.experiments.config import ExperimentConfig
+from largescale.experiments.runs import plan_runs
+from tests.corpora import make_corpus
+from tests.distributed.runs import ENVIRONMENT, ROOT
+
+
+def experiment(*arguments: object, status: int = 0) -> str:
+    command = [sys.executable, "launch/experiment.py", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two methods, 64 images each, on a tiny corpus."""
+    folder = tmp_path_factory.mktemp("experiment")
+    corpus = str(make_corpus(folder / "corpus", labels=8, per_label=4, size=48))
+    common = {"corpus": corpus, "epochs": 2, "images": {"size": 48}, "loader": {"workers": 0}, "tracking": {"wandb": "off"}}
+    methods = {
+        "contrastive": {"loss": {"name": "contrastive"}, "tuples": {"per_step": 4}, "mining": {"negatives": 2}},
+        "batch-hard": {"loss": {"name": "batch_hard"}, "batches": {"labels": 4, "images": 2}},
+    }
+    values = {
+        "name": "tiny",
+        "out": str(folder / "out"),
+        "images": 64,
+        "seeds": [0],
+        "train": common | {"model": {"backbone": "timm:test_resnet.r160_in1k", "freeze_batchnorm": False}},
+        "methods": methods,
+        "evaluate": {"gallery": corpus, "images": {"size": 48}, "loader": {"workers": 0}},
+        "metrics": ["map", "recall_at_1"],
+        "reference": "contrastive",
+    }
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(values))
+    return folder
+
+
+def test_an_experiment_leaves_one_table_and_goes_on(described: Path) -> None:
+    first = experiment(described / "tiny.yaml")
+    assert first.count("train.py ") == first.count("evaluate.py ") == 2
+    table = json.loads((described / "out/tiny/table.json").read_text())["methods"]
+    folders = {row["method"]: described / f"out/tiny/runs/{row['method']}-seed-0/score" for row in table}
+    means = {method: read_results(folder).protocols[0].metrics["map"].value for method, folder in folders.items()}
+    assert [row["values"]["map"] for row in table] == [[mean] for mean in sorted(means.values(), reverse=True)]
+    assert [row["images"] for row in table] == [64, 64]
+    gain = next(row["gain"] for row in table if row["method"] == "batch-hard")
+    assert gain["difference"] == pytest.approx(means["batch-hard"] - means["contrastive"])
+    assert gain["low"] <= gain["difference"] <= gain["high"]
+    assert gain["wins"] + gain["losses"] + gain["ties"] == 32
+    page = (described / "out/tiny/table.md").read_text()
+    assert re.search(r"\| contrastive \| 64 \| [\d.]+ \| [\d.]+ \|  \|  \|  \|", page)
+
+    again = experiment(described / "tiny.yaml")
+    assert again.count("train.py ") == again.count("evaluate.py ") == 0
+    assert (described / "out/tiny/table.md").read_text() == page
+    assert "trained or scored with other settings" in experiment(described / "tiny.yaml", "train.optim.lr=0.1", status=2)
+
+
+def test_every_method_sees_the_same_images(described: Path) -> None:
+    config = load(ExperimentConfig, [str(described / "tiny.yaml"), "images=1000", f"out={described / 'other'}"])
+    for run in plan_runs(config):
+        assert abs(run.images - 1000) <= 16  # whole steps in each of two epochs
+        assert run.steps % 2 == 0
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("methods.contrastive.loss.margn=1", "loss.margn: no such setting; the nearest is loss.margin"),
+        ("reference=none", "reference=none is none of the methods"),
+        ("seeds=[1, 1]", "give different ones"),
+        ("evaluate.galery=x", "galery: no such setting"),
+    ],
+)
+def test_what_is_wrong_is_said_before_the_first_training(described: Path, argument: str, said: str) -> None:
+    assert said in experiment(described / "tiny.yaml", f"out={described / 'wrong'}", argument, status=2)
+    assert not list((described / "wrong").rglob("weights"))
+
+
+def test_the_experiments_that_come_with_the_project_are_valid(tmp_path: Path) -> None:
+    for path in sorted((ROOT / "configs/experiments").glob("*.yaml")):
+        config = load(ExperimentConfig, [str(path), f"out={tmp_path}"])
+        runs = plan_runs(config)
+        assert len(runs) == len(config.methods) * len(config.seeds)
+        assert max(run.images for run in runs) < 1.02 * min(run.images for run in runs)
