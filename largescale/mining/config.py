@@ -16,10 +16,16 @@ class MiningConfig(Settings):
     """Images among which negatives are searched, drawn anew each epoch; null: all images of the corpus."""
     batch: PositiveInt = 32
     """Images of one shape that are decoded together, and on a GPU embedded together; fewer where a shard has fewer."""
-    index: str = "exact"
-    """exact: the best image of every cluster, by brute force; else a FAISS factory string, e.g. IVF1024,SQfp16 (on the CPU)."""
+    index: str = "auto"
+    """exact: the best image of every cluster, by brute force; else a FAISS factory string, e.g. IVF1024,SQfp16 (on the CPU; Flat
+    is exact too). auto: exact where it fits exact_bytes, else lists of codes (IVF with SQ8, or PQ where these do not fit)."""
+    exact_bytes: PositiveInt = 2**34
+    """auto: memory for descriptors in each process up to which search is exact; beyond it they stay in the memory of the node."""
     index_search: str = ""
     """FAISS parameters of the search in an approximate index, e.g. nprobe=64."""
+    min_recall: float = Field(default=0.95, ge=0, le=1)
+    """Share of the true negatives that an approximate index shall find, measured on 256 queries of each generation; below it
+    the index is trained again, then searched up to 16 times deeper, and a warning says where that is not enough."""
     index_sample: PositiveInt = 100_000
     """Descriptors of the whole pool on which a FAISS index is trained."""
     depth: PositiveInt = 256
@@ -42,8 +48,8 @@ class MiningConfig(Settings):
 
     @model_validator(mode="after")
     def _parameters_of_an_index(self) -> "MiningConfig":
-        if self.index == "exact" and self.index_search:
-            raise ValueError(f"index_search={self.index_search!r} is read by a FAISS index only; exact search has no parameters")
+        if self.index in ("auto", "exact") and self.index_search:
+            raise ValueError(f"index_search={self.index_search!r} is read by a FAISS index only, not with index={self.index}")
         return self
 
 

@@ -3,7 +3,8 @@
 Letters: P images of the share, B queries, K candidates, N negatives, D dimensions.
 """
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
@@ -18,26 +19,71 @@ from largescale.settings import UserError
 
 DEEPER = 4
 _PAIRS = 2**20
+_ROWS = 2**15
+_PROBES = 16
+
+
+class Trained(NamedTuple):
+    """What a later index of other descriptors can take over."""
+
+    index: np.ndarray
+    """The trained, empty FAISS index as bytes."""
+    effort: int
+    """How often the lists that are visited, and the candidates, were doubled to find enough."""
 
 
 class FactorySearch:
     """The nearest eligible clusters among the candidates that a FAISS index of this share returns.
 
-    What needs training is trained once, by rank 0 on a sample of the whole pool.
+    What needs training is trained once, by rank 0 on a sample of the whole pool. The index is on the CPU; queries may come
+    from a GPU.
+
+    Args:
+        descriptors: `(P, D)` float32 or float16.
+        trained: of an earlier index, instead of training.
     """
 
-    def __init__(self, config: MiningConfig, world: World, descriptors: Tensor, ids: Tensor, clusters: Tensor) -> None:
-        self.descriptors, self.ids, self.clusters = descriptors, ids, clusters
+    def __init__(
+        self,
+        config: MiningConfig,
+        world: World,
+        descriptors: Tensor,
+        ids: Tensor,
+        clusters: Tensor,
+        trained: Trained | None = None,
+    ) -> None:
+        self.descriptors, self.ids, self.clusters = descriptors, ids.to(descriptors.device), clusters.to(descriptors.device)
         self.count, self.depth = config.negatives, config.depth
-        sample = _sample(world, descriptors, config.index_sample)
         faiss.omp_set_num_threads(torch.get_num_threads())
-        self._index = faiss.deserialize_index(world.decide(lambda: _train(config, sample)))
-        if len(descriptors):
-            self._index.add(_array(descriptors))
-            self._largest = norms(descriptors).max()
+        if trained is None:
+            sample = _sample(world, descriptors, config.index_sample)
+            trained = Trained(world.decide(lambda: _train(config, sample)), 0)
+        self.trained = Trained(trained.index, 0)
+        self._index = faiss.deserialize_index(trained.index)
+        for part in descriptors.split(_ROWS) if len(descriptors) else ():
+            self._index.add(_array(part))
+        self._largest = norms(descriptors).max() if len(descriptors) else None
+        for _ in range(trained.effort):
+            self.deepen()
+
+    @property
+    def approximate(self) -> bool:
+        return not isinstance(faiss.downcast_index(self._index), faiss.IndexFlat)
+
+    def deepen(self) -> bool:
+        """Visit twice as many lists and take twice as many candidates; whether there were more."""
+        probes = _visit_twice(self._index)
+        more = probes or self.depth < self._index.ntotal
+        self.depth, self.trained = 2 * self.depth, Trained(self.trained.index, self.trained.effort + 1)
+        return more
 
     def nearest(self, queries: Tensor, excluded: Tensor) -> Found:
         """As `ExactSearch.nearest`, as far as the index finds it."""
+        home, here = queries.device, self.descriptors.device
+        found = self._nearest(queries.to(here), excluded.to(here))
+        return Found(*(column.to(home) for column in found))
+
+    def _nearest(self, queries: Tensor, excluded: Tensor) -> Found:
         found = nothing(len(queries), self.count, queries.device)
         depth, left = min(self.depth, self._index.ntotal), torch.arange(len(queries), device=queries.device)
         while depth and len(left):
@@ -59,11 +105,34 @@ class FactorySearch:
         similarities = score_pairs(self.descriptors, queries, place, query)
         found = select(Candidates(similarities, self.ids[place], self.clusters[place], query), excluded, self.count)
         full = found.ids[:, -1] != NO_IMAGE
-        if isinstance(
-            faiss.downcast_index(self._index), faiss.IndexFlat
-        ):  # its order is the true one but for rounding (see `ExactSearch`)
+        if not self.approximate:  # its order is the true one but for rounding (see `precision`)
             full &= found.similarities[:, -1] > raw[:, -1] + queries.shape[1] * 2**-23 * self._largest * norms(queries)
         return found, full | (places[:, -1] < 0)
+
+
+def choose(config: MiningConfig, images: int, dim: int, itemsize: int) -> tuple[str, str]:
+    """`index` and `index_search` for the largest share of the pool, where `auto` leaves them open.
+
+    Exact while the descriptors fit; else lists, about 4 sqrt(P) of them, of codes with a byte per dimension, or where these do
+    not fit either, a byte for each 8 dimensions. All candidates are scored again with the descriptors.
+    """
+    if config.index != "auto":
+        return config.index, config.index_search
+    if images * dim * itemsize <= config.exact_bytes:
+        return "exact", ""
+    lists = 2 ** round(math.log2(4 * math.sqrt(images)))
+    parts = next(parts for parts in range(max(1, dim // 8), 0, -1) if dim % parts == 0)
+    codes = "SQ8" if images * dim <= config.exact_bytes else f"PQ{parts}"
+    return f"IVF{lists},{codes}", f"nprobe={min(_PROBES, lists)}"
+
+
+def _visit_twice(index: Any) -> bool:
+    """Whether the index has lists of which not all were visited."""
+    lists = faiss.try_extract_index_ivf(index)
+    if lists is None or lists.nprobe >= lists.nlist:
+        return False
+    lists.nprobe = min(2 * lists.nprobe, lists.nlist)
+    return True
 
 
 def _sample(world: World, descriptors: Tensor, size: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from torch import Tensor
 from largescale.distributed import World
 from largescale.mining.config import MiningConfig
 from largescale.mining.exact import ExactSearch
-from largescale.mining.factory import FactorySearch
+from largescale.mining.factory import FactorySearch, Trained, choose
 from largescale.mining.select import Found, listed, nothing, select
 
 _BLOCK_BYTES = {"cpu": 2**25, "cuda": 2**29}
@@ -36,24 +36,45 @@ class ShardedIndex:
     Args:
         descriptors: `(P, D)` of this rank, float32, or float16 on a GPU; P may be 0 and may differ between ranks.
         ids, clusters: `(P,)` int64 image ids and cluster keys (see `cluster_keys`).
+        trained: what an earlier index of this configuration learnt, instead of training.
 
     Raises:
         UserError: the FAISS factory string is not valid, or the pool is too small to train it.
     """
 
-    def __init__(self, config: MiningConfig, world: World, descriptors: Tensor, ids: Tensor, clusters: Tensor) -> None:
+    def __init__(
+        self,
+        config: MiningConfig,
+        world: World,
+        descriptors: Tensor,
+        ids: Tensor,
+        clusters: Tensor,
+        trained: Trained | None = None,
+    ) -> None:
         self.world, self.count = world, config.negatives
         self.bytes_sent = 0
         """To other ranks, so far."""
+        images, dim, itemsize = int(world.max(len(descriptors))[0]), descriptors.shape[1], descriptors.element_size()
         block_bytes = config.block_bytes or _BLOCK_BYTES[descriptors.device.type]
-        self.block = max(1, block_bytes // (descriptors.shape[1] * descriptors.element_size() * world.size))
+        self.block = max(1, block_bytes // (dim * itemsize * world.size))
         """Queries of each rank that are gathered at a time."""
+        kind, parameters = choose(config, images, dim, itemsize)
+        chosen = config.model_copy(update={"index": kind, "index_search": parameters})
         share = descriptors, ids, clusters
-        self._search: Search = (
-            ExactSearch(*share, config.negatives, block_bytes)
-            if config.index == "exact"
-            else FactorySearch(config, world, *share)
-        )
+        self._factory = None if kind == "exact" else FactorySearch(chosen, world, *share, trained)
+        self._search: Search = self._factory or ExactSearch(*share, config.negatives, block_bytes)
+
+    @property
+    def trained(self) -> Trained | None:
+        return self._factory and self._factory.trained
+
+    @property
+    def approximate(self) -> bool:
+        return self._factory is not None and self._factory.approximate
+
+    def deepen(self) -> bool:
+        """Search more of an approximate index from now on; whether any rank had more."""
+        return self.world.any(self._factory is not None and self._factory.deepen())
 
     def search(self, queries: Tensor, excluded: Tensor, each_block: Callable[[int], None] = lambda _: None) -> Found:
         """The best images of the N nearest eligible clusters of the whole pool, for the queries of this rank.

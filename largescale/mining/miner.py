@@ -16,17 +16,16 @@ from largescale.corpus.reading import BadImage, Corpus
 from largescale.distributed import World
 from largescale.embedding import embed, own_images, progress_bar
 from largescale.mining.config import MiningConfig
+from largescale.mining.factory import Trained, choose
 from largescale.mining.faults import within_budget, without_descriptor
 from largescale.mining.fill import RandomNegatives
 from largescale.mining.generations import Generation, Generations, Part, distances
 from largescale.mining.index import ShardedIndex
+from largescale.mining.recall import SAMPLE, RecallProbe
 from largescale.mining.select import NO_IMAGE, cluster_keys
 from largescale.mining.shelf import Shelf
 from largescale.mining.stages import Stages, own_threads
 from largescale.models.network import RetrievalNet
-
-RECALL_QUERIES = 256
-"""Queries, over all ranks, on which the recall of an approximate index is measured."""
 
 
 class StoppedError(Exception):
@@ -63,6 +62,7 @@ class Miner:
         self.config, self.corpus, self.world, self.images = config, corpus, world, images
         self.seed, self.loader, self.bad_images, self.autocast, self.should_stop = seed, loader, bad_images, autocast, should_stop
         self.generations = Generations(run_directory, corpus.manifest.fingerprint)
+        self._trained: Trained | None = None
 
     def run(self, network: RetrievalNet, epoch: int, step: int, tuples: Tuples) -> Generation | None:
         """Mine and commit the negatives of an epoch; None when the run was asked to stop before they were there.
@@ -83,13 +83,12 @@ class Miner:
                 with stages.time("embed"):
                     pool, queries, faults = self._embed(network, epoch, tuples)
                 with stages.time("index"):
-                    index = self._index(self.config, pool)
+                    index = self._index(self.config, pool, self._trained)
+                with stages.time("recall"):
+                    index, recall = self._trusted(index, pool, queries, tuples)
                 with stages.time("search"):
                     part = self._search(index, queries, epoch, tuples)
-                statistics = self._statistics(part, pool, index)
-                if self.config.index != "exact":
-                    with stages.time("recall"):
-                        statistics["recall"] = self._recall(part, pool, queries, tuples)
+                statistics = self._statistics(part, pool, index) | recall
         except StoppedError:
             return None
         statistics |= {"faults": len(faults)} | stages.seconds(self.world)
@@ -101,7 +100,10 @@ class Miner:
         ids, share = np.union1d(pool, tuples.queries), (self.world.rank, self.world.size)
         own, device = own_images(self.corpus, ids, self.config.batch, share), self.world.device
         kind = torch.float16 if device.type == "cuda" else torch.float32
-        shelves = tuple(Shelf(own[np.isin(own, wanted)], network.dim, kind, device) for wanted in (pool, tuples.queries))
+        shelves = tuple(
+            Shelf(own[np.isin(own, wanted)], network.dim, kind, place)
+            for wanted, place in ((pool, self._place(own[np.isin(own, pool)], network.dim, kind)), (tuples.queries, device))
+        )
         faults = list[BadImage]()
         groups = embed(
             network,
@@ -124,10 +126,33 @@ class Miner:
         faults += without_descriptor(self.corpus.manifest, np.union1d(*(shelf.close_up() for shelf in shelves)))
         return shelves[0], shelves[1], within_budget(self.world, self.bad_images, faults, len(ids))
 
-    def _index(self, config: MiningConfig, pool: Shelf) -> ShardedIndex:
+    def _place(self, own: np.ndarray, dim: int, kind: torch.dtype) -> torch.device:
+        """Where the pool's descriptors stand: the device for exact search, else the memory of the node."""
+        index, _ = choose(self.config, int(self.world.max(len(own))[0]), dim, kind.itemsize)
+        return self.world.device if index == "exact" else torch.device("cpu")
+
+    def _index(self, config: MiningConfig, pool: Shelf, trained: Trained | None = None) -> ShardedIndex:
         clusters = cluster_keys(self.corpus.manifest.label[pool.ids], pool.ids)
-        on_device = (torch.from_numpy(column).to(self.world.device) for column in (pool.ids, clusters))
-        return ShardedIndex(config, self.world, pool.rows, *on_device)
+        columns = (torch.from_numpy(column).to(pool.rows.device) for column in (pool.ids, clusters))
+        return ShardedIndex(config, self.world, pool.rows, *columns, trained=trained)
+
+    def _trusted(self, index: ShardedIndex, pool: Shelf, queries: Shelf, tuples: Tuples) -> tuple[ShardedIndex, dict[str, float]]:
+        """An index that finds enough of the true negatives, if there is one, and what share it finds.
+
+        What an earlier generation trained is kept while it is good enough.
+        """
+        if not index.approximate:
+            return index, {}
+        held = np.flatnonzero(np.isin(tuples.queries, queries.ids))[:: max(1, len(tuples.queries) // SAMPLE)]
+        excluded = torch.from_numpy(excluded_clusters(tuples)[held]).to(self.world.device)
+        exact = self._index(self.config.model_copy(update={"index": "exact", "index_search": ""}), pool)
+        probe = RecallProbe(self.world, exact, queries.take(tuples.queries[held]), excluded)
+        if self._trained is not None and probe.recall(index) < self.config.min_recall:
+            index = self._index(self.config, pool)
+        recall, self._trained = probe.deepen(index, self.config.min_recall), index.trained
+        assert self._trained is not None
+        index.bytes_sent = 0
+        return index, {"recall": recall, "effort": self._trained.effort}
 
     def _search(self, index: ShardedIndex, queries: Shelf, epoch: int, tuples: Tuples) -> Part:
         """The negatives of the queries that this rank holds; rank 0 answers for those that no rank could embed."""
@@ -155,16 +180,6 @@ class Miner:
         holders[torch.from_numpy(rows)] = 1
         dist.all_reduce(holders)
         return np.flatnonzero(holders.cpu().numpy() == 0) if self.world.is_first else rows[:0]
-
-    def _recall(self, part: Part, pool: Shelf, queries: Shelf, tuples: Tuples) -> float:
-        """Share of the true negatives that the approximate index found, on a sample of the queries."""
-        held = np.flatnonzero(np.isin(part.queries, queries.ids))[:: max(1, len(tuples.queries) // RECALL_QUERIES)]
-        exact = self._index(self.config.model_copy(update={"index": "exact"}), pool)
-        excluded = torch.from_numpy(excluded_clusters(tuples)[part.rows[held]]).to(self.world.device)
-        truth = exact.search(queries.take(part.queries[held]), excluded).ids.cpu().numpy()  # (held, N)
-        hit = (truth[:, :, None] == part.negatives[held][:, None, :]).any(2)
-        hits, wanted = self.world.sum(hit.sum(), (truth != NO_IMAGE).sum())
-        return hits / max(wanted, 1)
 
     def _statistics(self, part: Part, pool: Shelf, index: ShardedIndex) -> dict[str, float]:
         random = np.isnan(part.similarities)  # (q, N)

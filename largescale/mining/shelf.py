@@ -30,7 +30,7 @@ class Shelf:
         places = np.searchsorted(self.ids, ids)
         found = np.flatnonzero(np.append(self.ids, -1)[places] == ids)
         self._filled[places[found]] = True
-        self.rows[torch.from_numpy(places[found])] = descriptors[torch.from_numpy(found)].to(self.rows.dtype)
+        self.rows[torch.from_numpy(places[found])] = descriptors[torch.from_numpy(found)].to(self.rows)
 
     def close_up(self) -> np.ndarray:
         """Drop the images without a descriptor, and those whose descriptor is not usable; returns the ids of the latter."""
