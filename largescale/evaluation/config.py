@@ -109,6 +109,12 @@ class EvaluateConfig(Settings):
             missing = [name for name in ("names", "ground_truth") if getattr(self, name) is None]
             if missing:
                 raise ValueError(f"{' and '.join(missing)}: descriptors say nothing about their rows without it; give it")
-            if self.gallery or self.queries or self.distractors:
-                raise ValueError("gallery, queries, distractors: corpora are embedded by weights; with descriptors, remove them")
+            if self.gallery or self.queries or self.distractors or self.whitening_corpus:
+                raise ValueError(
+                    "gallery, queries, distractors, whitening_corpus: corpora are embedded by weights; with descriptors, remove them"
+                )
         return self
+
+    def rules(self, family: str) -> ScoreConfig:
+        """What happens between descriptors and scores under the protocols of a family."""
+        return next((score for name, score in self.tuned.items() if name == family), self.score)

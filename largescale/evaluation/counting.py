@@ -82,16 +82,43 @@ def count(
     Returns:
         The same on every rank, bit for bit, for every number of ranks and workers.
     """
-    mine = own_chunks(gallery, exchange)
     with ThreadPoolExecutor(workers) as pool, threadpool_limits(1, user_api="blas"):
         scorer = _Scorer(queries, gallery, pool)
-        score = exchange.add(_judged_scores(scorer, judged, mine))
-        counter = _Counter(judged, score, gallery.groups, neighbours)
-        pieces = np.array_split(np.arange(len(queries)), workers)
-        for group, rows, scores in _by_group(scorer, gallery.group, mine, progress):
-            list(pool.map(partial(counter.add, group, rows, scores), pieces))
+        return _count(scorer, gallery, judged, neighbours, exchange, pool, progress)
+
+
+def count_scores(
+    scores: np.ndarray, gallery: Gallery, judged: Judged, neighbours: int, exchange: Exchange = ALONE, workers: int = 1
+) -> Counted:
+    """As `count`, from scores `(Q, N)` that are there already, the same on every rank: those of a re-ranking."""
+    with ThreadPoolExecutor(workers) as pool:
+        return _count(_Given(scores), gallery, judged, neighbours, exchange, pool, lambda rows: None)
+
+
+def similarities(queries: np.ndarray, gallery: Gallery, workers: int = 1) -> np.ndarray:
+    """`(Q, N)` scores, with the bits that `count` has."""
+    with ThreadPoolExecutor(workers) as pool, threadpool_limits(1, user_api="blas"):
+        scorer = _Scorer(queries, gallery, pool)
+        return np.concatenate([scorer.take(first) for first in range(0, len(gallery), CHUNK)]).T
+
+
+def _count(
+    scorer: "_Scorer | _Given",
+    gallery: Gallery,
+    judged: Judged,
+    neighbours: int,
+    exchange: Exchange,
+    pool: ThreadPoolExecutor,
+    progress: Callable[[int], object],
+) -> Counted:
+    mine, queries = own_chunks(gallery, exchange), len(judged.start) - 1
+    score = exchange.add(_judged_scores(scorer, judged, mine))
+    counter = _Counter(judged, score, gallery.groups, neighbours)
+    pieces = np.array_split(np.arange(queries), pool._max_workers)
+    for group, rows, scores in _by_group(scorer, gallery.group, mine, progress):
+        list(pool.map(partial(counter.add, group, rows, scores), pieces))
     parts = exchange.gather(counter.best())
-    best = [merge([part[q] for part in parts], neighbours) for q in range(len(queries))]
+    best = [merge([part[q] for part in parts], neighbours) for q in range(queries)]
     top_score, top_row = (np.stack(column) for column in zip(*best, strict=True))
     return Counted(score, exchange.add(counter.before()), exchange.add(counter.histogram()), top_row, top_score)
 
@@ -143,7 +170,19 @@ class _Scorer:
         return scores[:rows]
 
 
-def _judged_scores(scorer: _Scorer, judged: Judged, chunks: range) -> np.ndarray:
+class _Given:
+    """Scores that somebody else has computed."""
+
+    def __init__(self, scores: np.ndarray) -> None:
+        self.scores = scores.T  # (N, Q)
+
+    def look(self, first: int) -> np.ndarray:
+        return self.scores[first : first + CHUNK]
+
+    take = look
+
+
+def _judged_scores(scorer: _Scorer | _Given, judged: Judged, chunks: range) -> np.ndarray:
     """`(M,)` scores of the judged rows in these chunks, 0 for the others."""
     score = np.zeros(len(judged.row), dtype=np.float32)
     query, chunk = judged.query, judged.row // CHUNK * CHUNK
@@ -154,7 +193,7 @@ def _judged_scores(scorer: _Scorer, judged: Judged, chunks: range) -> np.ndarray
 
 
 def _by_group(
-    scorer: _Scorer, group: np.ndarray, chunks: range, progress: Callable[[int], object]
+    scorer: _Scorer | _Given, group: np.ndarray, chunks: range, progress: Callable[[int], object]
 ) -> Iterator[tuple[int, np.ndarray, list[np.ndarray]]]:
     """(group, its rows, their scores in pieces `(n_i, Q)`), about a chunk at a time: groups may be mixed in any way."""
     rows: dict[int, list[np.ndarray]] = defaultdict(list)

@@ -3,6 +3,7 @@
 n images, P pairs, D dimensions
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def images_to_fit(manifest: Manifest, most: int) -> np.ndarray:
     return np.unique(drawn)
 
 
-def fitted(path: Path, kind: str, manifest: Manifest, ids: np.ndarray, parts: list[np.ndarray], world: World) -> Whitening:
+def fitted(path: Path, kind: str, manifest: Manifest, ids: np.ndarray, parts: Sequence[np.ndarray], world: World) -> Whitening:
     """The whitening in `path`; where there is none, rank 0 fits it.
 
     Args:

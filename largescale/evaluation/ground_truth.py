@@ -3,6 +3,7 @@
 Q queries, N rows of the gallery, M judged rows of all queries
 """
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,18 @@ class Truth(ABC):
     """`(Q,)` landmark or label: queries of one cluster are drawn together."""
     left_out: np.ndarray
     """Rows that are stored with the gallery but are no part of it."""
+    own: np.ndarray
+    """`(Q,)` row of the query's own image where it is left out of the ranking, else -1."""
+
+    @property
+    def digest(self) -> str:
+        """Of everything that decides counts."""
+        digest = hashlib.sha256(self.query.tobytes() + self.left_out.tobytes())
+        for first in range(0, len(self.query), 1024):
+            judged = self.judged(slice(first, min(first + 1024, len(self.query))))
+            for column in (judged.start, judged.row, judged.list):
+                digest.update(np.ascontiguousarray(column).tobytes())
+        return digest.hexdigest()
 
     @abstractmethod
     def judged(self, queries: slice) -> Judged:
@@ -114,6 +127,13 @@ class ListedTruth(Truth):
         self.left_out = np.flatnonzero(~inside)
         lists = [{name: _find(keys, gallery) for name, keys in query.lists.items()} for query in published.queries]
         self._judged = Judged.of(lists, LISTS)
+        is_junk = [query.key in query.lists["junk"] for query in published.queries]
+        self.own = np.array(
+            [
+                row[0] if len(row) else -1
+                for row in (_find([key] * junk, gallery) for key, junk in zip(asked, is_junk, strict=True))
+            ]
+        )
 
     def judged(self, queries: slice) -> Judged:
         start = self._judged.start[queries.start : queries.stop + 1]
@@ -143,6 +163,7 @@ class LabelTruth(Truth):
         self.boxes = [None] * len(self.query)
         self.cluster = [names[label] for label in self.label.tolist()]
         self.leave_one_out = leave_one_out
+        self.own = self.query if leave_one_out else np.full(len(self.query), -1)
         self._order = np.argsort(gallery, kind="stable")
         self._sorted = gallery[self._order]
 

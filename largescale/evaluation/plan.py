@@ -25,6 +25,8 @@ class Plan:
     protocols: Sequence[Protocol]
     boxes: np.ndarray | None
     """`(queries, 4)` regions in stored pixels that are described, in the order of the truth; None: whole images."""
+    whitening: Corpus | None
+    """What whitening is fitted on."""
 
     @staticmethod
     def open(config: EvaluateConfig) -> "Plan":
@@ -38,15 +40,17 @@ class Plan:
         gallery = Corpus.open(config.gallery, config.storage)
         queries = Corpus.open(config.queries, config.storage) if config.queries else gallery
         distractors = [Corpus.open(location, config.storage) for location in config.distractors]
+        whitening = Corpus.open(config.whitening_corpus, config.storage) if config.whitening_corpus else None
         published = _published(config, queries, gallery)
         if published is None:
             ukbench = config.protocol == "ukbench"
             truth, protocols = _ukbench_truth(gallery, queries) if ukbench else _label_truth(gallery, queries)
-            return Plan(gallery, queries, distractors, truth, "ukbench" if ukbench else "labels", protocols, None)
+            return Plan(gallery, queries, distractors, truth, "ukbench" if ukbench else "labels", protocols, None, whitening)
         listed = ListedTruth(published, gallery.manifest.keys, queries.manifest.keys)
         boxes = _boxes(listed, queries) if config.crop and any(listed.boxes) else None
         family = published.family if config.protocol == "auto" else config.protocol
-        return Plan(gallery, queries, distractors, listed, family, landmark_protocols(family, config.crop), boxes)
+        protocols = landmark_protocols(family, config.crop)
+        return Plan(gallery, queries, distractors, listed, family, protocols, boxes, whitening)
 
     @property
     def leave_one_out(self) -> bool:
@@ -56,6 +60,7 @@ class Plan:
     def summary(self) -> str:
         """What a dry run prints."""
         corpora = [("gallery", self.gallery), ("queries", self.queries), *(("distractors", c) for c in self.distractors)]
+        corpora += [("whitening", self.whitening)] if self.whitening else []
         lines = [f"{role:12}{len(c.manifest):>12,} images   {c.manifest.storage.location}" for role, c in corpora]
         lines.append(f"{'asked':12}{len(self.truth.query):>12,} queries of {len(set(self.truth.cluster)):,} landmarks or labels")
         return "\n".join([*lines, *(f"{protocol.name}: {protocol.rules}" for protocol in self.protocols)])

@@ -15,7 +15,7 @@ from largescale.evaluation.rows import Judged
 from largescale.evaluation.scoring import Positives, ProtocolScore
 from largescale.evaluation.task import Task
 
-SHOWN_MISSED = 10
+SHOWN, SHOWN_MISSED = 20, 10
 RECALL = np.linspace(0.1, 1, 10)
 
 
@@ -54,7 +54,7 @@ class Found:
             )
 
     def _top(self, q: int) -> Iterator[Neighbour]:
-        rows = self.counted.top_row[q]
+        rows = self.counted.top_row[q, :SHOWN]
         marks = self._marks(q, rows)
         for row, score in zip(rows[rows >= 0].tolist(), self.counted.top_score[q].tolist(), strict=False):
             part, corpus, id, key = self.task.place(row)
@@ -77,6 +77,6 @@ class Found:
         first, last = int(self.positives.start[q]), int(self.positives.start[q + 1])
         for p in reversed(range(max(first, last - SHOWN_MISSED), last)):
             judged = self.positives.index[p]
-            if self.judged.row[judged] not in self.counted.top_row[q]:
+            if self.judged.row[judged] not in self.counted.top_row[q, :SHOWN]:
                 _, _, id, key = self.task.place(int(self.judged.row[judged]))
                 yield Missed(id, key, int(self.ranked.rank[p]), float(self.counted.score[judged]))

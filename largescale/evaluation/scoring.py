@@ -80,7 +80,7 @@ class ProtocolScore:
     protocol: Protocol
     truth: Truth
     prefixes: Sequence[int]
-    """Numbers of distractors, rising; the first is 0."""
+    """Numbers of distractors, rising: 0 and more, or all of them alone."""
     values: list[dict[str, list[np.ndarray]]] = field(default_factory=list)
     """Per prefix and metric, one array per block."""
     positives: np.ndarray = field(default_factory=lambda: np.zeros(len(EDGES) - 1, dtype=np.int64))
@@ -94,9 +94,9 @@ class ProtocolScore:
         """A block of queries; their positives, ranked among all distractors."""
         lists = [number for number, name in enumerate(self.truth.lists) if name in self.protocol.positive]
         found = Positives.of(judged, counted.score, np.isin(judged.list, lists))
-        before = counted.before.cumsum(axis=1)
-        for prefix, values in enumerate(self.values):
-            ranked = found.ranked(before[:, prefix])
+        before = counted.before.cumsum(axis=1).T[-len(self.prefixes) :]
+        for of_prefix, values in zip(before, self.values, strict=True):
+            ranked = found.ranked(of_prefix)
             for name in self.protocol.metrics:
                 values[name].append(measure(ranked, name))
         asked = int((ranked.positives > 0).sum())

@@ -1,6 +1,7 @@
 """Evaluates the network between epochs, on all ranks; the score decides which checkpoint is the best."""
 
 import io
+import shutil
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -42,6 +43,9 @@ class Evaluation(Callback):
         except Stopped:
             trainer.stop("a stop signal while evaluating")
             return
+        trainer.world.decide(
+            lambda: shutil.rmtree(stage.out / "descriptors", ignore_errors=True)
+        )  # large, and of these weights only
         self._report(results, stage)
 
     def _report(self, results: Results, stage: EvaluateConfig) -> None:
