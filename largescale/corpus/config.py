@@ -87,6 +87,8 @@ class LabelPlanConfig(Settings):
     """Labels in one batch (P), over all processes."""
     images: PositiveInt = 4
     """Images of each label in a batch (K); with 1 there are no two of a label to compare, which only anchors and proxies bear."""
+    balance: Literal["images", "labels"] = "images"
+    """What is shown equally often: each image, or each label, its images in turn."""
     per_epoch: PositiveInt | None = None
     """Batches of one epoch, in several passes over the images where one does not make as many. null: one pass."""
     shots: PositiveInt | None = None

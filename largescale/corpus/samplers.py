@@ -94,7 +94,10 @@ def _batches(runs: Runs, config: LabelPlanConfig, rng: np.random.Generator) -> n
     """`(steps, P * K)` from the labels of one window."""
     P, K = config.labels, config.images
     runs = runs.labels(rng.permutation(len(runs.starts)))
-    steps, chunks = _whole_batches(np.maximum(runs.lengths // K, 1), P)
+    chunks = np.maximum(runs.lengths // K, 1)
+    if config.balance == "labels":
+        chunks = np.full_like(chunks, max(1, round(chunks.mean())))
+    steps, chunks = _whole_batches(chunks, P)
     if steps == 0:
         return np.empty((0, P * K), np.int64)
     run = np.repeat(np.arange(len(chunks)), chunks)[: steps * P]

@@ -54,6 +54,14 @@ class TestPasses:
         statistics = plan_labels(manifest_of(np.random.default_rng(0).integers(8, 60, 500)), LabelPlanConfig(), 0, 0).statistics
         assert statistics.planned > 0.94 * statistics.available
 
+    def test_labels_equally_often_with_their_images_in_turn(self) -> None:
+        manifest = manifest_of(np.array([4, 8, 40, 400]))
+        steps = plan_labels(manifest, LabelPlanConfig(labels=2, images=4, balance="labels"), 0, 0).steps
+        assert np.allclose(np.bincount(manifest.label[steps].ravel()) / steps.size, 0.25, atol=0.02)
+        for label in range(4):
+            times = np.bincount(steps.ravel(), minlength=len(manifest))[manifest.label == label]
+            assert times.max() - times.min() <= 1
+
     def test_labels_meet_different_labels(self) -> None:
         """All chunks of a label sit in other company: batches are not the same labels again and again."""
         manifest = manifest_of(np.full(200, 40))
