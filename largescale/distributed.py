@@ -144,11 +144,12 @@ class World:
         timeout = None if timeout_s is None else timedelta(seconds=timeout_s)
         dist.monitored_barrier(self.control, timeout=timeout, wait_all_ranks=True)
 
-    def share(self, count: int) -> slice:
-        """This rank's contiguous part of `count` columns: sizes differ by one at most, the first ranks get more."""
+    def share(self, count: int, rank: int | None = None) -> slice:
+        """The contiguous part of `count` columns of a rank (None: this one): sizes differ by one at most, the first get more."""
+        rank = self.rank if rank is None else rank
         small, rest = divmod(count, self.size)
-        start = self.rank * small + min(self.rank, rest)
-        return slice(start, start + small + (self.rank < rest))
+        start = rank * small + min(rank, rest)
+        return slice(start, start + small + (rank < rest))
 
     def _reduce(self, values: tuple[float, ...], operation: Any) -> list[float]:
         tensor = torch.tensor(values, dtype=torch.float64)

@@ -25,6 +25,7 @@ def train(config: TrainConfig, dry: bool) -> None:
     from largescale.distributed import StopSignal, World
     from largescale.tracking import Tracker
     from largescale.training import Checkpoints, StepModule, WeightAverage, build_engine, callbacks, preflight
+    from largescale.training.anchors import build_loss
     from largescale.training.plans import build_planner
     from largescale.training.rehearsal import rehearse
     from largescale.training.trainer import Trainer
@@ -41,7 +42,7 @@ def train(config: TrainConfig, dry: bool) -> None:
     corpus = Corpus.open(location, config.storage)
     torch.manual_seed(config.seed)  # all ranks begin with the same weights
     network = config.model.build()
-    loss = config.loss.build(num_classes=len(corpus.manifest.label_names), dim=network.dim)
+    loss = build_loss(config.loss, len(corpus.manifest.label_names), network.dim, world)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     engine = build_engine(config.engine, config.optim, StepModule(network, loss, world, autocast=config.engine.autocast))
     planner = build_planner(config, world, corpus, signal)

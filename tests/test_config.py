@@ -66,6 +66,12 @@ def test_contradictions_say_the_consequence(arguments, said):
     assert said in message("loss.name=metric_learning", "loss.loss=TripletMarginLoss", *arguments)
 
 
+def test_class_anchors_need_descriptors_as_they_are():
+    assert "use model.normalise=false" in message("loss.name=class_anchor")
+    assert "set loss.memory=0" in message("loss.name=class_anchor", "loss.memory=9", "model.normalise=false")
+    assert load(TrainConfig, ["loss.name=class_anchor", "model.normalise=false"]).loss.learned
+
+
 def test_batches_of_labels_contradict_a_tuple_loss():
     assert "batches: loss.name=contrastive learns from tuples" in message("batches.labels=3")
 

@@ -2,8 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -15,6 +15,40 @@ from largescale.settings import UserError
 AnchorInit = Literal["base", "gaussian", "uniform"]
 # anchors of a block: its distances, a square of them, stay in bounded memory
 BLOCK = {"cpu": 1024, "cuda": 8192}
+
+
+class Holders(Protocol):
+    """Who holds which of the anchors, where each of several processes has some of the rows `(C_r, D)`."""
+
+    first: int
+    """The class of the first row that is held here."""
+
+    def of_labels(self, anchors: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """`(B, D)`: the anchors of these labels, wherever they are; the labels are the same for every holder."""
+        ...
+
+    def others(self, anchors: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
+        """The anchors of all other holders, `size` at a time at most; every holder asks for all of them."""
+        ...
+
+    def sum(self, value: torch.Tensor) -> torch.Tensor:
+        """Over all holders."""
+        ...
+
+
+class Alone:
+    """Holds all anchors."""
+
+    first = 0
+
+    def of_labels(self, anchors: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return anchors[labels]
+
+    def others(self, anchors: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
+        return iter(())
+
+    def sum(self, value: torch.Tensor) -> torch.Tensor:
+        return value
 
 
 class ClassAnchorLoss(LabelLoss):
@@ -29,9 +63,12 @@ class ClassAnchorLoss(LabelLoss):
         init: `base`: scale times base vectors, then sums of two, three, … of them where there are more classes than
             dimensions; `gaussian` and `uniform`: random, of norm about `scale`.
         learned: whether anchors are parameters or stay where they began.
+        rows: the classes whose anchors are held here; None: all.
     """
 
     anchors: torch.Tensor
+    """`(C_r, D)`."""
+    holders: Holders
 
     def __init__(
         self,
@@ -42,10 +79,12 @@ class ClassAnchorLoss(LabelLoss):
         init: AnchorInit = "base",
         scale: float = math.sqrt(2),
         learned: bool = True,
+        rows: slice | None = None,
     ) -> None:
         super().__init__()
         self.radius, self.min_norm, self.init, self.scale, self.learned = radius, min_norm, init, scale, learned
-        anchors = initial_anchors(num_classes, dim, init).mul_(scale)
+        self.holders = Alone()
+        anchors = initial_anchors(num_classes, dim, init, rows).mul_(scale)
         if learned:
             self.anchors = nn.Parameter(anchors)
         else:
@@ -54,22 +93,35 @@ class ClassAnchorLoss(LabelLoss):
     def objective(self, x: torch.Tensor, labels: torch.Tensor, gallery: Gallery | None) -> torch.Tensor:
         if gallery is not None:
             raise UserError("the class anchor loss compares images with anchors, not with other images")
-        return AnchorObjective.apply(x, self.anchors.to(x), labels, 2 * self.radius, self.min_norm)
+        return AnchorObjective.apply(x, self.anchors.to(x), labels, 2 * self.radius, self.min_norm, self.holders)
 
 
-def initial_anchors(num_classes: int, dim: int, init: AnchorInit) -> torch.Tensor:
-    """`(C, D)`: sums of different base vectors, or random rows of norm about 1."""
-    if init == "gaussian":
-        return torch.randn(num_classes, dim) * dim**-0.5
-    if init == "uniform":
-        return (2 * torch.rand(num_classes, dim) - 1) * (3 / dim) ** 0.5
-    subsets = itertools.chain.from_iterable(itertools.combinations(range(dim), size) for size in range(1, dim + 1))
-    chosen = list(itertools.islice(subsets, num_classes))
-    if len(chosen) < num_classes:
+def initial_anchors(num_classes: int, dim: int, init: AnchorInit, rows: slice | None = None) -> torch.Tensor:
+    """`(C_r, D)`, some rows (None: all) of: sums of different base vectors, or random rows of norm about 1."""
+    rows = rows or slice(0, num_classes)
+    if init == "base":
+        return _base_anchors(num_classes, dim, rows)
+    anchors = torch.empty(rows.stop - rows.start, dim)
+    for drawn in blocks(num_classes, BLOCK["cpu"]):  # the same numbers for all who hold a part
+        block = (
+            torch.randn(drawn.stop - drawn.start, dim)
+            if init == "gaussian"
+            else 2 * torch.rand(drawn.stop - drawn.start, dim) - 1
+        )
+        low, high = max(drawn.start, rows.start), min(drawn.stop, rows.stop)
+        if low < high:
+            anchors[low - rows.start : high - rows.start] = block[low - drawn.start : high - drawn.start]
+    return anchors.mul_(dim**-0.5 if init == "gaussian" else (3 / dim) ** 0.5)
+
+
+def _base_anchors(num_classes: int, dim: int, rows: slice) -> torch.Tensor:
+    if num_classes >= 2 ** min(dim, 62):
         raise UserError(f"{num_classes} classes need more than {dim} dimensions for init=base; choose gaussian or uniform")
-    rows = torch.tensor([row for row, subset in enumerate(chosen) for _ in subset], dtype=torch.int64)
+    subsets = itertools.chain.from_iterable(itertools.combinations(range(dim), size) for size in range(1, dim + 1))
+    chosen = list(itertools.islice(subsets, rows.start, rows.stop))
+    places = torch.tensor([place for place, subset in enumerate(chosen) for _ in subset], dtype=torch.int64)
     columns = torch.tensor([column for subset in chosen for column in subset], dtype=torch.int64)
-    return torch.zeros(num_classes, dim).index_put_((rows, columns), torch.ones(()))
+    return torch.zeros(len(chosen), dim).index_put_((places, columns), torch.ones(()))
 
 
 class AnchorObjective(torch.autograd.Function):
@@ -77,41 +129,68 @@ class AnchorObjective(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, anchors: torch.Tensor, labels: torch.Tensor, apart: float, min_norm: float
+        ctx: Any,
+        x: torch.Tensor,
+        anchors: torch.Tensor,
+        labels: torch.Tensor,
+        apart: float,
+        min_norm: float,
+        holders: Holders,
     ) -> torch.Tensor:
         gradient = torch.zeros_like(anchors)
-        away = x - anchors[labels]  # (B, D)
+        away = x - holders.of_labels(anchors, labels)  # (B, D)
         attract = away.square().sum() / (2 * len(x))
-        gradient.index_add_(0, labels, away, alpha=-1 / len(x))
-        value = attract + repel(anchors, apart, gradient) + keep_norm(anchors, min_norm, gradient)
+        places = labels - holders.first
+        own = (places >= 0) & (places < len(anchors))
+        gradient.index_add_(0, places[own], away[own], alpha=-1 / len(x))
+        others = holders.others(anchors, BLOCK[anchors.device.type])
+        anchored = repel(anchors, apart, gradient, others) + keep_norm(anchors, min_norm, gradient)
         ctx.save_for_backward(away / len(x), gradient)
-        return value
+        return attract + holders.sum(anchored)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         away, gradient = ctx.saved_tensors
-        return outputs[0] * away, outputs[0] * gradient, None, None, None
+        return outputs[0] * away, outputs[0] * gradient, None, None, None, None
 
 
-def repel(anchors: torch.Tensor, apart: float, gradient: torch.Tensor) -> torch.Tensor:
-    """½ Σ [apart - |c - c'|]₊² over ordered pairs of rows `(C, D)`; its gradient is added to `gradient`."""
-    norms, total = anchors.square().sum(1), anchors.new_zeros((), dtype=torch.float64)
-    for rows, columns in _block_pairs(len(anchors), BLOCK[anchors.device.type]):
+def repel(anchors: torch.Tensor, apart: float, gradient: torch.Tensor, others: Iterable[torch.Tensor] = ()) -> torch.Tensor:
+    """½ Σ [apart - |c - c'|]₊² over ordered pairs of rows `(C_r, D)`, and over the pairs of them with each block of `others`.
+
+    The gradient is added to `gradient`: that of all pairs in which a row is, in either order.
+    """
+    own, total = blocks(len(anchors), BLOCK[anchors.device.type]), anchors.new_zeros((), dtype=torch.float64)
+    for rows, columns in itertools.combinations_with_replacement(own, 2):
         a, b = anchors[rows], anchors[columns]
-        distance = (norms[rows, None] + norms[columns] - 2 * (a @ b.T)).clamp_(min=0).sqrt_()  # (b, b)
-        gap = (apart - distance).clamp_(min=0)
-        if rows == columns:
-            gap.fill_diagonal_(0)
-        if not gap.any():
+        value, push = _push(a, b, apart, same=rows == columns)
+        if not value:
             continue
-        both = 1.0 if rows == columns else 2.0  # the pairs beyond the diagonal stand for both orders
-        total += both * gap.square().sum(dtype=torch.float64) / 2
-        pull = torch.where(distance > 0, gap / distance, 0)
-        gradient[rows] -= 2 * (pull.sum(1, keepdim=True) * a - pull @ b)
+        total += value if rows == columns else 2 * value  # the pairs beyond the diagonal stand for both orders
+        gradient[rows] -= _drawn(push, a, b)
         if rows != columns:
-            gradient[columns] -= 2 * (pull.sum(0)[:, None] * b - pull.T @ a)
+            gradient[columns] -= _drawn(push.T, b, a)
+    for b in others:
+        for rows in own:
+            value, push = _push(anchors[rows], b, apart, same=False)
+            if value:
+                total += value
+                gradient[rows] -= _drawn(push, anchors[rows], b)
     return total.to(anchors.dtype)
+
+
+def _push(a: torch.Tensor, b: torch.Tensor, apart: float, same: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """½ Σ [apart - distance]₊² of two blocks, and `(b, b)` how hard each pair pushes: the gap over the distance."""
+    distance = torch.addmm(a.square().sum(1)[:, None] + b.square().sum(1), a, b.T, alpha=-2).clamp_(min=0).sqrt_()
+    gap = (apart - distance).clamp_(min=0)
+    if same:
+        gap.fill_diagonal_(0)
+    value = gap.square().sum(dtype=torch.float64) / 2
+    return value, torch.where(distance > 0, gap.div_(distance), 0)
+
+
+def _drawn(push: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return 2 * (push.sum(1, keepdim=True) * a - push @ b)
 
 
 def keep_norm(anchors: torch.Tensor, least: float, gradient: torch.Tensor) -> torch.Tensor:
@@ -122,6 +201,5 @@ def keep_norm(anchors: torch.Tensor, least: float, gradient: torch.Tensor) -> to
     return gap.square().sum() / 2
 
 
-def _block_pairs(count: int, size: int) -> Iterator[tuple[slice, slice]]:
-    blocks = [slice(start, min(start + size, count)) for start in range(0, count, size)]
-    return itertools.combinations_with_replacement(blocks, 2)
+def blocks(count: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]

@@ -79,6 +79,14 @@ class ClassAnchorConfig(LabelSettings):
     learned: bool = True
     """Learn the anchors, or leave them where they begin."""
 
+    @model_validator(mode="after")
+    def _no_memory(self) -> "ClassAnchorConfig":
+        if self.memory:
+            raise ValueError(
+                f"memory={self.memory}: class anchors compare images with anchors, not with images; set loss.memory=0"
+            )
+        return self
+
     def plain(self, num_classes: int, dim: int) -> "LabelLoss":
         from largescale.losses.class_anchor import ClassAnchorLoss
 

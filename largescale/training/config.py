@@ -23,7 +23,8 @@ class EngineConfig(Settings):
     """Images that a rank runs through the network at once, for steps larger than memory: descriptors first, the loss over
     all of them, then each chunk again with its gradient. The gradient stays the same; forward passes double. Empty = all."""
     clip: float | None = Field(default=None, gt=0)
-    """Largest L2 norm of the gradient; larger ones are scaled down to it. Empty = no clipping."""
+    """Largest L2 norm of the gradient; larger ones are scaled down to it. Empty = no clipping. Class anchors take no part:
+    their gradient grows with the number of classes."""
     autocast: bool = True
     """Run the network in bfloat16 on a GPU; losses stay in fp32. Without effect on a CPU."""
 
@@ -54,7 +55,7 @@ class OptimConfig(Settings):
     projection_rate: float = Field(default=1.0, ge=0)
     """Learning rate of the projection after pooling, times `lr`."""
     loss_rate: float = Field(default=1.0, ge=0)
-    """Learning rate of the loss's own parameters (proxies, class anchors), times `lr`."""
+    """Learning rate of the loss's own parameters (proxies, class anchors, which have an optimiser of their own), times `lr`."""
     loss_decay: float = Field(default=0.0, ge=0)
     """Weight decay of the loss's own parameters."""
 

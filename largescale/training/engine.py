@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from largescale.training.anchors import build_share
 from largescale.training.chunks import passes
 from largescale.training.config import EngineConfig, OptimConfig
 from largescale.training.module import Batch, StepModule
@@ -89,6 +90,7 @@ class DDPEngine:
         self.module, self.clip, self.chunk, self.updates = module.to(module.world.device), config.clip, config.chunk, 0
         self.optimizer = build_optimizer(module, optim)
         self.moments = WholeMoments(module, self.optimizer)
+        self.share = build_share(module.loss, optim)
         self.wrapped = DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
         self.settled = False
 
@@ -133,6 +135,7 @@ class DDPEngine:
         if finite:
             self._update(norm, factor)
         self.optimizer.zero_grad(set_to_none=False)
+        self.share.zero()
         return Update(float(norm), not finite)
 
     def _update(self, norm: Tensor, factor: float) -> None:
@@ -140,15 +143,17 @@ class DDPEngine:
             torch.nn.utils.clip_grads_with_norm_(self.module.parameters(), self.clip, norm)
         set_rates(self.optimizer, factor)
         self.optimizer.step()
+        self.share.step(factor)
         self.updates += 1
 
     def network(self) -> nn.Module:
         return self.module.net
 
     def state(self) -> Tensors:
-        return packed(self.module.state_dict(), self.moments, self.updates)
+        return packed(self.module.state_dict(), self.moments, self.updates) | self.share.state()
 
     def load(self, state: Mapping[str, Tensor]) -> None:
+        state = self.share.load(state)
         self.module.load_state_dict(part(state, "model."))
         self.updates = int(state["updates"])
         self.moments.write(part(state, "optimizer."), self.updates)

@@ -8,10 +8,9 @@ from torch import nn
 
 from largescale.models.pooling import GeM
 from largescale.training.config import OptimConfig, ScheduleConfig
-from largescale.training.module import StepModule
 
 
-def parameter_groups(module: StepModule, config: OptimConfig) -> list[dict[str, Any]]:
+def parameter_groups(module: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
     """Groups with their own rate and decay; every parameter that learns is in exactly one.
 
     The GeM exponent has a rate of its own and its own decay (cirtorch: 10 times the rate, no decay), the projection and the
@@ -45,7 +44,7 @@ def _group(role: str, flat: bool, parameters: list[nn.Parameter], lr: float, rat
     return {"name": name, "params": parameters, "lr": lr * rate, "base_lr": lr * rate, "weight_decay": 0.0 if flat else decay}
 
 
-def build_optimizer(module: StepModule, config: OptimConfig) -> torch.optim.Optimizer:
+def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     groups = parameter_groups(module, config)
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)

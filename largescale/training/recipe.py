@@ -122,6 +122,15 @@ class TrainConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _anchors_see_lengths(self) -> "TrainConfig":
+        if self.loss.name == "class_anchor" and self.model.normalise:
+            raise ValueError(
+                "model.normalise=true with loss.name=class_anchor: unit descriptors could never reach anchors of another length; "
+                "use model.normalise=false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _chunks_keep_the_gradient(self) -> "TrainConfig":
         if self.engine.chunk is not None and not self.model.freeze_batchnorm:
             raise ValueError(

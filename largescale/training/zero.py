@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from largescale.settings import UserError
+from largescale.training.anchors import build_share
 from largescale.training.chunks import passes
 from largescale.training.config import EngineConfig, OptimConfig
 from largescale.training.engine import Update, gradient_norm, packed, poisoned, shared_objective
@@ -94,6 +95,7 @@ class DeepSpeedEngine:
         self.stage, self.chunk, self.updates = config.zero_stage, config.chunk, 0
         # ZeRO-3 hooks into every layer of the module; the network with whole weights is a twin without hooks
         self._twin = copy.deepcopy(module.net) if self.stage == 3 else None
+        self.share = build_share(module.loss, optim)
         optimizer = build_optimizer(module, optim)
         self.engine, *_ = self.deepspeed.initialize(model=module, optimizer=optimizer, config=compose(config))
         self.optimizer = self.engine.optimizer
@@ -126,6 +128,9 @@ class DeepSpeedEngine:
         set_rates(self.optimizer, factor)
         norm, finite = self._step_whole() if self.stage == 0 else self._step_sharded()
         self.updates += finite
+        if finite:
+            self.share.step(factor)
+        self.share.zero()
         return Update(norm, not finite)
 
     def _step_whole(self) -> tuple[float, bool]:
@@ -151,9 +156,10 @@ class DeepSpeedEngine:
     def state(self) -> Tensors:
         with self._gathered():
             weights = {name: copied(tensor) for name, tensor in self.module.state_dict().items()}
-        return packed(weights, self.moments, self.updates)
+        return packed(weights, self.moments, self.updates) | self.share.state()
 
     def load(self, state: Mapping[str, Tensor]) -> None:
+        state = self.share.load(state)
         weights = part(state, "model.")
         with self._gathered(modifier_rank=0):
             self.module.load_state_dict(weights)

@@ -52,6 +52,16 @@ def test_random_anchors_have_the_scale(init: class_anchor.AnchorInit) -> None:
     assert norms.mean().item() == pytest.approx(2.0, rel=0.05)
 
 
+@pytest.mark.parametrize("init", ["base", "gaussian", "uniform"])
+def test_parts_are_rows_of_the_whole(init: class_anchor.AnchorInit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(class_anchor.BLOCK, "cpu", 7)
+    parts = []
+    for rows in (None, slice(0, 10), slice(10, 30), slice(30, 30), slice(30, 40)):
+        torch.manual_seed(4)
+        parts.append(initial_anchors(40, 6, init, rows))
+    torch.testing.assert_close(torch.cat(parts[1:]), parts[0])
+
+
 def test_frozen_anchors() -> None:
     loss = ClassAnchorLoss(3, 4, learned=False)
     assert not list(loss.parameters())

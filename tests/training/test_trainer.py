@@ -18,6 +18,7 @@ from largescale.distributed import StopSignal, World
 from largescale.settings import UserError
 from largescale.tracking import Tracker
 from largescale.training import Checkpoints, StepModule, WeightAverage, build_engine, callbacks
+from largescale.training.anchors import build_loss
 from largescale.training.callbacks import Callback
 from largescale.training.plans import build_planner
 from largescale.training.recipe import TrainConfig
@@ -54,7 +55,7 @@ def train(world: World, settings: Sequence[str], first: Sequence[Callback] = (),
     stop = StopSignal(world)
     torch.manual_seed(config.seed)
     network = config.model.build()
-    loss = config.loss.build(len(corpus.manifest.label_names), network.dim)
+    loss = build_loss(config.loss, len(corpus.manifest.label_names), network.dim, world)
     engine = build_engine(config.engine, config.optim, StepModule(network, loss, world))
     planner = build_planner(config, world, corpus, stop)
     checkpoints = Checkpoints(config.directory / "checkpoints", config.checkpoint, world, config.binding())
