@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, normalize
 
 from largescale.models.network import RetrievalNet
 
@@ -12,7 +12,7 @@ SCALES = (1.0, 2**-0.5, 0.5)
 
 
 class AtScales(nn.Module):
-    """A network that describes each image once per scale."""
+    """A network that describes each image once per scale, in unit rows whether or not the network makes them."""
 
     def __init__(self, network: RetrievalNet, scales: Sequence[float]) -> None:
         super().__init__()
@@ -21,7 +21,8 @@ class AtScales(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """`(B, 3, H, W)`, normalised -> `(B, S, D)`."""
-        return torch.stack([self.network(resize(images, scale)) for scale in self.scales], dim=1)
+        rows = torch.stack([self.network(resize(images, scale)) for scale in self.scales], dim=1)
+        return rows if self.network.config.normalise else normalize(rows, dim=2)
 
 
 def resize(images: torch.Tensor, scale: float) -> torch.Tensor:

@@ -10,6 +10,7 @@ from largescale.evaluation.results import Histogram, PrecisionRecall, ProtocolRe
 
 GREEN, RED, AMBER, BLUE = "#2e9e5b", "#d1495b", "#e09f1f", "#3572b0"
 PAIR = (BLUE, AMBER)
+COLORS = (BLUE, AMBER, GREEN, RED, "#8a5cb8", "#5b8c8c", "#a0627a", "#7a7a52", "#c98a6b")
 SIZE = (4.2, 2.9)
 
 
@@ -87,6 +88,30 @@ def distractor_curve(results: Mapping[str, ProtocolResult]) -> str:
         axes.set(xlabel="distractors", ylabel=f"{result.main} (%)")
         if len(results) > 1:
             axes.legend(frameon=False)
+
+    return _svg(draw)
+
+
+def lines(
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    x: str,
+    y: str,
+    level: tuple[str, float] | None = None,
+    doubling: bool = False,
+) -> str:
+    """Curves by name; `level` is a horizontal line; `doubling` makes steps of a factor of two equal."""
+
+    def draw(axes: Axes) -> None:
+        for number, (name, points) in enumerate(curves.items()):
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name, color=COLORS[number % len(COLORS)])
+        if level is not None:
+            axes.axhline(level[1], color="black", linewidth=0.9, linestyle="--", label=level[0])
+        if doubling:
+            ticks = sorted({point[0] for points in curves.values() for point in points})
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set(xlabel=x, ylabel=y)
+        axes.legend(frameon=False, fontsize=8)
 
     return _svg(draw)
 

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
 from torch import Tensor
 
-from largescale.commit import complete_directories
+from largescale.commit import committed_file, complete_directories
 from largescale.models.network import RetrievalNet
 from largescale.models.weights import save_weights
 from largescale.training.callbacks.base import Callback
@@ -66,8 +67,18 @@ class Checkpointing(Callback):
         about = {"step": self.saved, "run": trainer.config.name, "corpus": trainer.corpus.manifest.fingerprint}
         network = cast(RetrievalNet, trainer.engine.module.net)
         weights = part(tensors, "model.net." if trainer.average is None else "ema.")
-        save_weights(network, self.weights / f"step-{self.saved:06d}.safetensors", about, weights)
+        file = self.weights / f"step-{self.saved:06d}.safetensors"
+        save_weights(network, file, about, weights)
+        _export_anchors(file.with_suffix(".anchors.npy"), tensors)
         kept = {0, self.saved, *map(step_of, complete_directories(self.checkpoints.directory, "step-"))}
-        for file in self.weights.glob("step-*.safetensors"):
-            if int(file.stem.removeprefix("step-")) not in kept:
+        for file in self.weights.glob("step-*"):
+            if int(file.name.removeprefix("step-").partition(".")[0]) not in kept:
                 file.unlink()
+
+
+def _export_anchors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Those of the class anchor loss, `(C, D)`, for two-stage search."""
+    anchors = part(tensors, "model.loss.").get("anchors")
+    if anchors is not None:
+        with committed_file(file) as temporary, temporary.open("wb") as out:
+            np.save(out, anchors.detach().cpu().float().numpy())

@@ -31,6 +31,8 @@ from largescale.evaluation.results import (
 from tests.corpora import make_corpus
 
 QUERIES = 130
+ANCHORED = """return [...document.querySelectorAll('a[href*="#"]')]
+    .every(link => link.pathname != location.pathname || document.querySelector(link.hash))"""
 MARKS: list[Mark] = ["right", "wrong", "junk", "distractor", "self"]
 ARGUMENTS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
@@ -131,8 +133,7 @@ def _visit(browser: webdriver.Chrome, first: Path) -> set[str]:
         assert browser.get_log("browser") == []
         links = _links(browser)
         assert all(Path(link.removeprefix("file://")).exists() for link in links)
-        inside = "return [...document.querySelectorAll('a[href*=\"#\"]')].every(a => a.pathname != location.pathname || document.querySelector(a.hash))"
-        assert browser.execute_script(inside)
+        assert browser.execute_script(ANCHORED)
         todo |= links
     return {Path(url).name for url in seen}
 

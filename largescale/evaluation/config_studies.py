@@ -1,0 +1,37 @@
+"""Settings of what is measured beside the scores: two-stage search, leaks, studies of descriptors."""
+
+from pathlib import Path
+
+from pydantic import Field, PositiveInt, model_validator
+
+from largescale.evaluation.config import EvaluateConfig
+
+
+class StudyConfig(EvaluateConfig):
+    """A study: what an evaluation scores, with the same settings; descriptors are embedded once, into `store`."""
+
+    @model_validator(mode="after")
+    def _of_weights(self) -> "StudyConfig":
+        if self.weights is None or self.gallery is None:
+            raise ValueError("weights and gallery: a study embeds a corpus; give both")
+        return self
+
+
+class AnchorsConfig(StudyConfig):
+    """Two-stage search over class anchors, beside exhaustive search and FAISS's inverted file."""
+
+    anchors: Path | None = None
+    """.npy file (C, D); null: the one that training with loss.name=class_anchor wrote beside the weights."""
+    probes: tuple[PositiveInt, ...] = Field(default=(1, 2, 5, 10), min_length=1)
+    """How many anchors a query visits, one after the other setting."""
+
+
+class LeaksConfig(StudyConfig):
+    """Near-duplicates between a training corpus and what an evaluation uses: queries, gallery, distractors."""
+
+    training: str = Field(min_length=1)
+    """Corpus that was trained on."""
+    bits: int = Field(default=10, ge=0, le=128)
+    """Perceptual hashes of 128 bits that differ in at most so many are near-duplicates."""
+    similarity: float = Field(default=0.95, gt=0, le=1)
+    """Descriptors at least so similar are near-duplicates."""

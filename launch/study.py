@@ -1,0 +1,53 @@
+"""Measures beside the scores: torchrun --nproc-per-node N launch/study.py NAME weights=FILE gallery=CORPUS [key=value ...]
+
+NAME is one of those that `--help` lists; `NAME --help` lists its settings, which are those of launch/evaluate.py and its own.
+Each prints a table and writes it to OUT with a page that plots it. Descriptors are embedded once.
+"""
+
+from typing import TYPE_CHECKING
+
+from largescale.config import explain, load, run_program
+from largescale.evaluation.config_studies import AnchorsConfig, StudyConfig
+from largescale.settings import UserError
+
+if TYPE_CHECKING:
+    pass
+
+STUDIES: dict[str, type[StudyConfig]] = {
+    "anchors": AnchorsConfig,
+}
+
+
+def main(arguments: list[str]) -> None:
+    name = arguments[0] if arguments else "--help"
+    if name == "--help":
+        print(__doc__, *(f"  {known:<14}{config.__doc__}" for known, config in STUDIES.items()), sep="\n")
+        return
+    if name not in STUDIES:
+        raise UserError(f"there is no study {name!r}; known are {', '.join(STUDIES)}")
+    if "--help" in arguments:
+        print(explain(STUDIES[name], f"launch/study.py {name}", "[key=value ...] [--help]"))
+        return
+    run(name, load(STUDIES[name], arguments[1:]))
+
+
+def run(name: str, config: StudyConfig) -> None:
+    from largescale.distributed import StopSignal, World
+    from largescale.evaluation import Stopped
+    from largescale.evaluation.studies import Embedder, studies
+
+    world = World.start()
+    signal = StopSignal(world)
+    try:
+        study = studies[name](config, Embedder(config, world, lambda: signal.received))
+        if world.is_first:
+            print(f"{study.text()}\n\n{study.note}\npage: {study.write(config.out)}")
+    except Stopped:
+        if world.is_first:
+            print("stopped; the same command goes on from the shards that are done")
+    finally:
+        world.stop()
+
+
+if __name__ == "__main__":
+    run_program(main)
