@@ -70,6 +70,15 @@ class TuplePlanConfig(Settings):
     """Tuples in one step, over all processes."""
     per_epoch: PositiveInt = 2000
     """Queries of one epoch, drawn without replacement; more than the corpus has is cut to that."""
+    positive: Literal["given", "descriptor", "max_inliers", "relaxed_inliers"] = "given"
+    """given: that of a random pair, or a random image of the label; of a query's pairs, descriptor: the nearest by the network
+    as the epoch begins; max_inliers: that with the most shared points; relaxed_inliers: a random one within the two limits."""
+    nearest_cameras: PositiveInt | None = None
+    """Of a query's pairs only so many with the nearest cameras, for descriptor and max_inliers; null: all."""
+    min_overlap: float = Field(default=0.2, ge=0, lt=1)
+    """Of relaxed_inliers: share of the query's points that the positive must exceed."""
+    max_scale: float = Field(default=1.5, gt=1)
+    """Of relaxed_inliers: ratio of scales that the positive must stay below."""
     window: PositiveInt | None = None
     """Shards whose queries are mixed at a time: a node needs few shards at once. null: the whole corpus is mixed."""
 
@@ -77,6 +86,12 @@ class TuplePlanConfig(Settings):
     def _whole_step(self) -> "TuplePlanConfig":
         if self.per_epoch < self.per_step:
             raise ValueError(f"per_epoch={self.per_epoch} is less than per_step={self.per_step}: an epoch would have no step")
+        return self
+
+    @model_validator(mode="after")
+    def _cameras_of_a_pool(self) -> "TuplePlanConfig":
+        if self.nearest_cameras is not None and self.positive not in ("descriptor", "max_inliers"):
+            raise ValueError(f"nearest_cameras says nothing to positive={self.positive}; use descriptor or max_inliers")
         return self
 
 

@@ -11,10 +11,11 @@ import numpy as np
 
 from largescale.corpus.config import TuplePlanConfig
 from largescale.corpus.manifest import Manifest
+from largescale.corpus.positives import find_candidates
 from largescale.settings import UserError
 
-Drawn = tuple[np.ndarray, np.ndarray, int, int]
-"""Queries (Q,), positives (Q,), queries that the corpus offers, labels with one image."""
+Drawn = tuple[np.ndarray, np.ndarray, np.ndarray | None, int, int]
+"""Queries (Q,), positives (Q,), candidates (Q, C) if any, queries that the corpus offers, labels with one image."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Tuples:
     positive_labels: np.ndarray
     per_step: int
     statistics: PlanStatistics
+    candidates: np.ndarray | None = None
+    """`(Q, C)` images of which the nearest to the query is to be the positive, -1 where there are fewer; else None."""
 
     def steps(self, negatives: np.ndarray) -> np.ndarray:
         """`(Q, N)` negatives -> `(steps, T, 2 + N)` image ids: query, positive, negatives."""
@@ -50,19 +53,23 @@ class Tuples:
 
 def plan_tuples(manifest: Manifest, config: TuplePlanConfig, seed: int, epoch: int) -> Tuples:
     """Queries drawn without replacement with one positive each: rows of `pairs.arrow` where the corpus has them, else
-    images of labels with two images or more, and another random image of that label.
+    images of labels with two images or more, and another random image of that label. With another rule for the positive than
+    `given`, queries of `pairs.arrow` with one of their candidates.
 
     Raises:
-        UserError: neither pairs nor labels with two images, or fewer of them than a step takes.
+        UserError: neither pairs nor labels with two images, or fewer of them than a step takes; pairs that lack what the rule
+            for the positive reads.
     """
     rng = generator(manifest, "tuples", seed, epoch)
-    draw = _from_labels if manifest.pairs is None else _from_pairs
-    queries, positives, available, single = draw(manifest, config, rng)
+    draw = _from_candidates if config.positive != "given" else _from_labels if manifest.pairs is None else _from_pairs
+    queries, positives, candidates, available, single = draw(manifest, config, rng)
     window = shard_windows(manifest, config.window, rng)[manifest.shard[queries]]
     order = np.argsort(window, kind="stable")
     queries, positives = queries[order], positives[order]
+    candidates = None if candidates is None else candidates[order]
     statistics = PlanStatistics(available, len(queries), 0, single)
-    return Tuples(queries, positives, manifest.label[queries], manifest.label[positives], config.per_step, statistics)
+    labels = manifest.label[queries], manifest.label[positives]
+    return Tuples(queries, positives, *labels, config.per_step, statistics, candidates)
 
 
 def check_clusters(manifest: Manifest, negatives: int) -> None:
@@ -114,7 +121,15 @@ def _from_pairs(manifest: Manifest, config: TuplePlanConfig, rng: np.random.Gene
     assert manifest.pairs is not None
     query, positive = manifest.pairs["query"], manifest.pairs["positive"]
     rows = _draw(manifest, len(query), config, rng)  # (Q,)
-    return query[rows], positive[rows], len(query), 0
+    return query[rows], positive[rows], None, len(query), 0
+
+
+def _from_candidates(manifest: Manifest, config: TuplePlanConfig, rng: np.random.Generator) -> Drawn:
+    found = find_candidates(manifest, config)
+    rows = _draw(manifest, len(found.queries), config, rng)  # (Q,)
+    place = rng.integers(found.lengths[rows]) if config.positive == "relaxed_inliers" else 0
+    candidates = found.padded(rows) if config.positive == "descriptor" else None
+    return found.queries[rows], found.positives[found.starts[rows] + place], candidates, len(found.queries), 0
 
 
 def _from_labels(manifest: Manifest, config: TuplePlanConfig, rng: np.random.Generator) -> Drawn:
@@ -128,7 +143,7 @@ def _from_labels(manifest: Manifest, config: TuplePlanConfig, rng: np.random.Gen
     run = np.searchsorted(ends, rank, side="right")
     place = rank - (ends - lengths)[run]
     other = (place + 1 + rng.integers(lengths[run] - 1)) % lengths[run]
-    return starts[run] + place, starts[run] + other, available, single
+    return starts[run] + place, starts[run] + other, None, available, single
 
 
 def _draw(manifest: Manifest, available: int, config: TuplePlanConfig, rng: np.random.Generator) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Settings of the losses over mined tuples."""
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
@@ -79,6 +80,10 @@ class LRMLConfig(TupleSettings):
     weights that fall with the rank; the teacher's distance by its largest; one threshold (flat)."""
     smallest: NonNegativeFloat | None = None
     """The threshold of the nearest negative, for threshold_rule=ramp."""
+    teacher: Path | None = None
+    """Weights file of the network that puts the negatives in order, frozen; null: the network in training itself."""
+    ranking: Literal["euclidean", "cosine"] = "euclidean"
+    """The distance by which it does; the order differs only where descriptors are not normalised, the values always."""
     reduction: Reduction = "mean"
     """Mean over the tuples of a step, or their sum."""
 
@@ -87,6 +92,15 @@ class LRMLConfig(TupleSettings):
         if (self.threshold_rule == "ramp") != (self.smallest is not None):
             raise ValueError("`smallest` belongs to threshold_rule=ramp, and to it alone")
         return self
+
+    @model_validator(mode="after")
+    def _pupil_of_a_teacher(self) -> "LRMLConfig":
+        if self.threshold_rule == "flat" and self.teacher is not None:
+            raise ValueError("threshold_rule=flat needs no order of the negatives, a teacher would only cost time; remove it")
+        return self
+
+    def _arguments(self) -> dict[str, Any]:
+        return {name: value for name, value in super()._arguments().items() if name != "teacher"}
 
     def build(self, num_classes: int, dim: int) -> "nn.Module":
         from largescale.losses.lrml import LRMLLoss

@@ -3,12 +3,23 @@
 from typing import Literal
 
 import torch
-from torch.nn.functional import pairwise_distance
+from torch.nn.functional import cosine_similarity, pairwise_distance
 
 from largescale.losses.tuples import Reduction, TupleLoss
 from largescale.settings import UserError
 
 ThresholdRule = Literal["rank/N", "ramp", "weights", "teacher_distance", "flat"]
+Ranking = Literal["euclidean", "cosine"]
+
+
+def sequence(queries: torch.Tensor, negatives: torch.Tensor, ranking: Ranking) -> torch.Tensor:
+    """`(T, N)` distances by which the negatives of each query are put in order (§4.1.3): Euclidean, or 1 - cosine.
+
+    Of unit vectors both give the same order, and other values.
+    """
+    if ranking == "cosine":
+        return 1 - cosine_similarity(queries[:, None], negatives, dim=2)
+    return pairwise_distance(queries[:, None], negatives)
 
 
 class LRMLLoss(TupleLoss):
@@ -26,6 +37,7 @@ class LRMLLoss(TupleLoss):
     Args:
         margin: τ, a Euclidean distance.
         smallest: the threshold of the nearest negative, for `ramp` only.
+        ranking: what the descriptors themselves are put in order by, where no teacher is given.
     """
 
     def __init__(
@@ -33,12 +45,13 @@ class LRMLLoss(TupleLoss):
         margin: float = 1.25,
         threshold_rule: ThresholdRule = "rank/N",
         smallest: float | None = None,
+        ranking: Ranking = "euclidean",
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__(reduction)
         if (threshold_rule == "ramp") != (smallest is not None):
             raise UserError(f"`smallest` belongs to threshold_rule=ramp and to it alone, found {threshold_rule} with {smallest}")
-        self.margin, self.threshold_rule, self.smallest = margin, threshold_rule, smallest
+        self.margin, self.threshold_rule, self.smallest, self.ranking = margin, threshold_rule, smallest, ranking
 
     def per_tuple(
         self,
@@ -51,13 +64,12 @@ class LRMLLoss(TupleLoss):
         """The loss of each tuple, `(T,)`.
 
         Args:
-            ranks: `(T, N)`, the ordinal of each negative in the teacher's sequence, 1 = nearest; None: the descriptors
-                themselves are the teacher.
-            distances: `(T, N)` of the teacher, for `teacher_distance`; None: as above.
+            ranks: `(T, N)`, the ordinal of each negative in the teacher's sequence, 1 = nearest; None: that of `distances`.
+            distances: `(T, N)` of the teacher (see `sequence`); None: the descriptors themselves are the teacher.
         """
         near = pairwise_distance(queries, positives)  # (T,)
         far = pairwise_distance(queries[:, None], negatives)  # (T, N)
-        distances = far.detach() if distances is None else distances.to(far)
+        distances = sequence(queries, negatives, self.ranking).detach() if distances is None else distances.to(far)
         ranks = distances.argsort(1).argsort(1) + 1 if ranks is None else ranks
         thresholds, weights = self._thresholds(ranks.to(far), distances)
         return 0.5 * near.square() + 0.5 * (weights * (thresholds - far).clamp(min=0).square()).sum(1)

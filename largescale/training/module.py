@@ -4,8 +4,8 @@ R ranks, T tuples of a rank, N negatives, B images, D dimensions.
 """
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,6 +32,8 @@ class Batch:
     """Tuples in this batch."""
     total: int = 0
     """Tuples in the whole step, over all ranks and parts."""
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    """What else the loss is told of the tuples, `(tuples, ...)` each."""
     labels: Tensor | None = None
     """int64 `(B,)` of the whole step, over all ranks in the order of ranks; None when the loss works on tuples."""
     passes: int = 0
@@ -42,8 +44,8 @@ class Batch:
     """`(b, D)`, where the loss has run already: the gradient of the step with respect to these images' descriptors."""
 
     @staticmethod
-    def of_tuples(images: "Step", tuples: int, total: int, seed: int) -> "Batch":
-        return Batch(tuple(images.groups), tuple(images.places), seed, tuples=tuples, total=total)
+    def of_tuples(images: "Step", tuples: int, total: int, seed: int, extra: Mapping[str, Tensor] | None = None) -> "Batch":
+        return Batch(tuple(images.groups), tuple(images.places), seed, tuples=tuples, total=total, extra=extra or {})
 
     @staticmethod
     def of_labels(images: "Step", labels: Tensor, seed: int) -> "Batch":
@@ -62,7 +64,8 @@ class Batch:
         chosen = [index for index, mask in enumerate(inside) if mask.any()]
         groups = tuple(self.groups[index][inside[index]] for index in chosen)
         places = tuple(self.places[index][inside[index]] - low * width for index in chosen)
-        return replace(self, groups=groups, places=places, tuples=high - low)
+        extra = {name: values[low:high] for name, values in self.extra.items()}
+        return replace(self, groups=groups, places=places, tuples=high - low, extra=extra)
 
     def chunks(self, count: int) -> list["Batch"]:
         """The same images in `count` batches of nearly equal size, each with random numbers of its own."""
@@ -138,6 +141,6 @@ class StepModule(nn.Module):
 
     def _tuple_objective(self, x: Tensor, batch: Batch) -> Tensor:
         x = x.reshape(batch.tuples, -1, x.shape[-1])  # (T, 2 + N, D)
-        loss = self.loss(x[:, 0], x[:, 1], x[:, 2:])
+        loss = self.loss(x[:, 0], x[:, 1], x[:, 2:], **batch.extra)
         part = batch.tuples / batch.total if self.loss.reduction == "mean" else 1.0
         return self.world.size * part * loss

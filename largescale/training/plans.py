@@ -14,11 +14,14 @@ from largescale.corpus.plan import Tuples, check_clusters, plan_tuples
 from largescale.corpus.reading import Corpus, Step
 from largescale.corpus.samplers import plan_labels
 from largescale.distributed import StopSignal, World
+from largescale.losses.config_tuples import LRMLConfig
 from largescale.mining import Generation, Miner
 from largescale.settings import UserError
 from largescale.training.module import Batch
 from largescale.training.negatives import ServedNegatives
+from largescale.training.positives import NearestPositives
 from largescale.training.recipe import TrainConfig
+from largescale.training.teacher import Teacher
 
 if TYPE_CHECKING:
     from largescale.training.trainer import Trainer
@@ -44,9 +47,11 @@ class TuplePlan:
     """Tuples of a step on this rank."""
     total: int
     """Tuples of a step."""
+    teacher: Teacher | None = None
 
     def batch(self, images: Step, index: int, seed: int) -> Batch:
-        return Batch.of_tuples(images, self.tuples, self.total, seed)
+        extra = {} if self.teacher is None else {"distances": self.teacher.distances(images, self.tuples)}
+        return Batch.of_tuples(images, self.tuples, self.total, seed, extra)
 
 
 @dataclass(frozen=True)
@@ -79,16 +84,16 @@ class Planner(Protocol):
 class TuplePlanner:
     """Queries and positives from the corpus, negatives from the miner."""
 
-    def __init__(self, plan: TuplePlanConfig, seed: int, miner: Miner) -> None:
+    def __init__(self, plan: TuplePlanConfig, seed: int, miner: Miner, teacher: Teacher | None = None) -> None:
         check_clusters(miner.corpus.manifest, miner.config.negatives)
-        self.config, self.seed, self.miner = plan, seed, miner
+        self.config, self.seed, self.miner, self.teacher = plan, seed, miner, teacher
         self.steps = len(self._tuples(0).queries) // plan.per_step
         self.images = plan.per_step * (2 + miner.config.negatives)
 
     def plan(self, trainer: "Trainer") -> TuplePlan | None:
-        tuples = self._tuples(trainer.progress.epoch)
-        generation = self._generation(trainer, tuples)
-        if generation is None:
+        tuples = self._with_positives(trainer, self._tuples(trainer.progress.epoch))
+        generation = None if tuples is None else self._generation(trainer, tuples)
+        if tuples is None or generation is None:
             return None
         if trainer.progress.done == 0:
             trainer.log({f"mining/{name}": value for name, value in generation.statistics.items()})
@@ -97,6 +102,14 @@ class TuplePlanner:
     def sample(self) -> TuplePlan:
         tuples = self._tuples(0)
         return self._share(tuples, np.zeros((len(tuples.queries), self.miner.config.negatives), np.int64))
+
+    def _with_positives(self, trainer: "Trainer", tuples: Tuples) -> Tuples | None:
+        """The positives that follow from the weights at the epoch's border; those that follow from the corpus stay."""
+        if tuples.candidates is None:
+            return tuples
+        epoch, done = trainer.progress.epoch, trainer.progress.done
+        chooser, border = NearestPositives(self.miner), trainer.progress.step - done
+        return chooser.choose(trainer.network(), tuples, epoch, border, resumed=done > 0)
 
     def _generation(self, trainer: "Trainer", tuples: Tuples) -> Generation | None:
         """The negatives mined with the weights at the epoch's border; those of an earlier life of the run are read back."""
@@ -118,7 +131,7 @@ class TuplePlanner:
     def _share(self, tuples: Tuples, negatives: np.ndarray) -> TuplePlan:
         steps = tuples.steps(negatives)  # (S, T, 2 + N)
         own = steps[:, self.miner.world.share(steps.shape[1])]
-        return TuplePlan(own.reshape(len(own), -1), own.shape[1], steps.shape[1])
+        return TuplePlan(own.reshape(len(own), -1), own.shape[1], steps.shape[1], self.teacher)
 
     def _tuples(self, epoch: int) -> Tuples:
         return plan_tuples(self.miner.corpus.manifest, self.config, self.seed, epoch)
@@ -164,7 +177,10 @@ def build_planner(config: TrainConfig, world: World, corpus: Corpus, signal: Sto
         autocast=config.engine.autocast,
         should_stop=lambda: signal.received,
     )
-    return TuplePlanner(config.tuples, config.seed, miner)
+    loss, teacher = config.loss, None
+    if isinstance(loss, LRMLConfig) and loss.teacher is not None:
+        teacher = Teacher(loss.teacher, loss.ranking, world, autocast=config.engine.autocast)
+    return TuplePlanner(config.tuples, config.seed, miner, teacher)
 
 
 def step_seed(seed: int, step: int) -> int:

@@ -32,6 +32,8 @@ FREE = (
     *("engine.kind", "engine.zero_stage", "engine.accumulation", "engine.chunk", "model.channels_last"),
     *("mining.block_bytes", "mining.home", "mining.wait"),
 )
+WITHOUT_PAIRS = ("class_anchor", "cross_entropy", "metric_learning")
+"""Losses that may learn from one image of a label: they compare it with what they have learned of its class."""
 
 
 class PeriodicEvaluationConfig(Settings):
@@ -122,6 +124,15 @@ class TrainConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _pairs_to_compare(self) -> "TrainConfig":
+        if self.batches is not None and self.batches.images == 1 and self.loss.name not in WITHOUT_PAIRS:
+            raise ValueError(
+                f"batches.images=1 with loss.name={self.loss.name}: it compares images of a label, a batch would have no two; "
+                "use batches.images=2 or more"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _anchors_see_lengths(self) -> "TrainConfig":
         if self.loss.name == "class_anchor" and self.model.normalise:
             raise ValueError(
@@ -136,6 +147,16 @@ class TrainConfig(Settings):
             raise ValueError(
                 f"engine.chunk={self.engine.chunk} with model.freeze_batchnorm=false: batch normalisation would see each chunk "
                 "twice and never the batch, which gives another gradient; use model.freeze_batchnorm=true or no engine.chunk"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _service_knows_positives(self) -> "TrainConfig":
+        served = self.mining is not None and self.mining.home == "service"
+        if served and self.tuples is not None and self.tuples.positive == "descriptor":
+            raise ValueError(
+                "tuples.positive=descriptor with mining.home=service: the positives follow from the weights at the epoch's "
+                "border, which the service may not have yet; use mining.home=inline"
             )
         return self
 

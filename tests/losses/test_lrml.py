@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import torch
 
+from largescale.losses.config_tuples import LRMLConfig
 from largescale.losses.contrastive import ContrastiveLoss
-from largescale.losses.lrml import LRMLLoss
+from largescale.losses.lrml import LRMLLoss, sequence
 from largescale.settings import UserError
 from tests.losses.laws import tuples
 
@@ -69,3 +70,25 @@ def test_a_floor_is_for_ramps() -> None:
     for settings in ({"threshold_rule": "ramp"}, {"smallest": 0.8}):
         with pytest.raises(UserError, match="threshold_rule=ramp"):
             LRMLLoss(**settings)
+
+
+def test_sequences_of_unit_vectors_differ_in_values_alone() -> None:
+    queries, _, negatives = tuples()
+    euclidean, cosine = sequence(queries, negatives, "euclidean"), sequence(queries, negatives, "cosine")
+    assert torch.equal(euclidean.argsort(1), cosine.argsort(1))
+    torch.testing.assert_close(euclidean.square() / 2, cosine, atol=1e-5, rtol=1e-5)
+    lengths = torch.tensor([0.2, 1.0, 5.0, 3.0, 0.7], dtype=negatives.dtype)[: negatives.shape[1], None]
+    torch.testing.assert_close(sequence(queries, negatives * lengths, "cosine"), cosine)
+    assert not torch.equal(sequence(queries, negatives * lengths, "euclidean").argsort(1), euclidean.argsort(1))
+
+
+def test_the_ranking_sets_thresholds_by_distance() -> None:
+    data = tuples()
+    loss = LRMLLoss(threshold_rule="teacher_distance", ranking="cosine")
+    torch.testing.assert_close(loss(*data), loss(*data, distances=sequence(data[0], data[2], "cosine")))
+    assert loss(*data) != LRMLLoss(threshold_rule="teacher_distance")(*data)
+
+
+def test_a_flat_threshold_has_no_use_for_a_teacher() -> None:
+    with pytest.raises(ValueError, match="remove it"):
+        LRMLConfig(threshold_rule="flat", teacher="weights.safetensors")

@@ -1,0 +1,141 @@
+"""What a step of tuples has beside mined negatives: a teacher, and positives that are chosen by the network."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from largescale.config import load
+from largescale.corpus.plan import plan_tuples
+from largescale.corpus.reading import Corpus, load_steps
+from largescale.distributed import StopSignal, World
+from largescale.losses.lrml import sequence
+from largescale.models.config import ModelConfig
+from largescale.models.network import RetrievalNet, normalise
+from largescale.models.weights import save_weights
+from largescale.settings import UserError
+from largescale.training.plans import TuplePlanner, build_planner
+from largescale.training.positives import NearestPositives
+from largescale.training.recipe import TrainConfig
+from largescale.training.teacher import Teacher
+from tests.corpora import make_corpus
+from tests.distributed.runs import lines, run_alone
+from tests.world import run_world
+
+MODEL = ModelConfig(backbone="timm:test_resnet.r160_in1k")
+
+
+def network(seed: int) -> RetrievalNet:
+    torch.manual_seed(seed)
+    return MODEL.build()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tuples")
+    make_corpus(folder / "corpus", labels=6, per_label=4, pairs=True, mixed=True)
+    save_weights(network(7), folder / "teacher.safetensors", {})
+    return folder
+
+
+def settings(folder: Path, *more: str) -> list[str]:
+    common = [f"corpus={folder}/corpus", f"runs={folder}", "images.size=32", "loader.workers=0", "tracking.wandb=off", "epochs=1"]
+    model = ["model.backbone=timm:test_resnet.r160_in1k", "tuples.per_step=4", "mining.negatives=3"]
+    return [*common, *model, *more]
+
+
+def planner(world: World, arguments: list[str]) -> TuplePlanner:
+    config = load(TrainConfig, arguments)
+    built = build_planner(config, world, Corpus.open(str(config.corpus)), StopSignal(world))
+    assert isinstance(built, TuplePlanner)
+    return built
+
+
+def taught(world: World, folder: Path) -> np.ndarray:
+    """The teacher's distances of the first step, Euclidean and by cosine, over all ranks."""
+    found = []
+    for ranking in ("euclidean", "cosine"):
+        lrml = ["loss.name=lrml", f"loss.teacher={folder}/teacher.safetensors", f"loss.ranking={ranking}"]
+        own, config = planner(world, settings(folder, *lrml)), load(TrainConfig, settings(folder))
+        plan, corpus = own.sample(), own.miner.corpus
+        images = next(load_steps(corpus, plan.columns, config.images, epoch=0, seed=0, loader=config.loader))
+        batch = plan.batch(images, 0, 0)
+        halves = torch.cat([part.extra["distances"] for part in batch.split(2)])
+        assert torch.equal(halves, batch.extra["distances"])
+        found.append(torch.cat(world.gather(halves)))
+    return torch.stack(found).numpy()
+
+
+def test_a_teacher_orders_the_negatives_on_any_number_of_ranks(folder: Path) -> None:
+    [alone] = run_world(1, taught, folder)
+    corpus, config = Corpus.open(f"{folder}/corpus"), load(TrainConfig, settings(folder))
+    tuples = plan_tuples(corpus.manifest, config.tuples, 0, 0)
+    ids = tuples.steps(np.zeros((len(tuples.queries), 3), np.int64))[0]  # (T, 2 + N)
+    step = next(load_steps(corpus, ids.reshape(1, -1), config.images, epoch=0, seed=0, loader=config.loader))
+    teacher = network(7).eval()
+    rows = torch.empty(ids.size, teacher.dim)
+    for group, places in zip(step.groups, step.places, strict=True):
+        rows[places] = teacher(normalise(group)).detach()
+    x = rows.reshape(*ids.shape, -1)
+    expected = torch.stack([sequence(x[:, 0], x[:, 2:], ranking) for ranking in ("euclidean", "cosine")]).numpy()
+    for found in (alone, run_world(2, taught, folder)[0]):
+        np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_teacher_must_be_a_weights_file(folder: Path) -> None:
+    with pytest.raises(UserError, match="there is no weights file"):
+        Teacher(folder / "none.safetensors", "euclidean", World(0, 1, 0, 1, torch.device("cpu"), None))
+
+
+def nearest(world: World, folder: Path) -> np.ndarray:
+    """The positives that the network chooses."""
+    own = planner(world, settings(folder, "tuples.positive=descriptor", f"runs={folder}/{world.size}"))
+    tuples = plan_tuples(own.miner.corpus.manifest, own.config, 0, 0)
+    query = np.arange(4, 8)  # every other image of a label may be the positive
+    tuples = replace(tuples, queries=query, candidates=np.array([[5, 6, 7], [4, 6, -1], [7, 4, 5], [5, -1, -1]]))
+    chooser = NearestPositives(own.miner)
+    chosen = chooser.choose(network(3), tuples, 0, 0, resumed=False)
+    again = chooser.choose(network(4), tuples, 0, 0, resumed=True)  # read back, not chosen by another network
+    assert chosen is not None
+    assert again is not None
+    assert (again.positives == chosen.positives).all()
+    with pytest.raises(UserError, match=r"positives-000001-000009\.npy is gone"):
+        chooser.choose(network(3), tuples, 1, 9, resumed=True)
+    return chosen.positives
+
+
+def test_the_nearest_candidate_is_the_positive(folder: Path) -> None:
+    [positives] = run_world(1, nearest, folder)
+    corpus, config = Corpus.open(f"{folder}/corpus"), load(TrainConfig, settings(folder))
+    step = next(load_steps(corpus, np.arange(24)[None], config.images, epoch=0, seed=0, loader=config.loader))
+    net, x = network(3).eval(), torch.empty(24, network(3).dim)
+    for group, places in zip(step.groups, step.places, strict=True):
+        x[places] = net(normalise(group)).detach()
+    expected = [min(own, key=lambda i: float((x[q] - x[i]).norm())) for q, own in ((4, [5, 6, 7]), (5, [4, 6]), (6, [7, 4, 5]))]
+    assert positives.tolist() == [*expected, 5]
+    for own in run_world(2, nearest, folder):
+        assert (own == positives).all()
+
+
+def test_a_run_with_teacher_and_chosen_positives(folder: Path) -> None:
+    lrml = ["loss.name=lrml", f"loss.teacher={folder}/teacher.safetensors", "tuples.positive=descriptor", "name=lrml"]
+    run_alone(settings(folder, *lrml, "tracking.every=1", "engine.accumulation=2"))
+    losses = [line["train/loss"] for line in lines(folder / "lrml") if "train/loss" in line]
+    assert len(losses) == 6
+    assert np.isfinite(losses).all()
+    assert (folder / "lrml/negatives/positives-000000-000000.npy").exists()
+    kept = RetrievalNet.from_file(folder / "lrml/weights/step-000006.safetensors")[0]
+    assert {name.split(".")[0] for name in kept.state_dict()} == {"backbone", "pool"}
+
+
+def test_the_service_has_no_network_for_positives() -> None:
+    with pytest.raises(UserError, match=r"use mining\.home=inline"):
+        load(TrainConfig, ["tuples.positive=descriptor", "mining.home=service"])
+
+
+def test_one_image_of_a_label_leaves_nothing_to_compare() -> None:
+    load(TrainConfig, ["loss.name=class_anchor", "model.normalise=false", "batches.images=1"])
+    with pytest.raises(UserError, match=r"batches\.images=1 with loss\.name=batch_hard: it compares images of a label"):
+        load(TrainConfig, ["loss.name=batch_hard", "batches.images=1"])
