@@ -12,6 +12,14 @@ class MiningConfig(Settings):
 
     negatives: PositiveInt = 5
     """Negatives of each query (N): the nearest images of N different clusters, never the query's or the positive's."""
+    order: Literal["nearest", "farthest"] = "nearest"
+    """nearest: the most similar images (hard negatives); farthest: the least similar, by the other reading of LRML."""
+    semi_hard: bool = False
+    """Only negatives that are less similar to the query than its positive is; positives are embedded too."""
+    ceiling: float | None = None
+    """Images whose similarity to the query reaches this are no negatives: they may show what the query shows. null: none."""
+    duplicate: float | None = None
+    """A cluster with an image that is as similar to the query or more, a near-duplicate, gives no negatives. null: off."""
     pool: PositiveInt | None = None
     """Images among which negatives are searched, drawn anew each epoch; null: all images of the corpus."""
     batch: PositiveInt = 32
@@ -47,6 +55,16 @@ class MiningConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _limits_of_the_nearest(self) -> "MiningConfig":
+        values = {"semi_hard": self.semi_hard or None, "ceiling": self.ceiling, "duplicate": self.duplicate}
+        limits = [name for name, value in values.items() if value is not None]
+        if self.order == "farthest" and limits:
+            raise ValueError(
+                f"order=farthest takes the least similar images, so {' and '.join(limits)} would do nothing: drop one"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _parameters_of_an_index(self) -> "MiningConfig":
         if self.index in ("auto", "exact") and self.index_search:
             raise ValueError(f"index_search={self.index_search!r} is read by a FAISS index only, not with index={self.index}")
@@ -58,3 +76,40 @@ class ServiceConfig(Settings):
 
     timeout: float = Field(default=600, gt=0)
     """Seconds that a rank may keep the others waiting; then they end with an error, which torchrun --max-restarts answers."""
+
+
+class PlanConfig(Settings):
+    """What a generation would cost. Rates that are not given are measured on the processes that run this program."""
+
+    pool: PositiveInt = 1_000_000
+    """Images to embed and search among."""
+    queries: PositiveInt = 2000
+    """Of an epoch."""
+    dim: PositiveInt = 2048
+    """Dimensions of a descriptor."""
+    ranks: PositiveInt = 1
+    """Processes that mine."""
+    negatives: PositiveInt = 5
+    """Of each query."""
+    descriptor_bytes: PositiveInt = 4
+    """Of one number: 4 on processors, 2 on GPUs."""
+    corpus: str | None = None
+    """Images that are decoded to measure; null: the corpus under data/, or the embedded demo corpus."""
+    backbone: str = "resnet101"
+    """Network that embeds them."""
+    size: PositiveInt = 362
+    """Longest side of an image in pixels."""
+    sample: PositiveInt = 64
+    """Images to measure with."""
+    decode: float | None = Field(default=None, gt=0)
+    """Images that a processor core decodes in a second."""
+    forward: float | None = Field(default=None, gt=0)
+    """Images that the network embeds in a second, on a processor core or on a GPU."""
+    search: float | None = Field(default=None, gt=0)
+    """FLOP/s of the search, on a processor core or on a GPU."""
+    network: float | None = Field(default=None, gt=0)
+    """Bytes that a rank sends in a second."""
+    cores: float | None = Field(default=None, gt=0)
+    """Processor cores of a rank."""
+    gpu: bool | None = None
+    """Whether the given rates are those of a GPU; null: as on this machine."""

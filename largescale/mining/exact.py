@@ -5,12 +5,13 @@ M pairs (image, query).
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from largescale.mining.partition import Partition
-from largescale.mining.precision import Bounds, Rounded, kinds, product
+from largescale.mining.precision import Bounds, Rounded, Slack, kinds, product
 from largescale.mining.select import Candidates, Found, nothing, score_pairs, select
 
 TILE = 16384
@@ -30,6 +31,14 @@ class _Tile:
     """Rows into clusters."""
     groups: Partition
     """Clusters into groups, neighbours apart, because they are often alike."""
+
+
+class _Asked(NamedTuple):
+    """Queries, and what is not eligible for them."""
+
+    queries: Tensor
+    excluded: Tensor
+    ceilings: Tensor | None
 
 
 class ExactSearch:
@@ -54,54 +63,59 @@ class ExactSearch:
         self._bounds = Bounds.of(descriptors, self._kinds[0])
         self._held: tuple[_Tile, Tensor] | None = None
 
-    def nearest(self, queries: Tensor, excluded: Tensor) -> Found:
-        """The best image of each of the N nearest clusters.
+    def nearest(self, queries: Tensor, excluded: Tensor, ceilings: Tensor | None = None) -> Found:
+        """The best eligible image of each of the N nearest clusters.
 
         Args:
             queries: `(B, D)` of the descriptors' type.
-            excluded: `(B, 2)` clusters that are not eligible.
+            excluded: `(B, X)` clusters that are not eligible.
+            ceilings: `(B,)` float64; images that are as similar are not eligible.
         """
         found = nothing(len(queries), self.count, queries.device)
         parts = [slice(start, start + self._width) for start in range(0, len(queries), self._width)]
         for tile in self._tiles:
             for part in parts:
-                self._add(tile, queries[part], excluded[part], Found(*(column[part] for column in found)))
+                asked = _Asked(queries[part], excluded[part], None if ceilings is None else ceilings[part])
+                self._add(tile, asked, Found(*(column[part] for column in found)))
         self._held = None
         return found
 
-    def _add(self, tile: _Tile, queries: Tensor, excluded: Tensor, found: Found) -> None:
+    def _add(self, tile: _Tile, asked: _Asked, found: Found) -> None:
         """Let the images of a tile take their places among those found."""
-        row, query = self._near(tile, queries, excluded, found.similarities[:, -1], self._kinds)
-        similarities = score_pairs(self.descriptors, queries, row, query)
+        row, query = self._near(tile, asked, found.similarities[:, -1], self._kinds)
+        similarities = score_pairs(self.descriptors, asked.queries, row, query)
+        if asked.ceilings is not None:
+            similarities.masked_fill_(similarities >= asked.ceilings[query], -torch.inf)
         near = Candidates(similarities, self.ids[row], self.clusters[row], query)
         both = Candidates(*(torch.cat(pair) for pair in zip(found.candidates(), near, strict=True)))
-        for column, best in zip(found, select(both, excluded, self.count), strict=True):
+        for column, best in zip(found, select(both, asked.excluded, self.count), strict=True):
             column.copy_(best)
 
-    def _near(
-        self, tile: _Tile, queries: Tensor, excluded: Tensor, floor: Tensor, kinds: tuple[torch.dtype, ...]
-    ) -> tuple[Tensor, Tensor]:
+    def _near(self, tile: _Tile, asked: _Asked, floor: Tensor, kinds: tuple[torch.dtype, ...]) -> tuple[Tensor, Tensor]:
         """`(M,)` row and query of every image that can be the best of a cluster that can be among the N nearest.
 
         Where a type leaves too many, because the descriptors are nearly equal, the next one tells them apart.
         """
         kind, *finer = kinds
-        asked = Rounded.of(queries, kind)
-        slack = self._bounds.slack(asked, kind)
-        scores = self._product(tile, asked.rows, kind)  # (T, B)
-        best = tile.clusters.maxima(scores)  # (C, B)
-        _exclude(best, tile.keys, excluded)
-        groups = tile.groups.maxima(best)  # (G, B)
-        floor = torch.maximum(slack.below(floor.to(slack.fixed)), slack.below(_nth_largest(groups, self.count).to(slack.fixed)))
+        queries = Rounded.of(asked.queries, kind)
+        slack = self._bounds.slack(queries, kind)
+        perhaps, surely = _eligible(self._product(tile, queries.rows, kind), slack, asked.ceilings)  # (T, B)
+        best = tile.clusters.maxima(perhaps)  # (C, B)
+        surely_best = best if surely is perhaps else tile.clusters.maxima(surely)
+        for values in (best, surely_best):
+            _exclude(values, tile.keys, asked.excluded)
+        groups, sure_groups = tile.groups.maxima(best), tile.groups.maxima(surely_best)  # (G, B)
+        nth = _nth_largest(sure_groups, self.count)
+        floor = torch.maximum(slack.below(floor.to(slack.fixed)), slack.below(nth.to(slack.fixed)))
         item, query = torch.nonzero((groups >= floor) & (groups > -torch.inf), as_tuple=True)
         least = floor[query]
-        for partition, values in ((tile.groups, best), (tile.clusters, scores)):
+        for partition, values, sure in ((tile.groups, best, surely_best), (tile.clusters, perhaps, surely)):
             item, query = _descend(partition, item, query, values, least)
-            if finer and len(item) > _CROWD * self.count * len(queries):
+            if finer and len(item) > _CROWD * self.count * len(asked.queries):
                 if kind == torch.bfloat16:
                     self._kinds = tuple(finer)
-                return self._near(tile, queries, excluded, floor, tuple(finer))
-            least = torch.maximum(floor[query], slack.below(values[item, query].to(floor), query))
+                return self._near(tile, asked, floor, tuple(finer))
+            least = torch.maximum(floor[query], slack.below(sure[item, query].to(floor), query))
         return item + tile.rows.start, query
 
     def _product(self, tile: _Tile, queries: Tensor, kind: torch.dtype) -> Tensor:
@@ -117,6 +131,15 @@ class ExactSearch:
         groups = min(len(keys), max(_GROUPS, 4 * self.count))
         neighbours_apart = torch.arange(len(keys), device=keys.device) % groups
         return _Tile(rows, keys, Partition.of(owner, len(keys)), Partition.of(neighbours_apart, groups))
+
+
+def _eligible(scores: Tensor, slack: Slack, ceilings: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Products `(T, B)`: those that may be below the ceilings, and those that surely are; -inf for the others."""
+    if ceilings is None:
+        return scores, scores
+    ceilings = ceilings.to(slack.fixed)
+    perhaps, surely = -slack.below(-ceilings), slack.below(ceilings)  # (B,)
+    return scores.masked_fill(scores > perhaps, -torch.inf), scores.masked_fill(scores >= surely, -torch.inf)
 
 
 def _descend(partition: Partition, part: Tensor, query: Tensor, values: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:

@@ -77,19 +77,22 @@ class FactorySearch:
         self.depth, self.trained = 2 * self.depth, Trained(self.trained.index, self.trained.effort + 1)
         return more
 
-    def nearest(self, queries: Tensor, excluded: Tensor) -> Found:
+    def nearest(self, queries: Tensor, excluded: Tensor, ceilings: Tensor | None = None) -> Found:
         """As `ExactSearch.nearest`, as far as the index finds it."""
         home, here = queries.device, self.descriptors.device
-        found = self._nearest(queries.to(here), excluded.to(here))
+        limits = (
+            torch.full((len(queries),), torch.inf, dtype=torch.float64, device=here) if ceilings is None else ceilings.to(here)
+        )
+        found = self._nearest(queries.to(here), excluded.to(here), limits)
         return Found(*(column.to(home) for column in found))
 
-    def _nearest(self, queries: Tensor, excluded: Tensor) -> Found:
+    def _nearest(self, queries: Tensor, excluded: Tensor, ceilings: Tensor) -> Found:
         found = nothing(len(queries), self.count, queries.device)
         depth, left = min(self.depth, self._index.ntotal), torch.arange(len(queries), device=queries.device)
         while depth and len(left):
             short = []
             for rows in left.split(max(1, _PAIRS // depth)):
-                answer, done = self._deep(queries[rows], excluded[rows], depth)
+                answer, done = self._deep(queries[rows], excluded[rows], ceilings[rows], depth)
                 for column, part in zip(found, answer, strict=True):
                     column[rows] = part
                 short.append(rows[~done])
@@ -97,12 +100,13 @@ class FactorySearch:
             depth = 0 if depth == self._index.ntotal else min(DEEPER * depth, self._index.ntotal)
         return found
 
-    def _deep(self, queries: Tensor, excluded: Tensor, depth: int) -> tuple[Found, Tensor]:
+    def _deep(self, queries: Tensor, excluded: Tensor, ceilings: Tensor, depth: int) -> tuple[Found, Tensor]:
         """The negatives among the `depth` first neighbours, and for which queries a longer list cannot add to them."""
         raw, places = (torch.from_numpy(part).to(queries.device) for part in self._index.search(_array(queries), depth))  # (B, K)
         query, column = torch.nonzero(places >= 0, as_tuple=True)
         place = places[query, column]
         similarities = score_pairs(self.descriptors, queries, place, query)
+        similarities.masked_fill_(similarities >= ceilings[query], -torch.inf)
         found = select(Candidates(similarities, self.ids[place], self.clusters[place], query), excluded, self.count)
         full = found.ids[:, -1] != NO_IMAGE
         if not self.approximate:  # its order is the true one but for rounding (see `precision`)

@@ -14,7 +14,7 @@ from largescale.distributed import World
 from largescale.mining.config import MiningConfig
 from largescale.mining.exact import ExactSearch
 from largescale.mining.factory import FactorySearch, Trained, choose
-from largescale.mining.select import Found, listed, nothing, select
+from largescale.mining.select import NO_CLUSTER, Found, listed, nothing, select
 
 _BLOCK_BYTES = {"cpu": 2**25, "cuda": 2**29}
 
@@ -22,8 +22,14 @@ _BLOCK_BYTES = {"cpu": 2**25, "cuda": 2**29}
 class Search(Protocol):
     """Search of one rank's share."""
 
-    def nearest(self, queries: Tensor, excluded: Tensor) -> Found:
-        """The best image of each of the N nearest eligible clusters; `queries` `(B, D)`, `excluded` `(B, 2)` clusters."""
+    def nearest(self, queries: Tensor, excluded: Tensor, ceilings: Tensor | None = None) -> Found:
+        """The best eligible image of each of the N nearest clusters.
+
+        Args:
+            queries: `(B, D)` of the descriptors' type.
+            excluded: `(B, X)` clusters that are not eligible.
+            ceilings: `(B,)` float64; images that are as similar are not eligible.
+        """
         ...
 
 
@@ -51,7 +57,7 @@ class ShardedIndex:
         clusters: Tensor,
         trained: Trained | None = None,
     ) -> None:
-        self.world, self.count = world, config.negatives
+        self.config, self.world, self.count = config, world, config.negatives
         self.bytes_sent = 0
         """To other ranks, so far."""
         images, dim, itemsize = int(world.max(len(descriptors))[0]), descriptors.shape[1], descriptors.element_size()
@@ -76,32 +82,54 @@ class ShardedIndex:
         """Search more of an approximate index from now on; whether any rank had more."""
         return self.world.any(self._factory is not None and self._factory.deepen())
 
-    def search(self, queries: Tensor, excluded: Tensor, each_block: Callable[[int], None] = lambda _: None) -> Found:
-        """The best images of the N nearest eligible clusters of the whole pool, for the queries of this rank.
+    def search(
+        self,
+        queries: Tensor,
+        excluded: Tensor,
+        each_block: Callable[[int], None] = lambda _: None,
+        ceilings: Tensor | None = None,
+    ) -> Found:
+        """The best eligible images of the N nearest clusters of the whole pool (or farthest), for the queries of this rank.
 
         Args:
             queries: `(Q, D)` of the descriptors' type; Q may be 0 and may differ between ranks.
             excluded: `(Q, 2)` the clusters of each query and of its positive.
             each_block: called on every rank after each block with the number of this rank's queries in it.
+            ceilings: `(Q,)` float64, on every rank or on none: images that are as similar are not eligible.
         """
         longest = int(self.world.max(len(queries))[0])
         parts = [nothing(0, self.count, queries.device)]
         for start in range(0, longest, self.block):
             part, room = slice(start, start + self.block), min(self.block, longest - start)
-            parts.append(self._search_block(queries[part], excluded[part], room))
+            parts.append(self._search_block(queries[part], excluded[part], None if ceilings is None else ceilings[part], room))
             each_block(len(queries[part]))
         return Found(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
-    def _search_block(self, queries: Tensor, excluded: Tensor, room: int) -> Found:
+    def _search_block(self, queries: Tensor, excluded: Tensor, ceilings: Tensor | None, room: int) -> Found:
+        if self.config.order == "farthest":
+            found = self._find(-queries, excluded, None, room)
+            return found._replace(similarities=-found.similarities)
+        if self.config.duplicate is None:
+            return self._find(queries, excluded, ceilings, room)
+        found = self._find(queries, excluded, None, room)
+        while self.world.any(bool((copies := found.similarities >= self.config.duplicate).any())):
+            excluded = torch.cat([excluded, found.clusters.masked_fill(~copies, NO_CLUSTER)], 1)
+            found = self._find(queries, excluded, None, room)
+        return found if ceilings is None else self._find(queries, excluded, ceilings, room)
+
+    def _find(self, queries: Tensor, excluded: Tensor, ceilings: Tensor | None, room: int) -> Found:
         """Gather the block's queries, search this share, give each rank the candidates of its own queries."""
         own = slice(0, len(queries))
         everyone = self._gather(queries, room)  # (R * b, D)
-        *clusters, asked = self._gather(torch.cat([excluded, excluded.new_ones((len(excluded), 1))], 1), room).unbind(1)
-        searched = asked == 1
+        columns = [excluded, excluded.new_ones((len(excluded), 1))]
+        columns += [] if ceilings is None else [ceilings.view(torch.int64)[:, None]]
+        about = self._gather(torch.cat(columns, 1), room)  # (R * b, X + 1 or X + 2)
+        width = excluded.shape[1]
+        asked = about[:, width] == 1
+        limits = None if ceilings is None else about[asked, width + 1].view(torch.float64)
         found = nothing(len(everyone), self.count, queries.device)
-        answer = self._search.nearest(everyone[searched], torch.stack(clusters, 1)[searched])
-        for column, part in zip(found, answer, strict=True):
-            column[searched] = part
+        for column, part in zip(found, self._search.nearest(everyone[asked], about[asked, :width], limits), strict=True):
+            column[asked] = part
         candidates = self._exchange(found)  # (b, R * N) each
         return select(listed(*(column[own] for column in candidates)), excluded, self.count)
 

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from largescale.corpus.config import BadImagesConfig, ImagesConfig, LoaderConfig
 from largescale.corpus.plan import Tuples, plan_pool
 from largescale.corpus.reading import BadImage, Corpus
 from largescale.distributed import World
 from largescale.embedding import embed, own_images, progress_bar
+from largescale.mining.ceilings import ceilings
 from largescale.mining.config import MiningConfig
 from largescale.mining.factory import Trained, choose
 from largescale.mining.faults import within_budget, without_descriptor
@@ -83,11 +85,12 @@ class Miner:
                 with stages.time("embed"):
                     pool, queries, faults = self._embed(network, epoch, tuples)
                 with stages.time("index"):
+                    limits = ceilings(self.config, self.world, queries, tuples)
                     index = self._index(self.config, pool, self._trained)
                 with stages.time("recall"):
-                    index, recall = self._trusted(index, pool, queries, tuples)
+                    index, recall = self._trusted(index, pool, queries, tuples, limits)
                 with stages.time("search"):
-                    part = self._search(index, queries, epoch, tuples)
+                    part = self._search(index, queries, epoch, tuples, limits)
                 statistics = self._statistics(part, pool, index) | recall
         except StoppedError:
             return None
@@ -97,12 +100,13 @@ class Miner:
     def _embed(self, network: RetrievalNet, epoch: int, tuples: Tuples) -> tuple[Shelf, Shelf, list[BadImage]]:
         """This rank's descriptors of the pool and of the queries, each image read once, and what no rank could use."""
         pool = plan_pool(self.corpus.manifest, self.config.pool, self.seed, epoch)
-        ids, share = np.union1d(pool, tuples.queries), (self.world.rank, self.world.size)
+        asked = np.union1d(tuples.queries, tuples.positives) if self.config.semi_hard else tuples.queries
+        ids, share = np.union1d(pool, asked), (self.world.rank, self.world.size)
         own, device = own_images(self.corpus, ids, self.config.batch, share), self.world.device
         kind = torch.float16 if device.type == "cuda" else torch.float32
         shelves = tuple(
             Shelf(own[np.isin(own, wanted)], network.dim, kind, place)
-            for wanted, place in ((pool, self._place(own[np.isin(own, pool)], network.dim, kind)), (tuples.queries, device))
+            for wanted, place in ((pool, self._place(own[np.isin(own, pool)], network.dim, kind)), (asked, device))
         )
         faults = list[BadImage]()
         groups = embed(
@@ -133,10 +137,12 @@ class Miner:
 
     def _index(self, config: MiningConfig, pool: Shelf, trained: Trained | None = None) -> ShardedIndex:
         clusters = cluster_keys(self.corpus.manifest.label[pool.ids], pool.ids)
-        columns = (torch.from_numpy(column).to(pool.rows.device) for column in (pool.ids, clusters))
-        return ShardedIndex(config, self.world, pool.rows, *columns, trained=trained)
+        ids, of_image = (torch.from_numpy(column).to(pool.rows.device) for column in (pool.ids, clusters))
+        return ShardedIndex(config, self.world, pool.rows, ids, of_image, trained)
 
-    def _trusted(self, index: ShardedIndex, pool: Shelf, queries: Shelf, tuples: Tuples) -> tuple[ShardedIndex, dict[str, float]]:
+    def _trusted(
+        self, index: ShardedIndex, pool: Shelf, queries: Shelf, tuples: Tuples, limits: Tensor | None
+    ) -> tuple[ShardedIndex, dict[str, float]]:
         """An index that finds enough of the true negatives, if there is one, and what share it finds.
 
         What an earlier generation trained is kept while it is good enough.
@@ -146,7 +152,7 @@ class Miner:
         held = np.flatnonzero(np.isin(tuples.queries, queries.ids))[:: max(1, len(tuples.queries) // SAMPLE)]
         excluded = torch.from_numpy(excluded_clusters(tuples)[held]).to(self.world.device)
         exact = self._index(self.config.model_copy(update={"index": "exact", "index_search": ""}), pool)
-        probe = RecallProbe(self.world, exact, queries.take(tuples.queries[held]), excluded)
+        probe = RecallProbe(self.world, exact, queries.take(tuples.queries[held]), excluded, _of_rows(limits, held))
         if self._trained is not None and probe.recall(index) < self.config.min_recall:
             index = self._index(self.config, pool)
         recall, self._trained = probe.deepen(index, self.config.min_recall), index.trained
@@ -154,7 +160,7 @@ class Miner:
         index.bytes_sent = 0
         return index, {"recall": recall, "effort": self._trained.effort}
 
-    def _search(self, index: ShardedIndex, queries: Shelf, epoch: int, tuples: Tuples) -> Part:
+    def _search(self, index: ShardedIndex, queries: Shelf, epoch: int, tuples: Tuples, limits: Tensor | None) -> Part:
         """The negatives of the queries that this rank holds; rank 0 answers for those that no rank could embed."""
         rows, excluded = np.flatnonzero(np.isin(tuples.queries, queries.ids)), excluded_clusters(tuples)  # (q,), (Q, 2)
         with progress_bar(self._label(epoch, "searching"), len(rows), "query") as bar:
@@ -164,7 +170,7 @@ class Miner:
                 self._heed_stop()
 
             device_excluded = torch.from_numpy(excluded[rows]).to(self.world.device)
-            found = index.search(queries.take(tuples.queries[rows]), device_excluded, each_block)
+            found = index.search(queries.take(tuples.queries[rows]), device_excluded, each_block, _of_rows(limits, rows))
         ids, similarities = found.ids.cpu().numpy(), found.similarities.float().cpu().numpy()  # (q, N)
         lost = self._lost(rows, len(tuples.queries))
         rows = np.append(rows, lost)
@@ -224,6 +230,10 @@ class Miner:
     def _heed_stop(self) -> None:
         if self.world.any(self.should_stop()):
             raise StoppedError
+
+
+def _of_rows(limits: Tensor | None, rows: np.ndarray) -> Tensor | None:
+    return None if limits is None else limits[torch.from_numpy(rows)]
 
 
 def excluded_clusters(tuples: Tuples) -> np.ndarray:

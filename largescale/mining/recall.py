@@ -20,19 +20,24 @@ class RecallProbe:
 
     Args:
         exact: index of the same pool.
-        queries, excluded: `(h, D)` and `(h, 2)` of this rank; h may differ between ranks.
+        queries, excluded, ceilings: of this rank, see `ShardedIndex.search`; h may differ between ranks.
     """
 
-    def __init__(self, world: World, exact: ShardedIndex, queries: Tensor, excluded: Tensor) -> None:
-        self.world, self.queries, self.excluded = world, queries, excluded
-        self.truth = exact.search(queries, excluded).ids  # (h, N)
+    def __init__(
+        self, world: World, exact: ShardedIndex, queries: Tensor, excluded: Tensor, ceilings: Tensor | None = None
+    ) -> None:
+        self.world, self.queries, self.excluded, self.ceilings = world, queries, excluded, ceilings
+        self.truth = self._ids(exact)  # (h, N)
 
     def recall(self, index: ShardedIndex) -> float:
         """Share of the true negatives that are found; the same on every rank."""
-        found = index.search(self.queries, self.excluded).ids  # (h, N)
+        found = self._ids(index)  # (h, N)
         hit = (self.truth[:, :, None] == found[:, None]).any(2) & (self.truth != NO_IMAGE)
         hits, wanted = self.world.sum(hit.sum().item(), (self.truth != NO_IMAGE).sum().item())
         return hits / max(wanted, 1)
+
+    def _ids(self, index: ShardedIndex) -> Tensor:
+        return index.search(self.queries, self.excluded, ceilings=self.ceilings).ids
 
     def deepen(self, index: ShardedIndex, least: float) -> float:
         """Search deeper until the recall is not below `least`, nothing is left to be searched, or it takes too much."""

@@ -8,19 +8,28 @@ from largescale.mining.select import NO_IMAGE
 
 
 def nearest(
-    similarities: np.ndarray, ids: np.ndarray, clusters: np.ndarray, excluded: Sequence[Sequence[int]], count: int
+    similarities: np.ndarray,
+    ids: np.ndarray,
+    clusters: np.ndarray,
+    excluded: Sequence[Sequence[int]],
+    count: int,
+    ceilings: np.ndarray | None = None,
+    duplicate: float = np.inf,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ids `(Q, N)` and similarities of the rule: nearest first, lower ids first among equals, one per cluster.
 
     Args:
         similarities: `(Q, P)`; ids, clusters: `(P,)`.
+        ceilings: `(Q,)`; images that are as similar are passed over.
+        duplicate: clusters with an image that is as similar are passed over.
     """
     chosen = np.full((len(similarities), count), NO_IMAGE)
     values = np.full((len(similarities), count), -np.inf)
     for q, row in enumerate(similarities):
-        taken, place = set(excluded[q]), 0
+        taken, place = {*excluded[q], *clusters[row >= duplicate].tolist()}, 0
+        ceiling = np.inf if ceilings is None else ceilings[q]
         for i in sorted(range(len(ids)), key=lambda i: (-row[i], ids[i])):
-            if place < count and row[i] > -np.inf and clusters[i] not in taken:
+            if place < count and -np.inf < row[i] < ceiling and clusters[i] not in taken:
                 chosen[q, place], values[q, place] = ids[i], row[i]
                 taken.add(clusters[i])
                 place += 1

@@ -12,11 +12,12 @@ from tests.mining.reference import nearest
 
 
 def brute_force(
-    pool: Tensor, queries: Tensor, ids: Tensor, clusters: Tensor, excluded: Tensor, count: int
+    pool: Tensor, queries: Tensor, ids: Tensor, clusters: Tensor, excluded: Tensor, count: int, ceilings: Tensor | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     pairs = torch.cartesian_prod(torch.arange(len(queries)), torch.arange(len(pool)))
     similarities = score_pairs(queries, pool, pairs[:, 0], pairs[:, 1]).view(len(queries), -1)
-    return nearest(similarities.numpy(), ids.numpy(), clusters.numpy(), excluded.tolist(), count)
+    limits = None if ceilings is None else ceilings.numpy()
+    return nearest(similarities.numpy(), ids.numpy(), clusters.numpy(), excluded.tolist(), count, limits)
 
 
 def unit(rows: Tensor) -> Tensor:
@@ -41,10 +42,14 @@ def test_equals_brute_force(monkeypatch: pytest.MonkeyPatch, kind: str, tile: in
     clusters, ids = torch.arange(400) // 7, torch.arange(400) * 3 + 2**31
     clusters[::5] = -2 - ids[::5]
     queries, excluded = pool[::40].clone(), torch.stack([clusters[::40], clusters[20::40]], 1)
-    found = ExactSearch(pool, ids, clusters, 5).nearest(queries, excluded)
+    search = ExactSearch(pool, ids, clusters, 5)
     expected = brute_force(pool, queries, ids, clusters, excluded, 5)
-    np.testing.assert_array_equal(found.ids, expected[0])
-    np.testing.assert_array_equal(found.similarities, expected[1])
+    third = torch.from_numpy(expected[1][:, 2].copy())  # equal to the similarity of an image, which is not below it
+    for ceilings in (None, third):
+        found = search.nearest(queries, excluded, ceilings)
+        expected = brute_force(pool, queries, ids, clusters, excluded, 5, ceilings)
+        np.testing.assert_array_equal(found.ids, expected[0])
+        np.testing.assert_array_equal(found.similarities, expected[1])
 
 
 def test_clusters_need_not_be_contiguous_nor_enough() -> None:

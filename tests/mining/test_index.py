@@ -34,6 +34,14 @@ class Case:
     """Where the queries are cut."""
     config: MiningConfig = EXACT
     threads: int = 1
+    limited: bool = False
+    """Whether each query has a ceiling of its own."""
+
+    @property
+    def ceilings(self) -> Tensor | None:
+        """Equal to the similarity of some image: what is equal is not below."""
+        similarities = self.queries.double() @ self.pool.double().T
+        return similarities.sort(1).values[:, -len(self.pool) // 8].contiguous() if self.limited else None
 
 
 def case(
@@ -62,6 +70,16 @@ CASES = [
     case("rank without queries", asked=(0.1, 0.1, 0.2)),
     case("no queries", queries=0),
     case("more ranks than images", images=3, clusters=3),
+    case("farthest", config=MiningConfig(order="farthest")),
+    case("below ceilings", limited=True),
+    case("below ceilings, small blocks", limited=True, config=EXACT.model_copy(update={"block_bytes": 2**13})),
+    case("below ceilings with copies", limited=True, copies=11),
+    case("without near-duplicates", config=MiningConfig(duplicate=5.0), clusters=8),
+    case("without near-duplicates on some ranks", config=MiningConfig(duplicate=3.0), clusters=8, cuts=(0.1, 0.1, 0.2)),
+    case("below ceilings without near-duplicates", config=MiningConfig(duplicate=6.0), limited=True),
+    case("flat, farthest", config=MiningConfig(index="Flat", order="farthest", depth=9)),
+    case("flat, below ceilings", config=MiningConfig(index="Flat", depth=9), limited=True),
+    case("flat, without near-duplicates", config=MiningConfig(index="Flat", depth=9, duplicate=5.0), clusters=8),
     case("flat", config=MiningConfig(index="Flat", depth=3)),
     case("flat with copies", copies=11, config=MiningConfig(index="Flat", depth=1)),
     case("flat, deeper than the share", images=20, config=MiningConfig(index="Flat", depth=1000), cuts=(0.1, 0.1, 0.2)),
@@ -82,7 +100,8 @@ def search(world: World, cases: list[Case]) -> list[tuple[np.ndarray, np.ndarray
         torch.set_num_threads(case.threads)
         pool = (share(rows, case.cuts, world) for rows in (case.pool, case.ids, case.clusters))
         index = ShardedIndex(case.config, world, *pool)
-        found = index.search(*(share(rows, case.asked, world) for rows in (case.queries, case.excluded)))
+        ceilings = None if case.ceilings is None else share(case.ceilings, case.asked, world)
+        found = index.search(*(share(rows, case.asked, world) for rows in (case.queries, case.excluded)), ceilings=ceilings)
         answers.append((found.ids.numpy(), found.similarities.numpy()))
     return answers
 
@@ -102,10 +121,13 @@ def answers() -> dict[int, list[tuple[np.ndarray, np.ndarray]]]:
 def test_equals_brute_force(answers: dict[int, list[tuple[np.ndarray, np.ndarray]]], number: int, size: int) -> None:
     case = CASES[number]
     similarities = case.queries.double().numpy() @ case.pool.double().numpy().T
-    rows = similarities, case.ids.numpy(), case.clusters.numpy(), case.excluded.tolist()
-    ids, values = nearest(*rows, case.config.negatives)
+    sign = -1 if case.config.order == "farthest" else 1
+    rows = sign * similarities, case.ids.numpy(), case.clusters.numpy(), case.excluded.tolist()
+    ceilings = None if case.ceilings is None else case.ceilings.numpy()
+    duplicate = np.inf if case.config.duplicate is None else case.config.duplicate
+    ids, values = nearest(*rows, case.config.negatives, ceilings, duplicate)
     np.testing.assert_array_equal(answers[size][number][0], ids)
-    np.testing.assert_array_equal(answers[size][number][1], values)
+    np.testing.assert_array_equal(answers[size][number][1], sign * values)
 
 
 def blocks_and_bits(world: World) -> list[np.ndarray]:

@@ -19,6 +19,7 @@ from largescale.corpus.reading import Corpus
 from largescale.distributed import World
 from largescale.embedding import embed
 from largescale.mining import Generation, Generations, Miner, MiningConfig
+from largescale.mining.select import NO_IMAGE
 from largescale.models.config import ModelConfig
 from largescale.settings import UserError
 from tests.corpora import encode, make_corpus
@@ -188,20 +189,37 @@ def mine_colours(world: World, corpus: Path, run: Path, config: MiningConfig) ->
     return made.run(Colours(), EPOCH, STEP, tuples)
 
 
-@pytest.mark.parametrize("pool", [None, 25])
-def test_equals_brute_force_over_the_pool(corpus: Path, tmp_path: Path, pool: int | None) -> None:
-    opened, images = Corpus.open(str(corpus)), ImagesConfig(size=64)
-    every, cpu = np.arange(68), torch.device("cpu")
-    groups = list(embed(Colours(), opened, every, images, batch=4, loader=LoaderConfig(workers=0), device=cpu))
+@pytest.fixture(scope="module")
+def colours(corpus: Path) -> np.ndarray:
+    """`(68, 48)` float64 descriptors of all images."""
+    opened, cpu = Corpus.open(str(corpus)), torch.device("cpu")
+    loader = LoaderConfig(workers=0)
+    groups = list(embed(Colours(), opened, np.arange(68), ImagesConfig(size=64), batch=4, loader=loader, device=cpu))
     order = np.argsort(np.concatenate([group.ids for group in groups]))
-    descriptors = torch.cat([group.descriptors for group in groups])[order].double().numpy()
-    tuples, ids = plan_tuples(opened.manifest, PLAN, SEED, EPOCH), plan_pool(opened.manifest, pool, SEED, EPOCH)
-    clusters = np.where(opened.manifest.label >= 0, opened.manifest.label, -2 - every)
+    return torch.cat([group.descriptors for group in groups])[order].double().numpy()
+
+
+RULES = [{}, {"pool": 25}, {"semi_hard": True}, {"ceiling": 0.3}, {"semi_hard": True, "ceiling": 0.4, "duplicate": 0.6}]
+
+
+@pytest.mark.parametrize("rule", [*RULES, {"order": "farthest"}], ids=str)
+def test_equals_brute_force_over_the_pool(corpus: Path, tmp_path: Path, colours: np.ndarray, rule: dict[str, Any]) -> None:
+    """Where too few images are eligible, random ones take the last places, and the queries are counted."""
+    manifest, config = Corpus.open(str(corpus)).manifest, CONFIG.model_copy(update=rule)
+    tuples, ids = plan_tuples(manifest, PLAN, SEED, EPOCH), plan_pool(manifest, config.pool, SEED, EPOCH)
+    clusters = np.where(manifest.label >= 0, manifest.label, -2 - np.arange(68))
     excluded = np.stack([clusters[tuples.queries], clusters[tuples.positives]], 1).tolist()
-    expected, values = nearest(descriptors[tuples.queries] @ descriptors[ids].T, ids, clusters[ids], excluded, 5)
-    for generation in run_world(2, mine_colours, corpus, tmp_path, CONFIG.model_copy(update={"pool": pool})):
-        np.testing.assert_array_equal(generation.negatives, expected)
-        np.testing.assert_allclose(generation.similarities, values, rtol=0, atol=1e-7)
+    sign = -1 if config.order == "farthest" else 1
+    of_positive = (colours[tuples.queries] * colours[tuples.positives]).sum(1) if config.semi_hard else np.full(40, np.inf)
+    limits = np.minimum(of_positive, np.inf if config.ceiling is None else config.ceiling)
+    similarities = sign * (colours[tuples.queries] @ colours[ids].T)
+    expected, values = nearest(similarities, ids, clusters[ids], excluded, 5, limits, config.duplicate or np.inf)
+    for generation in run_world(2, mine_colours, corpus, tmp_path, config):
+        mined = ~np.isnan(generation.similarities)
+        np.testing.assert_array_equal(mined, expected != NO_IMAGE)
+        np.testing.assert_array_equal(generation.negatives[mined], expected[mined])
+        np.testing.assert_allclose(generation.similarities[mined], sign * values[mined], rtol=0, atol=1e-7)
+        assert generation.statistics["short_queries"] == (~mined).any(1).sum()
 
 
 class Countdown:
