@@ -1,54 +1,82 @@
-"""Scores a network: torchrun --nproc-per-node N launch/evaluate.py weights=FILE gallery=CORPUS [key=value ...]
+"""Scores a network: torchrun --nproc-per-node N launch/evaluate.py [STEP] weights=FILE gallery=CORPUS [key=value ...]
 
-The same command continues an evaluation that was stopped. `--help` lists the settings; `--dry-run` prints the plan only.
+STEP is one of plan, embed, seal, search, score, report; without one, all are done that are not done yet, and the same command
+continues an evaluation that was stopped, on any number of processes. `--help` lists the settings.
 """
 
 from typing import TYPE_CHECKING
 
 from largescale.config import explain, load, run_program
 from largescale.evaluation.config import EvaluateConfig
+from largescale.evaluation.results import shown
 from largescale.settings import UserError
 
 if TYPE_CHECKING:
-    from largescale.distributed import World
+    from largescale.distributed import StopSignal, World
     from largescale.evaluation.report import Pictures
     from largescale.evaluation.results import Interval, Results
+
+STEPS = ("plan", "embed", "seal", "search", "score", "report")
 
 
 def main(arguments: list[str]) -> None:
     if "--help" in arguments:
-        print(explain(EvaluateConfig, "launch/evaluate.py"))
+        print(explain(EvaluateConfig, f"launch/evaluate.py [{'|'.join(STEPS)}]", "[--help]"))
         return
-    dry = "--dry-run" in arguments
-    config = load(EvaluateConfig, [argument for argument in arguments if argument != "--dry-run"])
+    step = arguments.pop(0) if arguments and arguments[0] in STEPS else None
+    config = load(EvaluateConfig, arguments)
     if config.weights is None and config.descriptors is None:
         raise UserError("nothing to score: give weights=FILE, or descriptors=FILE.npy with names= and ground_truth=")
-    run(config, dry)  # from here on with torch: what is wrong with the settings alone was said at once
+    if config.weights is None and step not in (None, "report"):
+        raise UserError(f"{step}: a file of descriptors is scored in one go; leave the step out")
+    run(config, step)  # from here on with torch: what is wrong with the settings alone was said at once
 
 
-def run(config: EvaluateConfig, dry: bool) -> None:
+def run(config: EvaluateConfig, step: str | None) -> None:
     from largescale.distributed import StopSignal, World
-    from largescale.evaluation import Stopped, evaluate
-    from largescale.evaluation.report import write_report
+    from largescale.evaluation import Stopped
 
     world = World.start()
-    signal = StopSignal(world)
     try:
-        if config.weights is None:
-            results = score_descriptors(config, world)
-        elif dry:
-            print_plan(config, world)
-            return
-        else:
-            results = evaluate(config.weights, config, world, lambda: signal.received)
-        if world.is_first:
-            page = write_report(config.out, pictures(config))
-            print(f"{table(results)}\n\nresults: {config.out / 'results.json'}\nreport: {page}")
+        take(step, config, world, StopSignal(world))
     except Stopped:
         if world.is_first:
-            print("stopped; the same command goes on from the shards that are done")
+            print("stopped; the same command goes on from what is done")
     finally:
         world.stop()
+
+
+def take(step: str | None, config: EvaluateConfig, world: "World", signal: "StopSignal") -> None:
+    from largescale.evaluation.stage import Stage, evaluate
+
+    if step == "plan":
+        print_plan(config, world)
+    elif step == "report":
+        report(config, world)
+    elif config.weights is None:
+        tell(score_descriptors(config, world), config, world)
+        report(config, world)
+    elif step is None:
+        tell(evaluate(config.weights, config, world, lambda: signal.received), config, world)
+        report(config, world)
+    else:
+        stage = Stage.open(config.weights, config, world, lambda: signal.received)
+        if step == "score":
+            tell(stage.score(), config, world)
+        else:
+            {"embed": stage.embed, "seal": stage.seal, "search": stage.search}[step]()
+
+
+def tell(results: "Results", config: EvaluateConfig, world: "World") -> None:
+    if world.is_first:
+        print(f"{table(results)}\n\nresults: {config.out / 'results.json'}")
+
+
+def report(config: EvaluateConfig, world: "World") -> None:
+    from largescale.evaluation.report import write_report
+
+    if world.is_first:
+        print(f"report: {write_report(config.out, pictures(config))}")
 
 
 def score_descriptors(config: EvaluateConfig, world: "World") -> "Results":
@@ -84,15 +112,17 @@ def table(results: "Results") -> str:
     lines = [f"{'protocol':<26}{'distractors':>12}  {'metric':<16}{'%':>7}{'95 %':>18}  more"]
     for protocol in results.protocols:
         for point in protocol.distractor_curve:
-            more = "  ".join(f"{name} {100 * x.value:.2f}" for name, x in list(point.metrics.items())[1:4])
+            more = "  ".join(f"{name} {shown(name, x.value)}" for name, x in list(point.metrics.items())[1:4])
             main = point.metrics[protocol.main]
-            number = f"{100 * main.value:>7.2f}{interval(main):>18}"
+            number = f"{shown(protocol.main, main.value):>7}{interval(protocol.main, main):>18}"
             lines.append(f"{protocol.protocol:<26}{point.distractors:>12,}  {protocol.main:<16}{number}  {more}")
+    if results.tuned:
+        lines.append("tuned: what scores was set for this test set alone")
     return "\n".join(lines)
 
 
-def interval(x: "Interval") -> str:
-    return f"{100 * x.low:.2f} to {100 * x.high:.2f}"
+def interval(metric: str, x: "Interval") -> str:
+    return f"{shown(metric, x.low)} to {shown(metric, x.high)}"
 
 
 if __name__ == "__main__":

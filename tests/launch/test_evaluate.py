@@ -3,13 +3,16 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from largescale.evaluation import read_records, read_results
+from largescale.settings import UserError
+from launch.evaluate import take
 from tests.conftest import ROOT
 from tests.corpora import make_corpus
-from tests.evaluation.small import SIZE, make_weights
+from tests.evaluation.small import SIZE, alone, make_weights, settings
 
 SMALL = [f"images.size={SIZE}", "batch=4", "loader.workers=1"]
 
@@ -41,13 +44,34 @@ def test_two_processes_print_a_table_and_write_results_and_report(tmp_path: Path
     assert "embed" not in again.stderr
 
 
-def test_dry_run_prints_the_plan_only(tmp_path: Path) -> None:
+def test_the_plan_only(tmp_path: Path) -> None:
     gallery = make_corpus(tmp_path / "test", labels=5, per_label=4, size=SIZE)
-    found = evaluate(f"weights={tmp_path / 'none'}", f"gallery={gallery}", f"out={tmp_path / 'out'}", "--dry-run")
+    found = evaluate("plan", f"weights={tmp_path / 'none'}", f"gallery={gallery}", f"out={tmp_path / 'out'}")
     assert found.returncode == 0, found.stderr
     assert "20 queries of 5 landmarks or labels" in found.stdout
     assert "right: same label; left out of the ranking: own image" in found.stdout
     assert not (tmp_path / "out").exists()
+
+
+def test_step_by_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gallery = make_corpus(tmp_path / "test", labels=5, per_label=4, shards=4, size=SIZE)
+    weights, out = make_weights(tmp_path / "w.safetensors"), tmp_path / "out"
+    config = settings(out, weights=weights, gallery=str(gallery))
+    with alone() as world:
+        signal = SimpleNamespace(received=False)
+        with pytest.raises(UserError, match="is not sealed, so there is no score: run the steps embed and seal first"):
+            take("search", config, world, signal)
+        for step in ("embed", "seal"):
+            take(step, config, world, signal)
+        with pytest.raises(UserError, match="1 of 1 blocks of queries are not searched yet: run the step search first"):
+            take("score", config, world, signal)
+        for step in ("search", "score", "report"):
+            assert not (out / "report").exists()
+            take(step, config, world, signal)
+        whole = config.model_copy(update={"out": tmp_path / "whole"})
+        take(None, whole, world, signal)
+    assert read_results(out).protocols == read_results(whole.out).protocols
+    assert f"report: {out / 'report' / 'index.html'}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -56,6 +80,9 @@ def test_dry_run_prints_the_plan_only(tmp_path: Path) -> None:
         ([], "nothing to score: give weights=FILE, or descriptors=FILE.npy"),
         (["weigths=a"], "weigths: no such setting; the nearest is weights"),
         (["weights=a", "descriptors=b"], "weights and descriptors: one of them is scored"),
+        (["weights=a", "score.whitening=pca"], "whitening is fitted on descriptors of a training corpus"),
+        (["weights=a", "score.dim=32"], "score: dim: the first dimensions of what is not whitened"),
+        (["seal", "descriptors=b", "names=c", "ground_truth=d"], "a file of descriptors is scored in one go"),
         (["descriptors=b"], "names and ground_truth: descriptors say nothing about their rows"),
         (["weights=a", "gallery=b", "protocol=oxford6k"], "protocol: Input should be 'auto', 'labels'"),
     ],

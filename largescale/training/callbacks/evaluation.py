@@ -43,9 +43,8 @@ class Evaluation(Callback):
         except Stopped:
             trainer.stop("a stop signal while evaluating")
             return
-        trainer.world.decide(
-            lambda: shutil.rmtree(stage.out / "descriptors", ignore_errors=True)
-        )  # large, and of these weights only
+        # large, and of weights that nobody scores again
+        trainer.world.decide(lambda: shutil.rmtree(stage.out / "descriptors", ignore_errors=True))
         self._report(results, stage)
 
     def _report(self, results: Results, stage: EvaluateConfig) -> None:
