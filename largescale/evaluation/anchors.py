@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import faiss
 import numpy as np
@@ -25,7 +26,8 @@ from largescale.settings import UserError
 BLOCK = 256
 TIMED = 100
 """Neighbours that a timed search returns."""
-Lists = Sequence[Mapping[str, np.ndarray]]
+Lists = Sequence[Mapping[str, Any]]
+"""Per query `{list of the ground truth: (rows,)}`."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Filed:
         self.centres = np.ascontiguousarray(centres / norms, dtype=np.float32)
         quantizer = faiss.IndexFlatIP(self.centres.shape[1])
         quantizer.add(self.centres)
-        self.index = faiss.IndexIVFFlat(quantizer, *self.centres.shape[::-1], faiss.METRIC_INNER_PRODUCT)
+        self.index = faiss.IndexIVFFlat(quantizer, centres.shape[1], len(centres), faiss.METRIC_INNER_PRODUCT)
         self.index.train(rows[:1])  # the centres are there: nothing is learned
         self.index.add(rows)
         self.list = quantizer.search(rows, 1)[1][:, 0]  # (N,)
@@ -82,6 +84,7 @@ class Filed:
         """FAISS's own: as many centres, found without labels."""
         kmeans = faiss.Kmeans(rows.shape[1], min(count, len(rows)), spherical=True, seed=0, min_points_per_centroid=1)
         kmeans.train(rows)
+        assert kmeans.centroids is not None
         return Filed(kmeans.centroids, rows)
 
     def nearest(self, queries: np.ndarray) -> np.ndarray:
@@ -185,8 +188,8 @@ def _line(method: str, probes: int, scanned: float, ranks: np.ndarray, lists: Li
     for column, of_query in zip(ranks.T, lists, strict=True):
         positive = np.unique(np.concatenate([of_query.get(name, np.zeros(0, dtype=np.int64)) for name in rules.positive]))
         found, total = found + int(np.isin(positive, column).sum()), total + len(positive)
-    values = [mean[name] for name in rules.metrics]
-    return Line(method, probes, scanned, found / max(total, 1), *values, queries_per_second=0.0, fullest=1.0)
+    score, at_20, at_100 = (mean[name] for name in rules.metrics)
+    return Line(method, probes, scanned, found / max(total, 1), score, at_20, at_100, queries_per_second=0.0, fullest=1.0)
 
 
 def _speed(search: Callable[[], object], queries: int) -> float:

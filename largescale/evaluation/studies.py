@@ -1,16 +1,20 @@
 """What launch/study.py measures, by name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from largescale.corpus.reading import Corpus
 from largescale.distributed import World
 from largescale.evaluation import anchors
-from largescale.evaluation.config_studies import AnchorsConfig, StudyConfig
-from largescale.evaluation.report.study import Study
+from largescale.evaluation.config_studies import AnchorsConfig, LeaksConfig, StudyConfig
+from largescale.evaluation.hashes import Hashes, hash_corpus, read_hashes
+from largescale.evaluation.leaks import Pairs, Used, find_by_descriptor, find_by_hash
+from largescale.evaluation.plan import Plan
+from largescale.evaluation.report.study import Cell, Study
 from largescale.evaluation.stage import embed_task
 from largescale.evaluation.task import Task
 from largescale.settings import UserError
@@ -41,4 +45,41 @@ def two_stage_search(config: AnchorsConfig, embedder: Embedder) -> Study:
     return embedder.world.decide(lambda: anchors.measure_task(task, np.load(file), config.probes))
 
 
-studies: Mapping[str, Callable[[Any, Embedder], Study]] = {"anchors": two_stage_search}
+def leaks(config: LeaksConfig, embedder: Embedder) -> Study:
+    """Ranks share the training corpus; each compares its part with all that an evaluation uses."""
+    world, store = embedder.world, config.store or config.out / "descriptors"
+    trained = Corpus.open(config.training, config.storage)
+    used, of_training = _used_and_trained(config, embedder)
+    for corpus in (trained, *(images.corpus for images in used)):
+        hash_corpus(corpus, store, world, embedder.should_stop)
+    count = len(trained.manifest.shards)
+    shards = range(count)[world.share(count)]
+    hashes, first = read_hashes(trained, store, shards), int(trained.manifest.shard_start[shards.start])
+    rows: list[dict[str, Cell]] = []
+    for images in used:
+        pairs, ours = Pairs(), read_hashes(images.corpus, store, range(len(images.corpus.manifest.shards)))
+        find_by_hash(pairs, Hashes(ours.table[images.ids]), hashes, config.bits, first)
+        find_by_descriptor(pairs, images.rows, of_training[shards.start : shards.stop], config.similarity, first)
+        everyone = {key: pair for of_rank in world.gather(pairs.found) for key, pair in of_rank.items()}
+        rows += [images.listed(pair, trained) for pair in Pairs(everyone).sorted()]
+    found = {images.role: {row["image"] for row in rows if row["used as"] == images.role} for images in used}
+    note = f"Images with near-duplicates in {config.training}: " + ", ".join(
+        f"{len(x):,} of the {role}" for role, x in found.items()
+    )
+    return Study("leaks", "Near-duplicates in the training corpus", note, rows)
+
+
+def _used_and_trained(config: LeaksConfig, embedder: Embedder) -> tuple[list[Used], Sequence[np.ndarray]]:
+    """What the evaluation uses, and the descriptors of the training corpus, shard by shard."""
+    plan = Plan.open(config)
+    both = config.model_copy(update={"distractors": (*config.distractors, config.training)})
+    task = embed_task(embedder.weights, both, embedder.world, embedder.should_stop)
+    used = [Used("gallery", plan.gallery, np.arange(len(task.gallery)), task.gallery.parts)]
+    if not plan.leave_one_out:
+        used.append(Used("queries", plan.queries, task.truth.query, [task.rows(slice(0, len(task.truth.query)))]))
+    for number, (corpus, described) in enumerate(zip(plan.distractors, task.distractors, strict=False)):
+        used.append(Used(f"distractors {number + 1}", corpus, np.arange(len(described)), described.parts))
+    return used, task.distractors[-1].parts
+
+
+studies: Mapping[str, Callable[[Any, Embedder], Study]] = {"anchors": two_stage_search, "leaks": leaks}

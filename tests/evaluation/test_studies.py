@@ -1,23 +1,27 @@
 """Studies from weights and corpora: tables of numbers, and a page that plots them."""
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from largescale.corpus.config import ImagesConfig, LoaderConfig
 from largescale.distributed import World
-from largescale.evaluation.config_studies import AnchorsConfig
+from largescale.evaluation.config_studies import AnchorsConfig, LeaksConfig
 from largescale.evaluation.studies import Embedder, studies
 from largescale.models.config import ModelConfig
 from largescale.models.weights import save_weights
 from largescale.settings import UserError
 from largescale.training.callbacks.checkpointing import _export_anchors
-from tests.corpora import make_corpus
-from tests.evaluation.small import SIZE, alone
+from tests.corpora import encode, make_corpus, photograph, write_corpus
+from tests.evaluation.small import SIZE, alone, make_weights
+from tests.world import run_world
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +71,30 @@ def test_anchors_of_a_network_that_makes_no_unit_rows(world: World, corpora: Pat
 def test_a_loss_without_anchors_writes_none(tmp_path: Path) -> None:
     _export_anchors(tmp_path / "x.npy", {"model.net.x": torch.zeros(1)})
     assert not (tmp_path / "x.npy").exists()
+
+
+def find_leaks(world: World, weights: Path, config: LeaksConfig) -> list[dict[str, Any]]:
+    return list(studies["leaks"](config, Embedder(config, world)).rows)
+
+
+def test_leaks_are_found_by_bytes_by_look_and_by_descriptor(world: World, corpora: Path, tmp_path: Path) -> None:
+    """Of five training images two are in the test: one as it is, one at another size and quality."""
+    width, height = SIZE, SIZE * 3 // 4
+    same, again = encode(photograph(2, 1, width, height)), Image.fromarray(photograph(4, 0, width, height))
+    buffer = io.BytesIO()
+    again.resize((96, 72), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=70)
+    others = [(encode(photograph(label, 0, width, height)), width, height) for label in (20, 21, 22)]
+    images = [others[0], (same, width, height), others[1], (buffer.getvalue(), 96, 72), others[2]]
+    write_corpus(tmp_path / "train", images, np.arange(5), shards=3)
+    weights = make_weights(tmp_path / "w.safetensors")
+    config = LeaksConfig(
+        **settings(corpora, weights, training=str(tmp_path / "train"), distractors=(str(corpora / "far"),), similarity=0.9999)
+    )
+    alone = find_leaks(world, weights, config)
+    assert run_world(2, find_leaks, weights, config.model_copy(update={"out": tmp_path / "two"})) == [alone, alone]
+    found = {(row["used as"], row["image"], row["training image"]): row for row in alone}
+    assert set(found) == {("gallery", "000009", "000001"), ("gallery", "000016", "000003"), ("queries", "000004", "000003")}
+    copy, resized = found["gallery", "000009", "000001"], found["gallery", "000016", "000003"]
+    assert (copy["same bytes"], copy["bits apart"], copy["similarity"]) == ("yes", "0", "1.000")
+    assert resized["same bytes"] == "no"
+    assert int(resized["bits apart"]) <= 10

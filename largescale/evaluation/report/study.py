@@ -25,7 +25,12 @@ class Study:
 
     @property
     def columns(self) -> list[str]:
-        return list(self.rows[0])
+        return list(self.rows[0]) if self.rows else []
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Which columns hold numbers."""
+        return [not isinstance(self.rows[0][name], str) for name in self.columns]
 
     def cells(self) -> list[list[str]]:
         return [[shown(value) for value in row.values()] for row in self.rows]
@@ -34,17 +39,16 @@ class Study:
         """The table for a terminal."""
         lines = [self.columns, *self.cells()]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        numeric = [not isinstance(value, str) for value in self.rows[0].values()]
+        right = self.numeric
         return "\n".join(
-            "  ".join(cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(line, widths, numeric, strict=True))
+            "  ".join(cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(line, widths, right, strict=True))
             for line in lines
         )
 
     def write(self, directory: Path) -> Path:
         """Write the numbers and the page; the path of the page."""
         write_json(directory / f"{self.name}.json", {"title": self.title, "note": self.note, "rows": list(self.rows)})
-        numeric = [not isinstance(value, str) for value in self.rows[0].values()]
-        return Site(directory, None).page("study.html", f"{self.name}.html", study=self, numeric=numeric)
+        return Site(directory, None).page("study.html", f"{self.name}.html", study=self)
 
 
 def shown(value: Cell) -> str:
