@@ -1,20 +1,26 @@
 """The mining service: torchrun --nproc-per-node N launch/mine.py RUN_DIRECTORY [timeout=SECONDS], beside launch/train.py
 
-It follows a run whose settings say mining.home=service, and ends with it. `--help` lists the settings.
+It follows a run whose settings say mining.home=service, and ends with it. `--plan pool=7.4e6 dim=2048 ranks=32` in place of the
+run prints what a generation would cost, and what bounds it. `--help` lists the settings.
 """
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from largescale.config import explain, load, run_program
-from largescale.mining.config import ServiceConfig
+from largescale.mining.config import MiningConfig, PlanConfig, ServiceConfig
 from largescale.settings import UserError
 
-USAGE = "RUN_DIRECTORY [key=value ...] [--help]"
+USAGE = "RUN_DIRECTORY | --plan [key=value ...] [--help]"
 
 
 def main(arguments: list[str]) -> None:
     if "--help" in arguments:
-        print(explain(ServiceConfig, "launch/mine.py", USAGE))
+        print(explain(ServiceConfig, "launch/mine.py", USAGE), *explain(PlanConfig, "").split("\n")[1:], sep="\n")
+        return
+    if "--plan" in arguments:
+        plan(load(PlanConfig, [argument for argument in arguments if argument != "--plan"]))
         return
     if not arguments or "=" in arguments[0] or arguments[0].startswith("-"):
         raise UserError(f"which run? usage: torchrun --nproc-per-node N launch/mine.py {USAGE}")
@@ -33,6 +39,33 @@ def follow(directory: Path, config: ServiceConfig) -> None:
     if world.is_first:
         print(f"the service of {directory} ends: {reason}")
     world.stop()
+
+
+def plan(config: PlanConfig) -> None:
+    from largescale.mining.cost import Rates, table
+
+    given = {name: getattr(config, name) for name in ("decode", "forward", "search", "network", "cores", "gpu")}
+    missing = [name for name, value in given.items() if value is None]
+    measured = measure_here(config) if missing else given
+    if measured is not None:
+        print(table(config, Rates(**(given | {name: measured[name] for name in missing}))))
+
+
+def measure_here(config: PlanConfig) -> dict[str, Any] | None:
+    """The rates of this machine; on ranks other than the first None."""
+    from largescale.corpus.config import ImagesConfig
+    from largescale.corpus.default import default_corpus
+    from largescale.corpus.reading import Corpus
+    from largescale.distributed import World
+    from largescale.mining.calibration import measure
+    from largescale.models.config import ModelConfig
+
+    corpus = Corpus.open(config.corpus or default_corpus())
+    world = World.start()
+    network = ModelConfig(backbone=config.backbone, weights="none").build().to(world.device)
+    rates = measure(config, corpus, ImagesConfig(size=config.size), network, MiningConfig().batch, world)
+    world.stop()
+    return asdict(rates) if world.is_first else None
 
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ def train(config: TrainConfig, dry: bool) -> None:
         callbacks.Preemption(signal),
         callbacks.Garbage(),
         callbacks.BadImages(config.bad_images),
+        callbacks.Degenerate(),
         callbacks.NonFinite(config.non_finite, directory / "non-finite"),
         callbacks.Throughput(),
         callbacks.Memory(),

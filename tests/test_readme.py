@@ -10,12 +10,18 @@ import pytest
 from largescale.config import load
 from largescale.evaluation.config import EvaluateConfig
 from largescale.experiments.config import ExperimentConfig
+from largescale.mining.config import PlanConfig, ServiceConfig
 from largescale.training.recipe import TrainConfig
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [line.removeprefix("$ ") for block in re.findall(r"```console\n(.*?)```", README, re.S) for line in block.splitlines()]
-MAIN = {"launch/train.py": TrainConfig, "launch/evaluate.py": EvaluateConfig, "launch/experiment.py": ExperimentConfig}
+MAIN = {
+    "launch/train.py": TrainConfig,
+    "launch/mine.py": ServiceConfig,
+    "launch/evaluate.py": EvaluateConfig,
+    "launch/experiment.py": ExperimentConfig,
+}
 PLACES = {"RECIPE": "configs/demo.yaml"}
 
 
@@ -55,6 +61,9 @@ def test_settings_are_settings(command: str) -> None:
     words = [PLACES.get(word, word) for word in shlex.split(command)]
     program = next(word for word in words if word in MAIN)
     arguments = [word for word in words[words.index(program) + 1 :] if not word.startswith("--")]
+    if program == "launch/mine.py":
+        load(PlanConfig if "--plan" in words else ServiceConfig, [word for word in arguments if "=" in word])
+        return
     load(MAIN[program], [str(ROOT / word) if word.endswith(".yaml") else word for word in arguments])
 
 

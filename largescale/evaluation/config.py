@@ -111,7 +111,7 @@ class EvaluateConfig(Settings):
                 raise ValueError(f"{' and '.join(missing)}: descriptors say nothing about their rows without it; give it")
             if self.gallery or self.queries or self.distractors or self.whitening_corpus:
                 raise ValueError(
-                    "gallery, queries, distractors, whitening_corpus: corpora are embedded by weights; with descriptors, remove them"
+                    "gallery, queries, distractors, whitening_corpus: weights embed corpora; with descriptors, remove them"
                 )
         return self
 

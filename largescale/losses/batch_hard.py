@@ -36,7 +36,7 @@ def _hardest(x: torch.Tensor, labels: torch.Tensor, gallery: Gallery | None) -> 
 class BatchHardTripletLoss(LabelLoss):
     """Mean over images of [max D(a, p) - min D(a, n) + margin]₊ (Hermans 2017, "TriHard"); unit rows, not squared.
 
-    Images without a positive or without a negative take no part; a batch without any other is counted in `degenerate`.
+    Images without a positive or without a negative take no part.
 
     Args:
         mean: over all images (`anchors`), or over those whose term is not zero (`nonzero`, as pytorch-metric-learning).
@@ -50,7 +50,6 @@ class BatchHardTripletLoss(LabelLoss):
         hardest = _hardest(x, labels, gallery)
         usable = hardest.has_positive & hardest.has_negative
         terms = torch.where(usable, hardest.positive - hardest.negative + self.margin, 0).clamp(min=0)  # (B,)
-        self.degenerate += ~usable.any()
         count = usable.sum() if self.mean == "anchors" else (terms > 0).sum()
         return terms.sum() / count.clamp(min=1)
 
@@ -58,7 +57,7 @@ class BatchHardTripletLoss(LabelLoss):
 class MSMLLoss(LabelLoss):
     """[max D(+) - min D(-) + margin]₊ over the hardest positive and the hardest negative pair of the whole batch (Xiao 2017).
 
-    The two pairs need not share an image; unit rows, not squared. A batch without both is counted in `degenerate`.
+    The two pairs need not share an image; unit rows, not squared. Of a batch without both it is zero.
     """
 
     def __init__(self, margin: float = 0.6) -> None:
@@ -70,5 +69,4 @@ class MSMLLoss(LabelLoss):
         usable = hardest.has_positive.any() & hardest.has_negative.any()
         positive = torch.where(hardest.has_positive, hardest.positive, 0).max()
         negative = torch.where(hardest.has_negative, hardest.negative, torch.inf).min()
-        self.degenerate += ~usable
         return torch.where(usable, positive - negative + self.margin, 0).clamp(min=0)

@@ -66,6 +66,7 @@ class ClassAnchorLoss(LabelLoss):
         rows: the classes whose anchors are held here; None: all.
     """
 
+    pairs = False
     anchors: torch.Tensor
     """`(C_r, D)`."""
     holders: Holders

@@ -1,12 +1,14 @@
 """What the settings of all losses have in common."""
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from largescale.settings import Settings
 
 if TYPE_CHECKING:
-    from torch import nn
+    from largescale.losses.base import Loss
+    from largescale.losses.memory import CrossBatchMemory
 
+Objective: TypeAlias = "Loss | CrossBatchMemory"
 Kind = Literal["tuples", "labels"]
 Reduction = Literal["mean", "sum"]
 
@@ -17,7 +19,7 @@ class LossSettings(Settings):
     kind: ClassVar[Kind]
     name: str
 
-    def build(self, num_classes: int, dim: int) -> "nn.Module":
+    def build(self, num_classes: int, dim: int) -> "Objective":
         """The loss for descriptors of `dim` dimensions and labels 0 ... num_classes - 1."""
         raise NotImplementedError
 

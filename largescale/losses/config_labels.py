@@ -4,12 +4,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
-from largescale.losses.config_base import Kind, LossSettings
+from largescale.losses.config_base import Kind, LossSettings, Objective
 from largescale.settings import UserError
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from largescale.losses.labels import LabelLoss
 
 
@@ -26,7 +24,7 @@ class LabelSettings(LossSettings):
         """The loss without a memory."""
         raise NotImplementedError
 
-    def build(self, num_classes: int, dim: int) -> "nn.Module":
+    def build(self, num_classes: int, dim: int) -> "Objective":
         from largescale.losses.memory import CrossBatchMemory
 
         loss = self.plain(num_classes, dim)

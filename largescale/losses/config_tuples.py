@@ -1,15 +1,12 @@
 """Settings of the losses over mined tuples."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from largescale.losses.config_base import Kind, LossSettings, Reduction
+from largescale.losses.config_base import Kind, LossSettings, Objective, Reduction
 from largescale.settings import Settings
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 class TupleSettings(LossSettings):
@@ -28,7 +25,7 @@ class ContrastiveConfig(TupleSettings):
     reduction: Reduction = "mean"
     """Mean over the tuples of a step, or their sum (as cirtorch)."""
 
-    def build(self, num_classes: int, dim: int) -> "nn.Module":
+    def build(self, num_classes: int, dim: int) -> "Objective":
         from largescale.losses.contrastive import ContrastiveLoss
 
         return ContrastiveLoss(**self._arguments())
@@ -44,7 +41,7 @@ class TripletConfig(TupleSettings):
     reduction: Reduction = "mean"
     """Mean over the tuples of a step, or their sum (as cirtorch)."""
 
-    def build(self, num_classes: int, dim: int) -> "nn.Module":
+    def build(self, num_classes: int, dim: int) -> "Objective":
         from largescale.losses.triplet import TripletLoss
 
         return TripletLoss(**self._arguments())
@@ -62,7 +59,7 @@ class QuadrupletConfig(TupleSettings):
     reduction: Reduction = "mean"
     """Mean over the tuples of a step, or their sum."""
 
-    def build(self, num_classes: int, dim: int) -> "nn.Module":
+    def build(self, num_classes: int, dim: int) -> "Objective":
         from largescale.losses.quadruplet import QuadrupletLoss
 
         return QuadrupletLoss(**self._arguments())
@@ -102,7 +99,7 @@ class LRMLConfig(TupleSettings):
     def _arguments(self) -> dict[str, Any]:
         return {name: value for name, value in super()._arguments().items() if name != "teacher"}
 
-    def build(self, num_classes: int, dim: int) -> "nn.Module":
+    def build(self, num_classes: int, dim: int) -> "Objective":
         from largescale.losses.lrml import LRMLLoss
 
         return LRMLLoss(**self._arguments())
@@ -138,7 +135,7 @@ class RDEContrastiveConfig(TupleSettings):
     reduction: Reduction = "mean"
     """Mean over the tuples of a step, or their sum."""
 
-    def build(self, num_classes: int, dim: int) -> "nn.Module":
+    def build(self, num_classes: int, dim: int) -> "Objective":
         from largescale.losses.rde import RDEContrastiveLoss
 
         return RDEContrastiveLoss(**self._arguments())
@@ -157,7 +154,7 @@ class RDETripletConfig(TupleSettings):
     reduction: Reduction = "mean"
     """Mean over the tuples of a step, or their sum."""
 
-    def build(self, num_classes: int, dim: int) -> "nn.Module":
+    def build(self, num_classes: int, dim: int) -> "Objective":
         from largescale.losses.rde import RDETripletLoss
 
         return RDETripletLoss(**self._arguments())

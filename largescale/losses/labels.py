@@ -3,9 +3,8 @@
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
-from largescale.losses.tuples import at_least_float32
+from largescale.losses.base import Loss, at_least_float32
 
 
 class Gallery(NamedTuple):
@@ -17,18 +16,15 @@ class Gallery(NamedTuple):
     """int64 `(G,)`."""
 
 
-class LabelLoss(nn.Module):
+class LabelLoss(Loss):
     """A loss over all pairs of a batch that its labels imply.
 
-    `degenerate` counts what had nothing to learn from (each loss says what: batches, or rows of one) and gave zero instead
-    of an error or a NaN.
+    A batch is counted in `degenerate` when no two of its images match, when all do, or when all descriptors are equal; a loss
+    may count more, for instance each query without a match.
     """
 
-    degenerate: torch.Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("degenerate", torch.zeros((), dtype=torch.int64), persistent=False)
+    pairs = True
+    """Whether images are compared with images, not with something learned for each label."""
 
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor, gallery: Gallery | None = None) -> torch.Tensor:
         """A scalar in float32 or float64; NaN where a descriptor is not finite.
@@ -40,11 +36,23 @@ class LabelLoss(nn.Module):
         """
         (x,) = at_least_float32(embeddings)
         finite = x.isfinite().all()
+        counted = self.degenerate.clone()
         value = self.objective(torch.where(finite, x, 0), labels, gallery)
+        if self.pairs:
+            self.degenerate += _one_sided(x, labels, gallery) & (self.degenerate == counted)
         return torch.where(finite, value, torch.nan)
 
     def objective(self, x: torch.Tensor, labels: torch.Tensor, gallery: Gallery | None) -> torch.Tensor:
         raise NotImplementedError
+
+
+def _one_sided(x: torch.Tensor, labels: torch.Tensor, gallery: Gallery | None) -> torch.Tensor:
+    """Whether a batch has no pair that matches, or no other, or no two descriptors that differ."""
+    if gallery is not None:
+        everyone = torch.cat([labels, gallery.labels])
+        return ~torch.isin(labels, gallery.labels).any() | (everyone == everyone[:1]).all()
+    ordered = labels.sort().values
+    return ~(ordered[1:] == ordered[:-1]).any() | (labels == labels[:1]).all() | (x == x[:1]).all()
 
 
 def same_and_different(labels: torch.Tensor, gallery: Gallery | None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -68,6 +68,7 @@ class MetricLearningLoss(LabelLoss):
         self.loss = _build(cls, given)
         self.miner = _build(_find(miners, miner, miners.BaseMiner), miner_arguments or {}) if miner else None
         self.by_class = "num_classes" in given
+        self.pairs = not self.by_class
 
     def objective(self, x: torch.Tensor, labels: torch.Tensor, gallery: Gallery | None) -> torch.Tensor:
         empty = (x == 0).all(1, keepdim=True)  # (B, 1)

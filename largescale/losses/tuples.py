@@ -3,18 +3,16 @@
 from typing import Literal
 
 import torch
-from torch import nn
+
+from largescale.losses.base import Loss, at_least_float32
 
 Reduction = Literal["mean", "sum"]
 
 
-def at_least_float32(*tensors: torch.Tensor) -> list[torch.Tensor]:
-    """Half precision to float32; float64 stays."""
-    return [x.to(torch.promote_types(x.dtype, torch.float32)) for x in tensors]
-
-
-class TupleLoss(nn.Module):
+class TupleLoss(Loss):
     """A loss that is a sum over the pairs of a tuple.
+
+    Tuples of which a negative is the query itself, or its copy, are counted in `degenerate`: nothing can push them apart.
 
     Args:
         reduction: `mean` over tuples, or `sum` (as cirtorch).
@@ -28,6 +26,7 @@ class TupleLoss(nn.Module):
         self, queries: torch.Tensor, positives: torch.Tensor, negatives: torch.Tensor, **extra: torch.Tensor
     ) -> torch.Tensor:
         """`(T, D)`, `(T, D)`, `(T, N, D)` and what else a loss wants to know of its tuples, to a scalar in float32 or float64."""
+        self.degenerate += (negatives == queries[:, None]).all(2).any(1).sum()
         total = self.per_tuple(*at_least_float32(queries, positives, negatives), **extra).sum()
         return total / max(len(queries), 1) if self.reduction == "mean" else total
 

@@ -26,7 +26,7 @@ _PROBES = 16
 class Trained(NamedTuple):
     """What a later index of other descriptors can take over."""
 
-    index: np.ndarray
+    empty: np.ndarray
     """The trained, empty FAISS index as bytes."""
     effort: int
     """How often the lists that are visited, and the candidates, were doubled to find enough."""
@@ -58,11 +58,11 @@ class FactorySearch:
         if trained is None:
             sample = _sample(world, descriptors, config.index_sample)
             trained = Trained(world.decide(lambda: _train(config, sample)), 0)
-        self.trained = Trained(trained.index, 0)
-        self._index = faiss.deserialize_index(trained.index)
+        self.trained = Trained(trained.empty, 0)
+        self._index = faiss.deserialize_index(trained.empty)
         for part in descriptors.split(_ROWS) if len(descriptors) else ():
             self._index.add(_array(part))
-        self._largest = norms(descriptors).max() if len(descriptors) else None
+        self._largest = norms(descriptors).amax() if len(descriptors) else descriptors.new_zeros(())
         for _ in range(trained.effort):
             self.deepen()
 
@@ -74,7 +74,7 @@ class FactorySearch:
         """Visit twice as many lists and take twice as many candidates; whether there were more."""
         probes = _visit_twice(self._index)
         more = probes or self.depth < self._index.ntotal
-        self.depth, self.trained = 2 * self.depth, Trained(self.trained.index, self.trained.effort + 1)
+        self.depth, self.trained = 2 * self.depth, Trained(self.trained.empty, self.trained.effort + 1)
         return more
 
     def nearest(self, queries: Tensor, excluded: Tensor, ceilings: Tensor | None = None) -> Found:

@@ -72,7 +72,7 @@ class ShardedIndex:
 
     @property
     def trained(self) -> Trained | None:
-        return self._factory and self._factory.trained
+        return None if self._factory is None else self._factory.trained
 
     @property
     def approximate(self) -> bool:

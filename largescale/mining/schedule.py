@@ -22,5 +22,5 @@ def epochs_to_mine(step: int, steps: int, epochs: int, wait: Wait, pace: int, aw
         found = [epoch] if begins else []
     else:
         found = [epoch] if wait != "never" and begins and awaited(epoch) else []
-        found.append((step + pace) // steps + 1)
+        found.append(min((step + pace) // steps + 1, max(epochs - 1, epoch + 1)))  # a slow pass may have been an exception
     return [number for number in found if number < epochs]

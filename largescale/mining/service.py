@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from largescale.commit import write_json
+from largescale.corpus.reading import Corpus
 from largescale.distributed import World
 from largescale.mining.generations import Generation
 from largescale.mining.lease import Lease
@@ -54,6 +55,8 @@ class Service:
         self._read = (0, 0)
         self._lease: Lease | None = None
         self._tracker: Tracker | None = None
+        self._miner: Miner | None = None  # kept: what its index has learnt serves the next generation too
+        self._settings: RunSettings | None = None
         self._failures, self._said = 0, ""
 
     def follow(self) -> str:
@@ -108,7 +111,21 @@ class Service:
             )
         network = RetrievalNet(model).to(self.world.device)
         load_exactly(network, state, str(task.weights))
-        miner = Miner(
+        if self._miner is None or settings != self._settings:
+            self._miner, self._settings = self._build_miner(settings, corpus, look.last), settings
+        try:
+            generation = self._miner.run(network, task.epoch, task.step, settings.plan(corpus, task.epoch))
+        except NotPublishedError as error:
+            self._failures += 1
+            self._log(settings, task, {"mining/not_published": self._failures, "error": str(error)})
+            self._pause(RETRY_S)
+            return False
+        if generation is not None:
+            self._report(settings, task, generation)
+        return True
+
+    def _build_miner(self, settings: RunSettings, corpus: Corpus, last: Path | None) -> Miner:
+        return Miner(
             settings.mining,
             corpus,
             self.world,
@@ -118,18 +135,8 @@ class Service:
             loader=settings.loader,
             bad_images=settings.bad_images,
             autocast=settings.autocast,
-            should_stop=_Ending(self.should_stop, look.last),
+            should_stop=_Ending(self.should_stop, last),
         )
-        try:
-            generation = miner.run(network, task.epoch, task.step, settings.plan(corpus, task.epoch))
-        except NotPublishedError as error:
-            self._failures += 1
-            self._log(settings, task, {"mining/not_published": self._failures, "error": str(error)})
-            self._pause(RETRY_S)
-            return False
-        if generation is not None:
-            self._report(settings, task, generation)
-        return True
 
     def _load(self, task: Task) -> Any:
         """The weights, read once and sent to every rank; None for a file that is not whole, or that training has removed."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from largescale.distributed import World
 from largescale.losses.class_anchor import ClassAnchorLoss, blocks
-from largescale.losses.config_base import LossSettings
+from largescale.losses.config_base import LossSettings, Objective
 from largescale.losses.config_labels import ClassAnchorConfig
 from largescale.training.config import OptimConfig
 from largescale.training.moments import Tensors, WholeMoments, part
@@ -78,7 +78,7 @@ class SharedAnchorLoss(ClassAnchorLoss):
         self.__dict__["anchors"] = nn.Parameter(anchors)
 
 
-def build_loss(config: LossSettings, num_classes: int, dim: int, world: World) -> nn.Module:
+def build_loss(config: LossSettings, num_classes: int, dim: int, world: World) -> Objective:
     """The loss of a training run; class anchors that learn are shared among its ranks."""
     if isinstance(config, ClassAnchorConfig) and config.learned:
         return SharedAnchorLoss(config, num_classes, dim, world)

@@ -16,6 +16,7 @@ from largescale.models.network import normalise
 
 if TYPE_CHECKING:
     from largescale.corpus.batches import Step
+    from largescale.losses.config_base import Objective
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class StepModule(nn.Module):
     ranks and every split into shares.
     """
 
-    def __init__(self, net: nn.Module, loss: nn.Module, world: World, *, autocast: bool = True) -> None:
+    def __init__(self, net: nn.Module, loss: "Objective", world: World, *, autocast: bool = True) -> None:
         super().__init__()
         self.net = net
         self.loss = loss

@@ -1,4 +1,4 @@
-"""Starts training as a user does, with torchrun, and reads what it left in its run directory."""
+"""Starts programs as a user does, with torchrun, and reads what they left in their run directory."""
 
 import json
 import os
@@ -14,10 +14,12 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
-def start(arguments: Sequence[object], *torchrun: object) -> subprocess.Popen:
-    """torchrun; its ranks end with it."""
+def start(
+    arguments: Sequence[object], *torchrun: object, program: str = "launch/train.py", prefix: Sequence[str] = ()
+) -> subprocess.Popen:
+    """torchrun, behind the words of `prefix`; its ranks end with it."""
     options = torchrun or ("--standalone", "--nproc-per-node", 2)
-    command = [*TORCHRUN, *options, "launch/train.py", *arguments]
+    command = [*prefix, *TORCHRUN, *options, program, *arguments]
     return subprocess.Popen(
         [str(part) for part in command],
         cwd=ROOT,

@@ -143,6 +143,13 @@ def degenerate(kind: str, dtype: torch.dtype) -> dict[str, Inputs]:
     }
 
 
+NOTHING_TO_LEARN = {
+    "tuples": ("identical", "a negative is the query", "zeros"),
+    "labels": ("all distinct", "one class", "identical", "identical, one class", "zeros", "one image"),
+}
+"""What is counted, where images are compared with images."""
+
+
 def check_degenerate(case: Case, dtype: torch.dtype) -> None:
     for what, data in degenerate(case.kind, dtype).items():
         loss = case.make().to(dtype)
@@ -151,6 +158,15 @@ def check_degenerate(case: Case, dtype: torch.dtype) -> None:
         for x in (value, *gradients, *parameters):
             assert x.isfinite().all(), f"{case.name}, {what}: {x}"
             assert x.abs().max() < 1e4 if x.numel() else True, f"{case.name}, {what}: {x}"
+        if what in NOTHING_TO_LEARN[case.kind] and getattr(loss, "pairs", True):
+            assert loss.degenerate > 0, f"{case.name}, {what}: not counted"
+
+
+def check_nothing_is_counted(case: Case) -> None:
+    """Of a batch with something to learn from."""
+    loss = case.make()
+    evaluate(case, inputs(case), loss)
+    assert loss.degenerate == 0
 
 
 def check_faults_show(case: Case) -> None:

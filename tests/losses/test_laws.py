@@ -47,6 +47,12 @@ def test_degenerate(case: Case, dtype: torch.dtype) -> None:
     laws.check_degenerate(case, dtype)
 
 
+@pytest.mark.parametrize("case", _named([case for case in EVERY if case.name != "sup_ap alone"]))
+def test_nothing_is_counted(case: Case) -> None:
+    """But a query alone in its class, where it is not its own positive."""
+    laws.check_nothing_is_counted(case)
+
+
 @pytest.mark.parametrize("case", _named(EVERY))
 def test_faults_show(case: Case) -> None:
     laws.check_faults_show(case)

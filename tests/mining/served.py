@@ -10,6 +10,7 @@ import torch
 
 from largescale.commit import write_text
 from largescale.config import load, to_yaml
+from largescale.corpus.plan import plan_tuples
 from largescale.corpus.reading import Corpus
 from largescale.distributed import World
 from largescale.mining import Generation, Generations, Miner
@@ -66,8 +67,6 @@ def mine_inline(world: World, directory: Path, corpus: Path, epoch: int, step: i
     config = settings_of(directory, corpus, "never")
     assert config.mining is not None
     assert config.tuples is not None
-    from largescale.corpus.plan import plan_tuples
-
     opened, usual = Corpus.open(str(corpus)), {"seed": config.seed, "loader": config.loader, "bad_images": config.bad_images}
     miner = Miner(config.mining, opened, world, config.images, directory, **usual)
     return miner.run(network_of(step), epoch, step, plan_tuples(opened.manifest, config.tuples, config.seed, epoch))
@@ -86,19 +85,6 @@ class Until:
 def serve(world: World, directory: Path, *names: tuple[int, int]) -> str:
     """Serve a run until these generations are there, or for ever."""
     return Service(directory, world, Until(directory, *names) if names else lambda: False).follow()
-
-
-class DieAt:
-    """Answers `should_stop` with no, and kills its process when it is asked for the n-th time."""
-
-    def __init__(self, call: int) -> None:
-        self.left = call
-
-    def __call__(self) -> bool:
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return False
 
 
 def serve_and_die(world: World, directory: Path, stage: str, victim: int) -> str:

@@ -49,7 +49,7 @@ def reused(world: World) -> tuple[bool, float, float]:
     again = index(world, PROBED, made.trained)
     assert made.trained is not None
     assert again.trained is not None
-    same = bool((again.trained.index == made.trained.index).all()) and again.trained.effort == made.trained.effort
+    same = bool((again.trained.empty == made.trained.empty).all()) and again.trained.effort == made.trained.effort
     return same, recall, truth.recall(again)
 
 

@@ -2,6 +2,7 @@ from .bad_images import BadImages as BadImages
 from .base import Callback as Callback
 from .checkpointing import Checkpointing as Checkpointing
 from .console import Console as Console
+from .degenerate import Degenerate as Degenerate
 from .evaluation import Evaluation as Evaluation
 from .garbage import Garbage as Garbage
 from .non_finite import NonFinite as NonFinite

@@ -1,0 +1,19 @@
+"""What all losses share: precision, and the count of what they could not learn from."""
+
+import torch
+from torch import nn
+
+
+def at_least_float32(*tensors: torch.Tensor) -> list[torch.Tensor]:
+    """Half precision to float32; float64 stays."""
+    return [x.to(torch.promote_types(x.dtype, torch.float32)) for x in tensors]
+
+
+class Loss(nn.Module):
+    """`degenerate` counts what had nothing to learn from (each kind of loss says what) instead of an error or a NaN."""
+
+    degenerate: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("degenerate", torch.zeros((), dtype=torch.int64), persistent=False)

@@ -1,0 +1,190 @@
+"""What happens between descriptors and scores: each setting against the same by hand, and nothing is embedded again."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from largescale.distributed import World
+from largescale.evaluation import Published, evaluate, evaluate_descriptors, read_records
+from largescale.evaluation.config import EvaluateConfig, ExpansionConfig, ScoreConfig
+from largescale.evaluation.expansion import augment_database, expand_queries
+from largescale.evaluation.fitting import images_to_fit, matching_pairs
+from largescale.evaluation.results import Results
+from largescale.evaluation.stage import Stage
+from largescale.models.multiscale import merge_scales
+from largescale.models.whitening import LearnedWhitening, PCAWhitening
+from largescale.settings import UserError
+from shards.sources.landmarks import read_test_set
+from tests.corpora import make_corpus
+from tests.evaluation.small import alone, evaluate_in_world, make_landmarks, make_weights, settings, tiny_network, what_was_found
+from tests.world import run_world
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with alone() as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    make_corpus(folder / "labels", labels=6, per_label=4, shards=3, size=48, mixed=True)
+    make_corpus(folder / "far", labels=0, per_label=0, shards=2, size=48, unlabelled=20)
+    make_corpus(folder / "train", labels=12, per_label=5, shards=2, size=48)
+    make_landmarks(folder / "landmarks")
+    make_weights(folder / "weights.safetensors")
+    return folder
+
+
+def scored(data: Path, out: Path, **values: Any) -> EvaluateConfig:
+    corpora = {"gallery": str(data / "labels"), "distractors": str(data / "far"), "whitening_corpus": str(data / "train")}
+    return settings(out, **{**corpora, "scales": "multi", "store": data / "store", **values})
+
+
+def raw(data: Path, world: World, role: str) -> np.ndarray:
+    """`(S, n, D)` stored descriptors."""
+    stage = Stage.open(tiny_network(), scored(data, data / "none"), world, lambda: False)
+    stage.embed()
+    return np.stack([np.concatenate(described.parts()) for described in stage.sets[role]])
+
+
+def found_by(results: Results, out: Path, places: int = 10) -> np.ndarray:
+    """`(queries, places)` rows of the gallery with its distractors."""
+    records = read_records(out / results.protocols[0].records)
+    return np.array([[x.id + 24 * (x.part == "distractors") for x in record.top[:places]] for record in records])
+
+
+def ranked(queries: np.ndarray, rows: np.ndarray, places: int = 10) -> np.ndarray:
+    scores = queries.astype(np.float64) @ rows.T.astype(np.float64)
+    return np.argsort(-scores, axis=1, kind="stable")[:, :places]
+
+
+def agree(a: np.ndarray, b: np.ndarray) -> None:
+    """But for places that float32 cannot tell apart."""
+    assert (a == b).mean() > 0.95
+
+
+@pytest.mark.parametrize("kind", ["none", "pca", "learned"])
+def test_pooling_of_scales_and_whitening(kind: str, data: Path, tmp_path: Path, world: World) -> None:
+    score = ScoreConfig(exponent=3, whitening=kind, dim=None if kind == "none" else 8)
+    results = evaluate(tiny_network(), scored(data, tmp_path, score=score), world)
+    rows, train = (
+        merge_scales(torch.from_numpy(x), 3).numpy()
+        for x in (
+            np.concatenate([raw(data, world, "gallery"), raw(data, world, "distractors 0")], axis=1),
+            raw(data, world, "whitening"),
+        )
+    )
+    if kind == "pca":
+        rows = PCAWhitening.fit(train).apply(rows, 8).numpy()
+    if kind == "learned":
+        query = np.array([i for i in range(60) if i % 5 < 4])  # each image with the next of its label
+        rows = LearnedWhitening.fit(train, query, query + 1).apply(rows, 8).numpy()
+    agree(found_by(results, tmp_path), ranked(rows[:24], rows))
+    assert results.score["whitening"] == kind
+    assert results.score["scales"] == [1.0, 2**-0.5, 0.5]
+    assert not results.tuned
+
+
+def test_expansion_and_augmentation(data: Path, tmp_path: Path, world: World) -> None:
+    rows = merge_scales(
+        torch.from_numpy(np.concatenate([raw(data, world, r) for r in ("gallery", "distractors 0")], axis=1))
+    ).numpy()
+    three = ExpansionConfig(neighbours=3, alpha=2)
+    results = evaluate(tiny_network(), scored(data, tmp_path / "a", score=ScoreConfig(database_augmentation=three)), world)
+    augmented = augment_database(rows, 3, 2)
+    agree(found_by(results, tmp_path / "a"), ranked(rows[:24], augmented))
+    assert [point.distractors for point in results.protocols[0].distractor_curve] == [20]
+    results = evaluate(tiny_network(), scored(data, tmp_path / "q", score=ScoreConfig(query_expansion=three)), world)
+    others = [expand_queries(rows[q : q + 1], np.delete(rows, q, axis=0), 3, 2)[0] for q in range(24)]  # not with itself
+    agree(found_by(results, tmp_path / "q"), ranked(np.stack(others), rows))
+
+
+@pytest.mark.parametrize("method", ["k_reciprocal", "diffusion"])
+def test_reranking_changes_the_order_and_what_is_counted(method: str, data: Path, tmp_path: Path, world: World) -> None:
+    plain = evaluate(tiny_network(), scored(data, tmp_path / "plain"), world)
+    results = evaluate(tiny_network(), scored(data, tmp_path / "again", score=ScoreConfig(rerank=method)), world)
+    assert (found_by(plain, tmp_path / "plain", 20) != found_by(results, tmp_path / "again", 20)).any()
+    for record in read_records(tmp_path / "again" / results.protocols[0].records):
+        kept = [x for x in record.top if x.mark != "self"]
+        hits = [place for place, x in enumerate(kept) if x.mark == "right"]
+        assert (hits[0] if hits else record.first_hit) == record.first_hit
+        assert [x.score for x in record.top] == sorted((x.score for x in record.top), reverse=True)
+
+
+def test_nothing_is_embedded_again(data: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate(tiny_network(), scored(data, tmp_path / "first"), world)
+    monkeypatch.setattr("largescale.evaluation.store.embed", None)
+    score = ScoreConfig(whitening="pca", dim=6, query_expansion=ExpansionConfig(neighbours=2, alpha=0), rerank="diffusion")
+    results = evaluate(tiny_network(), scored(data, tmp_path / "second", score=score), world)
+    assert results.score["query_expansion"] == {"neighbours": 2, "alpha": 0}
+    evaluate(tiny_network(), scored(data, tmp_path / "third", scales="single"), world)  # one of the three
+
+
+@pytest.mark.parametrize("size", [2])
+def test_number_of_ranks_changes_nothing(size: int, data: Path, tmp_path: Path) -> None:
+    two = ExpansionConfig(neighbours=2, alpha=1)
+    score = ScoreConfig(whitening="learned", dim=12, query_expansion=two, database_augmentation=two, rerank="diffusion")
+    for ranks in (1, size):
+        config = scored(data, tmp_path / str(ranks), score=score, store=tmp_path / f"store{ranks}")
+        run_world(ranks, evaluate_in_world, data / "weights.safetensors", config)
+    assert what_was_found(tmp_path / "1") == what_was_found(tmp_path / str(size))
+
+
+def test_settings_of_one_test_set_are_marked(data: Path, tmp_path: Path, world: World) -> None:
+    tuned = {"oxford5k": ScoreConfig(query_expansion=ExpansionConfig(neighbours=1))}
+    labels = evaluate(tiny_network(), scored(data, tmp_path / "labels", tuned=tuned), world)
+    landmarks = evaluate(
+        tiny_network(), scored(data, tmp_path / "landmarks", gallery=str(data / "landmarks"), tuned=tuned), world
+    )
+    assert (labels.tuned, landmarks.tuned) == (False, True)
+    assert landmarks.score["query_expansion"] == {"neighbours": 1, "alpha": 3}
+    assert json.loads((tmp_path / "landmarks" / "results.json").read_text())["tuned"] is True
+
+
+def test_ukbench_asks_every_image_for_its_four(data: Path, tmp_path: Path, world: World) -> None:
+    results = evaluate(tiny_network(), scored(data, tmp_path, protocol="ukbench"), world)
+    (protocol,) = results.protocols
+    assert (protocol.protocol, protocol.main, protocol.queries) == ("ukbench", "ns", 24)
+    found = found_by(results, tmp_path, 4)
+    assert protocol.metrics["ns"].value == pytest.approx((found // 4 == np.arange(24)[:, None] // 4).sum(1).mean())
+    with pytest.raises(UserError, match="labels have 4 images; found 12 of another size"):
+        evaluate(tiny_network(), scored(data, tmp_path / "five", gallery=str(data / "train"), protocol="ukbench"), world)
+
+
+def test_images_that_whitening_is_fitted_on(data: Path) -> None:
+    from largescale.corpus.reading import Corpus
+
+    manifest = Corpus.open(str(data / "train")).manifest
+    assert len(images_to_fit(manifest, 60)) == 60
+    some = images_to_fit(manifest, 20)
+    np.testing.assert_array_equal(some, images_to_fit(manifest, 20))
+    assert 10 <= len(some) <= 20
+    pairs = matching_pairs(manifest)
+    assert (manifest.label[pairs[:, 0]] == manifest.label[pairs[:, 1]]).all()
+    assert np.isin(pairs, some).all(axis=1).sum() >= 10
+
+
+def test_real_descriptors_gain_from_expansion(shared_data: Path, tmp_path: Path, world: World) -> None:
+    """Oxford5k, 128 dimensions of CaffeNet: 40.29 without."""
+    folder = shared_data / "oxford5k"
+    found = read_test_set(folder / "gnd_oxford5k.json")
+    published = Published.parse({"protocol": found.protocol, "queries": found.queries, "gallery": found.images}, "gnd")
+    given = {"descriptors": folder / "oxford5k_caffenet_fc7_pca128.npy", "names": folder / "oxford5k_names.txt"}
+    score = {}
+    for name, rules in {
+        "plain": ScoreConfig(),
+        "expanded": ScoreConfig(query_expansion=ExpansionConfig(neighbours=10, alpha=0)),
+        "diffused": ScoreConfig(rerank="diffusion"),
+    }.items():
+        config = settings(tmp_path / name, **given, ground_truth=folder / "gnd_oxford5k.json", score=rules)
+        (protocol,) = evaluate_descriptors(config, published, world).protocols
+        score[name] = 100 * protocol.metrics["map_trapezoid"].value
+    assert round(score["plain"], 2) == 40.29
+    assert min(score["expanded"], score["diffused"]) > score["plain"] + 1, score
