@@ -4,9 +4,9 @@ n images of a step, b images of a group, h, w pixels. Groups are views of one pi
 (b, 3, h, w) in shape (channels last): libjpeg-turbo writes into it, and nothing is copied on the way to the consumer.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -89,7 +89,7 @@ def bytes_of(shapes: list[Shape]) -> int:
 
 def groups_of(pixels: Tensor, shapes: list[Shape]) -> list[Tensor]:
     """Bytes of groups, one after another -> `(b, 3, h, w)` each."""
-    ends = accumulate(shapes, lambda end, shape: end + bytes_of([shape]), initial=int(pixels.storage_offset()))
+    ends = itertools.accumulate(shapes, lambda end, shape: end + bytes_of([shape]), initial=int(pixels.storage_offset()))
     return [
         pixels.as_strided((b, 3, h, w), (h * w * 3, 1, w * 3, 3), start) for start, (b, h, w) in zip(ends, shapes, strict=False)
     ]
@@ -120,10 +120,10 @@ class Decoder:
         for _ in range(REPLACEMENTS):
             order, shapes = by_shape(self.shapes(used))
             pixels, lent = self.buffers.take(bytes_of(shapes))
-            data = self.corpus.read(used)
-            draws = random_draws(self.seed, self.epoch, used) if self.images.augment else [None] * len(used)
-            images = zip(order.tolist(), rows_of(pixels, shapes), strict=True)
-            faults = {int(used[i]): self._into(row, int(used[i]), data[i], draws=draws[i]) for i, row in images}
+            ids = used[order]
+            draws = random_draws(self.seed, self.epoch, ids) if self.images.augment else itertools.repeat(None, len(ids))
+            images = zip(rows_of(pixels, shapes), ids.tolist(), self.corpus.each(ids), draws, strict=True)
+            faults = {id: self._into(row, id, data, draws=own) for row, id, data, own in images}
             found = {id: fault for id, fault in faults.items() if fault}
             if not found:
                 return Packed(lent, shapes, order, used, list(bad.values()))

@@ -1,11 +1,11 @@
 """Images by id (random access into tars) and whole passes (webdataset streams), through worker processes."""
 
+import itertools
 import os
 import tarfile
 import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
-from itertools import chain
 from typing import IO, Any
 
 import numpy as np
@@ -49,9 +49,13 @@ class Corpus:
 
     def read(self, ids: Sequence[int] | np.ndarray) -> list[bytes]:
         """The encoded images."""
+        return list(self.each(ids))
+
+    def each(self, ids: Sequence[int] | np.ndarray) -> Iterator[bytes]:
+        """The encoded images, each read when it is asked for: it is still in the processor's cache when it is decoded."""
         rows, manifest = np.asarray(ids), self.manifest
         columns = manifest.shard[rows].tolist(), manifest.offset[rows].tolist(), manifest.size[rows].tolist()
-        return [self._pread(shard, offset, size) for shard, offset, size in zip(*columns, strict=True)]
+        return itertools.starmap(self._pread, zip(*columns, strict=True))
 
     def stream(self, shard: int, ids: np.ndarray | None = None) -> Iterator[tuple[int, bytes]]:
         """One pass over a shard through webdataset: (image id, encoded image) in the order of the tar.
@@ -73,7 +77,7 @@ class Corpus:
             start -= 1
         while label[id] >= 0 and end < last and label[end] == label[id]:
             end += 1
-        order = chain(range(id + 1, end), range(start, id), range(id + 1, last), range(id))
+        order = itertools.chain(range(id + 1, end), range(start, id), range(id + 1, last), range(id))
         return next((other for other in order if other not in bad), id)
 
     def _between(self, shard: int, run: np.ndarray) -> Iterator[tuple[int, bytes]]:
