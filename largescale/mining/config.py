@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from largescale.settings import Settings
 
@@ -20,6 +20,9 @@ class MiningConfig(Settings):
     """Images whose similarity to the query reaches this are no negatives: they may show what the query shows. null: none."""
     duplicate: float | None = None
     """A cluster with an image that is as similar to the query or more, a near-duplicate, gives no negatives. null: off."""
+    stored: NonNegativeInt = 0
+    """Descriptors of a generation that each query is compared with as further negatives, without reading their images: first
+    those of mined negatives, then of others of the pool; new with each generation. They are constants in the loss."""
     pool: PositiveInt | None = None
     """Images among which negatives are searched, drawn anew each epoch; null: all images of the corpus."""
     batch: PositiveInt = 32

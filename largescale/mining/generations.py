@@ -1,7 +1,8 @@
 """The results of mining passes, as committed directories of a run: `negatives/gen-EPOCH-STEP/`.
 
 STEP is that of the weights: an epoch may have several generations, and none is ever changed. Each rank writes the part of its
-queries; rank 0 adds `generation.json` with a checksum of every part and commits. What is incomplete or damaged is not there.
+queries, and its share of the descriptors that the generation carries; rank 0 adds `generation.json` with a checksum of every
+part and commits. What is incomplete or damaged is not there.
 Letters: Q queries, q of a part, N negatives.
 """
 
@@ -24,9 +25,11 @@ from largescale.commit import (
 )
 from largescale.corpus.batches import BadImage
 from largescale.corpus.manifest import sha256_of
+from largescale.mining.stored import Stored
 from largescale.settings import UserError
 
 HEAD = "generation.json"
+ANSWERS, DESCRIPTORS = "part-", "stored-"
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class Generation:
     faults: list[BadImage] = field(repr=False)
     """Images of the pool and queries without a usable descriptor."""
     statistics: Mapping[str, float] = field(repr=False)
+    stored: Stored | None = field(default=None, repr=False)
+    """Descriptors, where the settings ask for them."""
 
 
 class Taken(NamedTuple):
@@ -104,7 +109,7 @@ class Generations:
             return None
         try:
             head = json.loads((path / HEAD).read_text())
-            parts = [_load(path / name, sha256) for name, sha256 in head["parts"].items()]
+            parts = {name: _load(path / name, sha256) for name, sha256 in head["parts"].items()}
         except (OSError, ValueError, KeyError):
             return None
         if head["fingerprint"] != self.fingerprint:
@@ -112,12 +117,13 @@ class Generations:
                 f"{path} was mined from the corpus {head['fingerprint']}, this run reads the corpus {self.fingerprint}: its "
                 "image ids would name other images; use the corpus of the run, or start a new run (name=...)"
             )
-        rows = np.concatenate(parts)
+        rows = np.concatenate([table for name, table in parts.items() if name.startswith(ANSWERS)])
+        stored = Stored.read([table for name, table in parts.items() if name.startswith(DESCRIPTORS)])
         rows = rows[np.argsort(rows["row"])]
         queries, negatives, similarities = (np.ascontiguousarray(rows[name]) for name in ("query", "negatives", "similarities"))
         about = {name: head[name] for name in ("epoch", "step", "fingerprint", "statistics")}
         faults = [BadImage(**fault) for fault in head["faults"]]
-        return Generation(queries=queries, negatives=negatives, similarities=similarities, faults=faults, **about)
+        return Generation(queries=queries, negatives=negatives, similarities=similarities, faults=faults, stored=stored, **about)
 
     def newest(self, epoch: int) -> Generation | None:
         """The whole generation of an epoch from the newest weights."""
@@ -139,10 +145,11 @@ class Generations:
 
     def write_part(self, epoch: int, step: int, rank: int, part: Part) -> tuple[str, str]:
         """Write the queries of a rank; returns the name and the SHA-256 of the file."""
-        path = partial(self.path(epoch, step)) / f"part-{rank:05d}.npy"
-        with committed_file(path) as temporary, temporary.open("wb") as file:
-            np.save(file, part.table())
-        return path.name, sha256_of(path)
+        return self._write(epoch, step, f"{ANSWERS}{rank:05d}.npy", part.table())
+
+    def write_stored(self, epoch: int, step: int, rank: int, stored: Stored) -> tuple[str, str]:
+        """Write the descriptors that a rank holds; returns the name and the SHA-256 of the file."""
+        return self._write(epoch, step, f"{DESCRIPTORS}{rank:05d}.npy", stored.table())
 
     def commit(
         self, epoch: int, step: int, parts: Mapping[str, str], faults: Sequence[BadImage], statistics: Mapping[str, float]
@@ -173,6 +180,12 @@ class Generations:
 
     def path(self, epoch: int, step: int) -> Path:
         return self.directory / f"gen-{epoch:06d}-{step:06d}"
+
+    def _write(self, epoch: int, step: int, name: str, table: np.ndarray) -> tuple[str, str]:
+        path = partial(self.path(epoch, step)) / name
+        with committed_file(path) as temporary, temporary.open("wb") as file:
+            np.save(file, table)
+        return name, sha256_of(path)
 
     def _record(self, epoch: int) -> Path:
         return self.directory / f"taken-{epoch:06d}.json"

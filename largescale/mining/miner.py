@@ -27,6 +27,7 @@ from largescale.mining.recall import SAMPLE, RecallProbe
 from largescale.mining.select import NO_IMAGE, cluster_keys
 from largescale.mining.shelf import Shelf
 from largescale.mining.stages import Stages, own_threads
+from largescale.mining.stored import Stored, choose_stored
 from largescale.models.network import RetrievalNet
 
 
@@ -91,11 +92,12 @@ class Miner:
                     index, recall = self._trusted(index, pool, queries, tuples, limits)
                 with stages.time("search"):
                     part = self._search(index, queries, epoch, tuples, limits)
+                stored = self._stored(pool, part, epoch, tuples)
                 statistics = self._statistics(part, pool, index) | recall
         except StoppedError:
             return None
         statistics |= {"faults": len(faults)} | stages.seconds(self.world)
-        return self._publish(epoch, step, part, faults, statistics)
+        return self._publish(epoch, step, part, stored, faults, statistics)
 
     def _embed(self, network: RetrievalNet, epoch: int, tuples: Tuples) -> tuple[Shelf, Shelf, list[BadImage]]:
         """This rank's descriptors of the pool and of the queries, each image read once, and what no rank could use."""
@@ -180,6 +182,16 @@ class Miner:
         RandomNegatives(self.corpus.manifest, self.seed, epoch).fill(negatives, excluded[rows], rows)
         return Part(rows, tuples.queries[rows], negatives, similarities)
 
+    def _stored(self, pool: Shelf, part: Part, epoch: int, tuples: Tuples) -> Stored | None:
+        """This rank's share of the descriptors that the generation carries; None where it carries none."""
+        if not self.config.stored:
+            return None
+        own = np.unique(part.negatives[~np.isnan(part.similarities)])
+        negatives = np.unique(np.concatenate(self.world.gather(own)))
+        ids = choose_stored(self.corpus.manifest, self.config, negatives, excluded_clusters(tuples), self.seed, epoch)
+        places = np.flatnonzero(np.isin(ids, pool.ids))
+        return Stored(places, ids[places], pool.take(ids[places]).cpu().numpy())
+
     def _lost(self, rows: np.ndarray, count: int) -> np.ndarray:
         """On rank 0 the rows of the plan that no rank holds, elsewhere none."""
         holders = torch.zeros(count, dtype=torch.int32, device=self.world.device)
@@ -212,10 +224,20 @@ class Miner:
             "exchanged_bytes": sent,
         }
 
-    def _publish(self, epoch: int, step: int, part: Part, faults: list[BadImage], statistics: Mapping[str, float]) -> Generation:
+    def _publish(
+        self,
+        epoch: int,
+        step: int,
+        part: Part,
+        stored: Stored | None,
+        faults: list[BadImage],
+        statistics: Mapping[str, float],
+    ) -> Generation:
         try:
             self.world.decide(lambda: self.generations.begin(epoch, step))
             parts = self.world.agree(lambda: self.generations.write_part(epoch, step, self.world.rank, part))
+            if stored is not None:
+                parts += self.world.agree(lambda: self.generations.write_stored(epoch, step, self.world.rank, stored))
             self.world.decide(lambda: self.generations.commit(epoch, step, dict(parts), faults, statistics))
         except OSError as error:
             self.world.decide(self.generations.clear)

@@ -1,6 +1,6 @@
 """The network and its loss as one module: a rank's part of a step goes in, its part of the objective comes out.
 
-R ranks, T tuples of a rank, N negatives, B images, D dimensions.
+R ranks, T tuples of a rank, N negatives, K stored negatives, M stored descriptors, B images, D dimensions.
 """
 
 import itertools
@@ -35,6 +35,10 @@ class Batch:
     """Tuples in the whole step, over all ranks and parts."""
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     """What else the loss is told of the tuples, `(tuples, ...)` each."""
+    stored: Tensor | None = None
+    """`(M, D)` descriptors, where tuples have further negatives than their images."""
+    further: Tensor | None = None
+    """int64 `(tuples, K)`: rows of `stored` that are further negatives of each tuple."""
     labels: Tensor | None = None
     """int64 `(B,)` of the whole step, over all ranks in the order of ranks; None when the loss works on tuples."""
     passes: int = 0
@@ -66,7 +70,8 @@ class Batch:
         groups = tuple(self.groups[index][inside[index]] for index in chosen)
         places = tuple(self.places[index][inside[index]] - low * width for index in chosen)
         extra = {name: values[low:high] for name, values in self.extra.items()}
-        return replace(self, groups=groups, places=places, tuples=high - low, extra=extra)
+        further = None if self.further is None else self.further[low:high]
+        return replace(self, groups=groups, places=places, tuples=high - low, extra=extra, further=further)
 
     def chunks(self, count: int) -> list["Batch"]:
         """The same images in `count` batches of nearly equal size, each with random numbers of its own."""
@@ -142,6 +147,9 @@ class StepModule(nn.Module):
 
     def _tuple_objective(self, x: Tensor, batch: Batch) -> Tensor:
         x = x.reshape(batch.tuples, -1, x.shape[-1])  # (T, 2 + N, D)
-        loss = self.loss(x[:, 0], x[:, 1], x[:, 2:], **batch.extra)
+        negatives = x[:, 2:]
+        if batch.stored is not None:
+            negatives = torch.cat([negatives, batch.stored[batch.further].to(x)], 1)  # (T, N + K, D)
+        loss = self.loss(x[:, 0], x[:, 1], negatives, **batch.extra)
         part = batch.tuples / batch.total if self.loss.reduction == "mean" else 1.0
         return self.world.size * part * loss

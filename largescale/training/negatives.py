@@ -105,7 +105,8 @@ class ServedNegatives:
         RandomNegatives(self.manifest, self.seed, epoch).fill(negatives, excluded, np.arange(len(negatives)))
         about: Mapping[str, float] = {"random_negatives": float(np.isnan(similarities).sum())}
         step = -1 if found is None else found.step
-        return Generation(epoch, step, self.manifest.fingerprint, tuples.queries, negatives, similarities, [], about)
+        stored = None if found is None else found.stored
+        return Generation(epoch, step, self.manifest.fingerprint, tuples.queries, negatives, similarities, [], about, stored)
 
     def _carried(self, found: Generation, tuples: Tuples, excluded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`(Q, N)` mined negatives of an earlier generation and their similarities, `NO_IMAGE` and NaN where there are none."""

@@ -3,7 +3,7 @@
 S steps of an epoch, T tuples of a step, N negatives, P labels, K images of a label, n images of a step on this rank.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -16,11 +16,13 @@ from largescale.corpus.samplers import plan_labels
 from largescale.distributed import StopSignal, World
 from largescale.losses.config_tuples import LRMLConfig
 from largescale.mining import Generation, Miner
+from largescale.mining.stored import Stored
 from largescale.settings import UserError
 from largescale.training.module import Batch
 from largescale.training.negatives import ServedNegatives
 from largescale.training.positives import NearestPositives
 from largescale.training.recipe import TrainConfig
+from largescale.training.stored import StoredNegatives
 from largescale.training.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -47,11 +49,18 @@ class TuplePlan:
     """Tuples of a step on this rank."""
     total: int
     """Tuples of a step."""
+    first: int
+    """Place of this rank's first tuple in a step."""
     teacher: Teacher | None = None
+    stored: StoredNegatives | None = None
 
     def batch(self, images: Step, index: int, seed: int) -> Batch:
         extra = {} if self.teacher is None else {"distances": self.teacher.distances(images, self.tuples)}
-        return Batch.of_tuples(images, self.tuples, self.total, seed, extra)
+        batch = Batch.of_tuples(images, self.tuples, self.total, seed, extra)
+        if self.stored is None:
+            return batch
+        further = self.stored.rows(index * self.total + self.first + np.arange(self.tuples))
+        return replace(batch, stored=self.stored.descriptors, further=further)
 
 
 @dataclass(frozen=True)
@@ -76,8 +85,8 @@ class Planner(Protocol):
         """The plan of the epoch that the trainer is in; None when the run was asked to stop before it was made."""
         ...
 
-    def sample(self) -> EpochPlan:
-        """A plan with the shapes of a real one, to try a step before any mining."""
+    def sample(self, dim: int) -> EpochPlan:
+        """A plan with the shapes of a real one, to try a step before any mining; `dim` of a descriptor."""
         ...
 
 
@@ -95,13 +104,19 @@ class TuplePlanner:
         generation = None if tuples is None else self._generation(trainer, tuples)
         if tuples is None or generation is None:
             return None
+        stored = self._stored(generation.stored, tuples)
         if trainer.progress.done == 0:
-            trainer.log({f"mining/{name}": value for name, value in generation.statistics.items()})
-        return self._share(tuples, generation.negatives)
+            further = {} if stored is None else {"stored": stored.count}
+            trainer.log({f"mining/{name}": value for name, value in {**generation.statistics, **further}.items()})
+        return self._share(tuples, generation.negatives, stored)
 
-    def sample(self) -> TuplePlan:
-        tuples = self._tuples(0)
-        return self._share(tuples, np.zeros((len(tuples.queries), self.miner.config.negatives), np.int64))
+    def sample(self, dim: int) -> TuplePlan:
+        tuples, config = self._tuples(0), self.miner.config
+        images = len(self.miner.corpus.manifest)
+        ids = np.linspace(0, images - 1, min(config.stored, images)).astype(np.int64)
+        stored = Stored(ids, ids, np.zeros((len(ids), dim), np.float32)) if config.stored else None
+        negatives = np.zeros((len(tuples.queries), config.negatives), np.int64)
+        return self._share(tuples, negatives, self._stored(stored, tuples))
 
     def _with_positives(self, trainer: "Trainer", tuples: Tuples) -> Tuples | None:
         """The positives that follow from the weights at the epoch's border; those that follow from the corpus stay."""
@@ -128,10 +143,17 @@ class TuplePlanner:
             )
         return self.miner.run(trainer.network(), epoch, border, tuples)
 
-    def _share(self, tuples: Tuples, negatives: np.ndarray) -> TuplePlan:
+    def _stored(self, stored: Stored | None, tuples: Tuples) -> StoredNegatives | None:
+        if stored is None:
+            return None
+        miner = self.miner
+        return StoredNegatives(stored, miner.corpus.manifest, tuples, miner.config.stored, miner.world.device)
+
+    def _share(self, tuples: Tuples, negatives: np.ndarray, stored: StoredNegatives | None) -> TuplePlan:
         steps = tuples.steps(negatives)  # (S, T, 2 + N)
-        own = steps[:, self.miner.world.share(steps.shape[1])]
-        return TuplePlan(own.reshape(len(own), -1), own.shape[1], steps.shape[1], self.teacher)
+        share = self.miner.world.share(steps.shape[1])
+        own = steps[:, share]
+        return TuplePlan(own.reshape(len(own), -1), own.shape[1], steps.shape[1], share.start, self.teacher, stored)
 
     def _tuples(self, epoch: int) -> Tuples:
         return plan_tuples(self.miner.corpus.manifest, self.config, self.seed, epoch)
@@ -152,7 +174,7 @@ class LabelPlanner:
         ids = self._ids(epoch)  # (S, P * K)
         return LabelPlan(ids[:, self.world.share(ids.shape[1])], self.corpus.manifest.label[ids])
 
-    def sample(self) -> LabelPlan:
+    def sample(self, dim: int) -> LabelPlan:
         return self._share(0)
 
     def _ids(self, epoch: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_
 
 from largescale.corpus.config import BadImagesConfig, ImagesConfig, LabelPlanConfig, LoaderConfig, StorageConfig, TuplePlanConfig
 from largescale.losses.config import ContrastiveConfig, LossConfig
+from largescale.losses.config_tuples import LRMLConfig
 from largescale.mining.config import MiningConfig
 from largescale.models.config import ModelConfig
 from largescale.settings import Settings
@@ -147,6 +148,21 @@ class TrainConfig(Settings):
             raise ValueError(
                 f"engine.chunk={self.engine.chunk} with model.freeze_batchnorm=false: batch normalisation would see each chunk "
                 "twice and never the batch, which gives another gradient; use model.freeze_batchnorm=true or no engine.chunk"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _stored_negatives_are_pairs(self) -> "TrainConfig":
+        stored = 0 if self.mining is None else self.mining.stored
+        if stored and self.loss.name == "quadruplet":
+            raise ValueError(
+                f"mining.stored={stored} with loss.name=quadruplet: it compares every two negatives of a tuple, "
+                f"{stored**2 // 2:,} pairs; use a loss over pairs (contrastive, triplet, lrml, rde_*) or mining.stored=0"
+            )
+        if stored and isinstance(self.loss, LRMLConfig) and self.loss.teacher is not None:
+            raise ValueError(
+                f"mining.stored={stored} with loss.teacher={self.loss.teacher}: the teacher orders images, and those of stored "
+                "negatives are not read; use loss.teacher=null or mining.stored=0"
             )
         return self
 

@@ -15,7 +15,7 @@ from largescale.training.trainer import Trainer
 def rehearse(trainer: Trainer, parameters: int) -> None:
     """Run a step of random images on every rank and print the plan; nothing is written."""
     world, config = trainer.world, trainer.config
-    plan = trainer.planner.sample()
+    plan = trainer.planner.sample(trainer.network().dim)
     batch = plan.batch(_noise(plan.columns[0], config.images.size), 0, config.seed)
     began = time.monotonic()
     loss = float(trainer.engine.backward(batch.split(config.engine.accumulation)))

@@ -59,7 +59,7 @@ def taught(world: World, folder: Path) -> np.ndarray:
     for ranking in ("euclidean", "cosine"):
         lrml = ["loss.name=lrml", f"loss.teacher={folder}/teacher.safetensors", f"loss.ranking={ranking}"]
         own, config = planner(world, settings(folder, *lrml)), load(TrainConfig, settings(folder))
-        plan, corpus = own.sample(), own.miner.corpus
+        plan, corpus = own.sample(16), own.miner.corpus
         images = next(load_steps(corpus, plan.columns, config.images, epoch=0, seed=0, loader=config.loader))
         batch = plan.batch(images, 0, 0)
         halves = torch.cat([part.extra["distances"] for part in batch.split(2)])
