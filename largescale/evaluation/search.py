@@ -46,10 +46,12 @@ class Search:
     store: Path
     identity: str
     """Of the rows that are searched and asked."""
+    kept: int = KEPT
 
     @cached_property
     def directory(self) -> Path:
-        return self.store / f"search-{self._digest(self.task.truth.digest, self.prefixes, self.rules.model_dump(mode='json'))}"
+        rules = self.rules.model_dump(mode="json")
+        return self.store / f"search-{self._digest(self.task.truth.digest, self.prefixes, rules, self.kept)}"
 
     @cached_property
     def prefixes(self) -> list[int]:
@@ -79,11 +81,15 @@ class Search:
                 counted = self._count(start, gallery, rerank, exchange, progress)
                 world.decide(partial(_write, self._file(start), counted))
 
-    def score(self, out: Path) -> list[ProtocolResult]:
-        """Every protocol's scores from the counts on disk; the records of queries are written beside the results."""
+    def score(self, out: Path | None = None) -> list[ProtocolResult]:
+        """Every protocol's scores from the counts on disk.
+
+        Args:
+            out: the records of queries are written here, beside the results; None: they are not.
+        """
         task = self.task
         scores = [ProtocolScore(protocol, task.truth, self.prefixes) for protocol in task.protocols]
-        paths = [out / f"queries-{protocol.name}.jsonl" for protocol in task.protocols]
+        paths = [out / f"queries-{protocol.name}.jsonl" for protocol in task.protocols] if out else []
         missing = [start for start in self.starts if not self._file(start).exists()]
         if missing:
             raise UserError(
@@ -95,27 +101,28 @@ class Search:
             for start in self.starts:
                 judged, counted = task.truth.judged(self._piece(start)), _read(self._file(start))
                 unjudged.append(counted.histogram)
-                for score, write in zip(scores, writers, strict=True):
-                    write(Found(task, score, start, judged, counted, *score.add(judged, counted)).records())
-        inside = len(task.gallery) - len(task.truth.left_out)
-        return [score.result(np.sum(unjudged, axis=0), inside, path.name) for score, path in zip(scores, paths, strict=True)]
+                found = [Found(task, score, start, judged, counted, *score.add(judged, counted)) for score in scores]
+                for of_protocol, write in zip(found, writers, strict=False):
+                    write(of_protocol.records())
+        inside, names = len(task.gallery) - len(task.truth.left_out), [path.name for path in paths] or [""] * len(scores)
+        return [score.result(np.sum(unjudged, axis=0), inside, name) for score, name in zip(scores, names, strict=True)]
 
     def _count(
         self, start: int, gallery: Gallery, rerank: Rerank | None, exchange: Exchange, progress: Callable[[int], object]
     ) -> Counted:
         piece, workers = self._piece(start), worker_count(LoaderConfig())
         judged, queries = self.task.truth.judged(piece), self.task.rows(piece).astype(np.float32)
-        counted = count(queries, gallery, judged, KEPT, exchange, workers, progress)
+        counted = count(queries, gallery, judged, self.kept, exchange, workers, progress)
         expansion = self.rules.query_expansion
         if expansion:
             near = without(counted.top_row, self.task.truth.own[piece], expansion.neighbours)
             queries = combine(queries, gallery, near, expansion.alpha)
-            counted = count(queries, gallery, judged, KEPT, exchange, workers)
+            counted = count(queries, gallery, judged, self.kept, exchange, workers)
         if rerank:
             own = np.array_split(queries, exchange.size)[exchange.rank]
             parts = exchange.gather(rerank(similarities(own, gallery, workers)) if len(own) else None)
             scores = np.concatenate([part for part in parts if part is not None])
-            counted = count_scores(scores, gallery, judged, KEPT, exchange, workers)
+            counted = count_scores(scores, gallery, judged, self.kept, exchange, workers)
         return counted
 
     def _searched(self, world: World) -> Gallery:

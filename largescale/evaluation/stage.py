@@ -4,7 +4,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -135,7 +135,7 @@ class Stage:
         """
         with _clock(self.seconds, "embed"):
             for scales in self.sets.values():
-                describe(self.network, scales, self.config, self.world, self.should_stop)
+                describe([self.network] * len(scales), scales, self.config, self.world, self.should_stop)
 
     def seal(self) -> None:
         """Check every row once.
@@ -156,6 +156,13 @@ class Stage:
         search = self._search
         protocols = _timed(self.seconds, "score", lambda: self.world.decide(lambda: search.score(self.config.out)))
         return _publish(self.task, protocols, self.subject, self.settings, self.tuned, self.world, self.config.out, self.seconds)
+
+    def measure(self) -> list[ProtocolResult]:
+        """The scores alone, for studies: no records, and no more of a query's best rows than expansion needs."""
+        expansion = self.rules.query_expansion
+        search = replace(self._search, kept=expansion.neighbours + 1 if expansion else 1)
+        search.run(self.world, self.should_stop)
+        return self.world.decide(search.score)
 
     def done(self) -> Results | None:
         """The results in OUT, where they are of this network, preprocessing, corpora, settings and protocols."""

@@ -146,11 +146,16 @@ def network_digest(network: RetrievalNet) -> str:
 
 
 def describe(
-    network: RetrievalNet, scales: Sequence[Descriptors], config: EvaluateConfig, world: World, should_stop: Callable[[], bool]
+    networks: Sequence[RetrievalNet],
+    scales: Sequence[Descriptors],
+    config: EvaluateConfig,
+    world: World,
+    should_stop: Callable[[], bool],
 ) -> None:
     """Embed the shards that are not done yet; each rank a run of them, in one pass for all its shards and their scales.
 
     Args:
+        networks: that of each of `scales`; they have one trunk.
         scales: of the same images.
 
     Raises:
@@ -160,7 +165,9 @@ def describe(
     for numbers, shards in missing.items():
         mine = shards[world.share(len(shards))]
         if mine:
-            _describe_shards(network, [scales[number] for number in numbers], mine, config, should_stop, world.is_first)
+            described = [scales[number] for number in numbers]
+            network = AtScales([networks[number] for number in numbers], [wanted.scale for wanted in described])
+            _describe_shards(network, described, mine, config, should_stop, world.is_first)
     world.barrier(WAIT_S)
     if world.any(should_stop()):
         raise Stopped
@@ -178,7 +185,7 @@ def _begin(scales: Sequence[Descriptors]) -> dict[tuple[int, ...], list[int]]:
 
 
 def _describe_shards(
-    network: RetrievalNet,
+    network: AtScales,
     scales: Sequence[Descriptors],
     shards: list[int],
     config: EvaluateConfig,
@@ -188,7 +195,7 @@ def _describe_shards(
     """Each shard is committed when its last group has come; groups of several shards may come in turn."""
     wanted = scales[0]
     groups = embed(
-        AtScales(network, [described.scale for described in scales]),
+        network,
         wanted.corpus,
         wanted.ids,
         config.images,

@@ -1,6 +1,7 @@
 """Descriptors of an image at several scales, merged into one (Radenović 2018, §5). S scales, B images, D dimensions."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import nn
@@ -12,17 +13,24 @@ SCALES = (1.0, 2**-0.5, 0.5)
 
 
 class AtScales(nn.Module):
-    """A network that describes each image once per scale, in unit rows whether or not the network makes them."""
+    """What describes each image once per scale, in unit rows whether or not the network makes them."""
 
-    def __init__(self, network: RetrievalNet, scales: Sequence[float]) -> None:
+    def __init__(self, networks: Sequence[RetrievalNet], scales: Sequence[float]) -> None:
+        """
+        Args:
+            networks: that of each descriptor; they have one trunk, which sees an image once per different scale.
+        """
         super().__init__()
-        self.network, self.scales, self.dim = network, tuple(scales), network.dim
-        self.train(network.training)
+        self.networks, self.scales, self.dim = nn.ModuleList(networks), tuple(scales), networks[0].dim
+        self.train(networks[0].training)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """`(B, 3, H, W)`, normalised -> `(B, S, D)`."""
-        rows = torch.stack([self.network(resize(images, scale)) for scale in self.scales], dim=1)
-        return rows if self.network.config.normalise else normalize(rows, dim=2)
+        networks = cast("list[RetrievalNet]", list(self.networks))
+        maps = {scale: networks[0].features(resize(images, scale)) for scale in set(self.scales)}
+        pairs = zip(networks, self.scales, strict=True)
+        rows = torch.stack([network.describe(maps[scale]) for network, scale in pairs], dim=1)
+        return rows if networks[0].config.normalise else normalize(rows, dim=2)
 
 
 def resize(images: torch.Tensor, scale: float) -> torch.Tensor:

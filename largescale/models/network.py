@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from largescale.models.backbones import build_backbone
-from largescale.models.config import ModelConfig
+from largescale.models.config import ModelConfig, Pooling
 from largescale.models.pooling import MAC, RMAC, GeM, SPoC, l2_normalise
 from largescale.models.weights import load_exactly, load_weights
+from largescale.settings import UserError
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -65,10 +66,35 @@ class RetrievalNet(nn.Module):
             `(B, D)` unit rows (unless `normalise` is off), float32 also under autocast: pooling, normalisation and projection
             are never done in bf16.
         """
-        features = self.backbone(images.contiguous(memory_format=self.memory_format))  # (B, C, H / s, W / s)
-        with torch.autocast(images.device.type, enabled=False):
+        return self.describe(self.features(images))
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """`(B, 3, H, W) -> (B, C, H / s, W / s)`: the trunk alone."""
+        return self.backbone(images.contiguous(memory_format=self.memory_format))
+
+    def describe(self, features: torch.Tensor) -> torch.Tensor:
+        """`(B, C, H / s, W / s) -> (B, D)`: what follows the trunk."""
+        with torch.autocast(features.device.type, enabled=False):
             x = self._scaled(self.pool(features.to(torch.promote_types(features.dtype, torch.float32))))
             return x if self.projection is None else self._scaled(self.projection(x))
+
+    def pooled(self, pooling: Pooling) -> "RetrievalNet":
+        """The same trunk, not a copy, under another pooling and without projection; the network's own pooling as it is learned.
+
+        Raises:
+            UserError: the trunk gives a class token, and no map that could be pooled.
+        """
+        if "class_token" in (pooling, self.config.pooling):
+            raise UserError("pooling=class_token is no map of features, so there is no other pooling of it")
+        exponents = {} if pooling == self.config.pooling else {"gem_p": 3.0, "gem_exponent": "learned"}
+        config = self.config.model_copy(update={"pooling": pooling, "projection": None, **exponents})
+        with torch.device("meta"):
+            other = RetrievalNet(config)
+        other.backbone, other.pool = (
+            self.backbone,
+            self.pool if pooling == self.config.pooling else _build_pool(config, other.dim),
+        )
+        return other.to(next(self.parameters()).device).train(self.training)
 
     def _scaled(self, x: torch.Tensor) -> torch.Tensor:
         return l2_normalise(x) if self.config.normalise else x

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from largescale.models.config import ModelConfig, Pooling
 from largescale.models.multiscale import AtScales, merge_scales, resize
+from largescale.settings import UserError
 from tests.evaluation.small import tiny_network
 from tests.goldens import Golden, goldens
 
@@ -30,7 +32,24 @@ def test_network_at_scales() -> None:
     network, images = tiny_network().eval(), torch.randn(2, 3, 64, 48, generator=torch.Generator().manual_seed(0))
     scales = (2**0.5, 1.0, 2**-0.5)
     with torch.no_grad():
-        found = AtScales(network, scales)(images)
+        found = AtScales([network] * 3, scales)(images)
         for number, scale in enumerate(scales):
             np.testing.assert_array_equal(found[:, number], network(resize(images, scale)))
     assert found.shape == (2, 3, 24)
+
+
+def test_several_poolings_of_one_trunk() -> None:
+    network, images = ModelConfig(backbone="squeezenet1_1", gem_p=2.5).build().eval(), torch.randn(2, 3, 64, 48)
+    poolings: tuple[Pooling, ...] = ("gem", "mac", "spoc", "rmac")
+    networks = [network.pooled(pooling) for pooling in poolings]
+    seen: list[torch.Tensor] = []
+    network.backbone.register_forward_hook(lambda *_: seen.append(images))
+    with torch.no_grad():
+        found = AtScales(networks * 2, [scale for scale in (1.0, 0.5**0.5) for _ in poolings])(images)
+        assert len(seen) == 2
+        np.testing.assert_array_equal(found[:, 0], network(images))
+        for number, pooled in enumerate(networks * 2):
+            np.testing.assert_array_equal(found[:, number], pooled(images if number < 4 else resize(images, 0.5**0.5)))
+    assert len(np.unique(found[0].numpy(), axis=0)) == 8
+    with pytest.raises(UserError, match="no other pooling"):
+        network.pooled("class_token")
