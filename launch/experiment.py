@@ -1,7 +1,7 @@
 """Compares methods: launch/experiment.py EXPERIMENT.yaml [key=value ...]
 
-Trains every method from every seed under the same number of images, scores all on the same queries, and writes one table. The
-same command goes on where it was stopped; `--help` lists the settings.
+Trains every method from every seed under the same number of images, scores all on the same queries, and writes one table
+and a page that plots it. The same command goes on where it was stopped; `--help` lists the settings.
 """
 
 from itertools import groupby
@@ -18,16 +18,18 @@ def main(arguments: list[str]) -> None:
     config = load(ExperimentConfig, arguments)
     runs = plan_runs(config)  # from here on with torch: what is wrong with the settings alone was said at once
 
+    from largescale.experiments.page import write_page
     from largescale.experiments.table import table_of, write_table
 
     done: list[Run] = []
     for _, of_seed in groupby(runs, key=lambda run: run.seed):
         for run in of_seed:
-            print(f"{len(done) + 1} of {len(runs)}: {run.method}, seed {run.seed}", flush=True)
+            print(f"{len(done) + 1} of {len(runs)}: {run.point.name}, seed {run.seed}", flush=True)
             run.go()
             done.append(run)
-        page = write_table(config, table_of(config, done))  # of the seeds so far
-    print(f"{page.read_text()}\ntable: {page}")
+        rows = table_of(config, done)  # of the seeds so far
+        table, page = write_table(config, rows), write_page(config, rows)
+    print(f"{table.read_text()}\ntable: {table}\npage: {page}")
 
 
 if __name__ == "__main__":

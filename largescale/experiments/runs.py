@@ -1,5 +1,6 @@
 """The trainings and evaluations of an experiment: one program after another, each skipped where it is done."""
 
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import yaml
 from largescale.commit import write_text
 from largescale.config import check, load, to_yaml
 from largescale.evaluation.config import EvaluateConfig
-from largescale.experiments.config import ExperimentConfig
+from largescale.experiments.config import ExperimentConfig, Point
 from largescale.settings import UserError
 from largescale.training.recipe import TrainConfig
 
@@ -20,9 +21,9 @@ LAUNCH = Path(__file__).parents[2] / "launch"
 
 @dataclass(frozen=True)
 class Run:
-    """One method from one seed."""
+    """One point of the experiment from one seed."""
 
-    method: str
+    point: Point
     seed: int
     train: TrainConfig
     evaluate: EvaluateConfig
@@ -44,6 +45,17 @@ class Run:
     def done(self) -> Path:
         """The settings of the evaluation, written when it is finished."""
         return self.evaluate.out / "config.yaml"
+
+    def seconds(self) -> tuple[float, float]:
+        """How long an epoch took on the mean: its steps, with the wait for data, and the mining before them."""
+        steps = mining = 0.0
+        before = 0
+        for line in map(json.loads, (self.train.directory / "log.jsonl").read_text().splitlines()):
+            mining += line.get("mining/seconds", 0)
+            if "data/images_per_second" in line:
+                steps += (line["step"] - before) * images_of_a_step(self.train) / line["data/images_per_second"]
+                before = line["step"]
+        return steps / self.train.epochs, mining / self.train.epochs
 
     def go(self) -> None:
         """Train and evaluate, or what is left of it."""
@@ -83,7 +95,7 @@ class Run:
         command = [sys.executable, *(torchrun if self.processes > 1 else []), str(LAUNCH / program), *arguments]
         print(f"{program} {' '.join(arguments)}", flush=True)
         if subprocess.run(command, check=False).returncode:
-            raise UserError(f"{program} of {self.method}, seed {self.seed} failed, see above; the same command goes on")
+            raise UserError(f"{program} of {self.point.name}, seed {self.seed} failed, see above; the same command goes on")
 
 
 def plan_runs(config: ExperimentConfig) -> list[Run]:
@@ -96,19 +108,21 @@ def plan_runs(config: ExperimentConfig) -> list[Run]:
     _write(folder / "train.yaml", config.train)
     for method, settings in config.methods.items():
         _write(folder / f"{method}.yaml", settings)
-    return [_run(config, folder, method, seed) for seed in config.seeds for method in config.methods]
+    return [_run(config, folder, point, seed) for seed in config.seeds for point in config.points]
 
 
-def _run(config: ExperimentConfig, folder: Path, method: str, seed: int) -> Run:
-    arguments = [str(folder / "train.yaml"), str(folder / f"{method}.yaml")]
-    arguments += [f"name={method}-seed-{seed}", f"runs={folder / 'runs'}", f"seed={seed}"]
+def _run(config: ExperimentConfig, folder: Path, point: Point, seed: int) -> Run:
+    arguments = [str(folder / "train.yaml"), str(folder / f"{point.method}.yaml")]
+    if config.vary:
+        arguments.append(f"{config.vary.setting}={point.value}")
+    arguments += [f"name={point.name}-seed-{seed}", f"runs={folder / 'runs'}", f"seed={seed}"]
     train = load(TrainConfig, arguments)
     steps, setting = _budget(train, config.images)
     train = load(TrainConfig, [*arguments, setting])
     weights = train.directory / "weights" / f"step-{steps:06d}.safetensors"
     out = {"weights": str(weights), "out": str(train.directory / "score")}
     evaluate = check(EvaluateConfig, config.evaluate | out)
-    return Run(method, seed, train, evaluate, [*arguments, setting], steps, config.processes)
+    return Run(point, seed, train, evaluate, [*arguments, setting], steps, config.processes)
 
 
 def _budget(train: TrainConfig, images: int) -> tuple[int, str]:

@@ -1,62 +1,64 @@
 """The table of an experiment: mean and spread over seeds, and what each method gains over the reference, query by query."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from largescale.commit import write_json, write_text
+from largescale.evaluation.report.study import Cell
 from largescale.evaluation.results import ProtocolResult, QueryRecord, read_records, read_results
 from largescale.evaluation.statistics import Comparison, compare, holm
-from largescale.experiments.config import ExperimentConfig
+from largescale.experiments.config import ExperimentConfig, Point
 from largescale.experiments.runs import Run
 from largescale.settings import UserError
+
+STEPS, MINING = "epoch (s)", "mining (s)"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A method."""
+    """A method, or a method at one value of what varies."""
 
-    method: str
+    point: Point
     images: int
     """That each training saw, negatives included."""
     values: dict[str, list[float]]
     """Each metric of each seed."""
+    seconds: dict[str, list[float]]
+    """Of an epoch of each seed: its steps, and the mining before them."""
     gain: Comparison | None
     """Over the reference, by the first metric, each query's mean over seeds; None for the reference itself."""
     holm: float | None
-    """The p of the gain, adjusted for the number of methods."""
+    """The p of the gain, adjusted for the number of comparisons."""
 
     def mean(self, metric: str) -> float:
         return float(np.mean(self.values[metric]))
 
-    def spread(self, metric: str) -> float:
-        """Standard deviation over seeds; NaN for one."""
-        values = self.values[metric]
-        return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
-
 
 def table_of(config: ExperimentConfig, runs: Sequence[Run]) -> list[Row]:
-    """A row per method, the best first.
+    """A row per method, the best first; of a study in the order of its file.
 
     Args:
-        runs: finished ones, of every method from the same seeds.
+        runs: finished ones, of every point from the same seeds.
     """
-    done = {method: [run for run in runs if run.method == method] for method in config.methods}
-    base = _per_query(done[config.reference], config.metrics[0])
-    gains = {m: _gain(base, _per_query(own, config.metrics[0])) for m, own in done.items() if m != config.reference}
+    done = {point: [run for run in runs if run.point == point] for point in config.points}
+    queries = {point: _per_query(own, config.metrics[0]) for point, own in done.items()}
+    gains = {p: _gain(queries[config.base(p)], queries[p]) for p in done if p != config.base(p)}
     adjusted = dict(zip(gains, holm([gain.p for gain in gains.values()]), strict=True))
-    rows = [_row(method, own, config.metrics, gains.get(method), adjusted.get(method)) for method, own in done.items()]
-    return sorted(rows, key=lambda row: -row.mean(config.metrics[0]))
+    rows = [_row(own, config.metrics, gains.get(point), adjusted.get(point)) for point, own in done.items()]
+    return rows if config.vary else sorted(rows, key=lambda row: -row.mean(config.metrics[0]))
 
 
-def _row(method: str, runs: Sequence[Run], metrics: Sequence[str], gain: Comparison | None, p: float | None) -> Row:
+def _row(runs: Sequence[Run], metrics: Sequence[str], gain: Comparison | None, p: float | None) -> Row:
     found = [_protocol(run).metrics for run in runs]
     missing = [metric for metric in metrics if metric not in found[0]]
     if missing:
         raise UserError(f"metrics: the protocol has no {missing[0]}; it has {', '.join(found[0])}")
-    return Row(method, runs[0].images, {metric: [own[metric].value for own in found] for metric in metrics}, gain, p)
+    values = {metric: [own[metric].value for own in found] for metric in metrics}
+    seconds = zip((STEPS, MINING), zip(*(run.seconds() for run in runs), strict=True), strict=True)
+    return Row(runs[0].point, runs[0].images, values, {name: list(own) for name, own in seconds}, gain, p)
 
 
 def _protocol(run: Run) -> ProtocolResult:
@@ -82,32 +84,50 @@ def _gain(base: dict[str, tuple[str, float]], other: dict[str, tuple[str, float]
 def write_table(config: ExperimentConfig, rows: Sequence[Row]) -> Path:
     """`table.md` and `table.json` in the folder of the experiment."""
     folder = config.out / config.name
-    write_json(folder / "table.json", {"reference": config.reference, "methods": [asdict(row) for row in rows]})
+    write_json(folder / "table.json", {"reference": config.reference, "methods": [_plain(row) for row in rows]})
     write_text(folder / "table.md", markdown(config, rows))
     return folder / "table.md"
 
 
+def _plain(row: Row) -> dict[str, object]:
+    values = asdict(row)
+    return {**values.pop("point"), **values}
+
+
 def markdown(config: ExperimentConfig, rows: Sequence[Row]) -> str:
-    """Percentages."""
-    seeds, main = len(next(iter(rows[0].values.values()))), config.metrics[0]
-    head = ["method", "images", *config.metrics, f"{main} - {config.reference}", "95 %", "p (Holm)"]
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *[_cells(row, config.metrics) for row in rows]]
-    note = (
+    lines = [columns_of(config, row) for row in rows]
+    head = list(lines[0])
+    body = [head, ["---", *["---:"] * (len(head) - 1)], *([str(cell) for cell in line.values()] for line in lines)]
+    return "\n".join([f"# {config.name}", "", *(f"| {' | '.join(line)} |" for line in body), "", note(config, rows), ""])
+
+
+def note(config: ExperimentConfig, rows: Sequence[Row]) -> str:
+    """What one must know to read the table."""
+    seeds = len(next(iter(rows[0].values.values())))
+    return (
         f"Mean and standard deviation over {seeds} seeds, in percent. Differences are of the means over seeds, paired by query; "
-        "their 95 % intervals and p are over queries, clustered by label (bootstrap, sign flips), and say nothing of other seeds."
+        "their 95 % intervals and p are over queries, clustered by label (bootstrap, sign flips), and say nothing of other "
+        "seeds. Seconds are of an epoch's steps with the wait for images, and of the mining before them, on the machine at hand."
     )
-    return "\n".join([f"# {config.name}", "", *(f"| {' | '.join(line)} |" for line in lines), "", note, ""])
 
 
-def _cells(row: Row, metrics: Sequence[str]) -> list[str]:
-    scores = [_score(row, metric) for metric in metrics]
+def columns_of(config: ExperimentConfig, row: Row) -> Mapping[str, Cell]:
+    """A line of the table, percentages."""
+    varied = {config.vary.setting: str(row.point.value)} if config.vary else {}
+    scores = {metric: mean_and_spread([100 * value for value in row.values[metric]], 2) for metric in config.metrics}
+    seconds = {name: mean_and_spread(values, 1) for name, values in row.seconds.items()}
+    compared = zip((f"{config.metrics[0]} - {config.reference}", "95 %", "p (Holm)"), _compared(row), strict=True)
+    return {"method": row.point.method, **varied, "images": f"{row.images:,}", **scores, **dict(compared), **seconds}
+
+
+def _compared(row: Row) -> tuple[str, str, str]:
     if row.gain is None:
-        return [row.method, f"{row.images:,}", *scores, "", "", ""]
+        return "", "", ""
     gain = row.gain
-    ends = f"{100 * gain.low:+.2f} to {100 * gain.high:+.2f}"
-    return [row.method, f"{row.images:,}", *scores, f"{100 * gain.difference:+.2f}", ends, f"{row.holm:.4f}"]
+    return f"{100 * gain.difference:+.2f}", f"{100 * gain.low:+.2f} to {100 * gain.high:+.2f}", f"{row.holm:.4f}"
 
 
-def _score(row: Row, metric: str) -> str:
-    mean, spread = 100 * row.mean(metric), 100 * row.spread(metric)
-    return f"{mean:.2f}" if np.isnan(spread) else f"{mean:.2f} ± {spread:.2f}"
+def mean_and_spread(values: Sequence[float], digits: int) -> str:
+    """Mean ± standard deviation, which one value has not."""
+    mean = f"{np.mean(values):.{digits}f}"
+    return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,10 @@ import yaml
 
 from largescale.config import load
 from largescale.evaluation.results import read_results
-from largescale.experiments.config import ExperimentConfig
+from largescale.experiments.config import ExperimentConfig, Point
+from largescale.experiments.page import write_page
 from largescale.experiments.runs import plan_runs
+from largescale.experiments.table import table_of, write_table
 from tests.corpora import make_corpus
 from tests.distributed.runs import ENVIRONMENT, ROOT
 
@@ -60,12 +63,46 @@ def test_an_experiment_leaves_one_table_and_goes_on(described: Path) -> None:
     assert gain["low"] <= gain["difference"] <= gain["high"]
     assert gain["wins"] + gain["losses"] + gain["ties"] == 32
     page = (described / "out/tiny/table.md").read_text()
-    assert re.search(r"\| contrastive \| 64 \| [\d.]+ \| [\d.]+ \|  \|  \|  \|", page)
+    assert re.search(r"\| contrastive \| 64 \| [\d.]+ \| [\d.]+ \|  \|  \|  \| [\d.]+ \| [\d.]+ \|", page)
+    seconds = {row["method"]: row["seconds"] for row in table}
+    assert all(value > 0 for value in (*seconds["contrastive"]["mining (s)"], *seconds["batch-hard"]["epoch (s)"]))
+    assert seconds["batch-hard"]["mining (s)"] == [0]
+    assert (described / "out/tiny/table.html").read_text().count("<svg") == 3
 
     again = experiment(described / "tiny.yaml")
     assert again.count("train.py ") == again.count("evaluate.py ") == 0
     assert (described / "out/tiny/table.md").read_text() == page
     assert "trained or scored with other settings" in experiment(described / "tiny.yaml", "train.optim.lr=0.1", status=2)
+
+
+def test_a_study_compares_the_values_of_one_setting(described: Path) -> None:
+    """Its table and page from runs that are there: those of the methods above stand for the two values of each method."""
+    out = described / "study"
+    study = [f"out={out}", "vary.setting=loss.margin", "vary.values=[0.3, 0.9]", "reference=0.3"]
+    config = load(ExperimentConfig, [str(described / "tiny.yaml"), *study])
+    runs = plan_runs(config)
+    assert [run.train.loss.model_dump()["margin"] for run in runs] == [0.3, 0.9] * 2
+    for run in runs:
+        method = "contrastive" if run.point.value == 0.3 else "batch-hard"
+        shutil.copytree(described / f"out/tiny/runs/{method}-seed-0", run.train.directory)
+    rows = table_of(config, runs)
+    assert [row.point for row in rows] == [Point(m, v) for m in config.methods for v in (0.3, 0.9)]
+    low, high = rows[:2]
+    assert low.gain is None
+    assert high.gain is not None
+    assert high.gain.difference == pytest.approx(high.values["map"][0] - low.values["map"][0])
+    assert re.search(r"\| batch-hard \| 0.9 \| 64 \| [\d.]+ ", write_table(config, rows).read_text())
+    page = write_page(config, rows).read_text()
+    assert page.count("<svg") == 3
+    assert page.count("<!-- loss.margin -->") == 3
+
+
+def test_what_varies_is_compared_at_the_same_value_or_with_one_value(described: Path) -> None:
+    vary = ["vary.setting=loss.margin", "vary.values=[0.3, 0.9]"]
+    config = load(ExperimentConfig, [str(described / "tiny.yaml"), *vary])
+    assert config.base(Point("batch-hard", 0.9)) == Point("contrastive", 0.9)
+    config = load(ExperimentConfig, [str(described / "tiny.yaml"), *vary, "reference=0.3"])
+    assert config.base(Point("batch-hard", 0.9)) == Point("batch-hard", 0.3)
 
 
 def test_every_method_sees_the_same_images(described: Path) -> None:
@@ -81,6 +118,8 @@ def test_every_method_sees_the_same_images(described: Path) -> None:
         ("methods.contrastive.loss.margn=1", "loss.margn: no such setting; the nearest is loss.margin"),
         ("reference=none", "reference=none is none of the methods"),
         ("seeds=[1, 1]", "give different ones"),
+        ("vary={setting: loss.margn, values: [1]}", "loss.margn: no such setting; the nearest is loss.margin"),
+        ("vary={setting: loss.margin, values: [1, 1]}", "two trainings would share the folder contrastive-1"),
         ("evaluate.galery=x", "galery: no such setting"),
     ],
 )
@@ -93,5 +132,5 @@ def test_the_experiments_that_come_with_the_project_are_valid(tmp_path: Path) ->
     for path in sorted((ROOT / "configs/experiments").glob("*.yaml")):
         config = load(ExperimentConfig, [str(path), f"out={tmp_path}"])
         runs = plan_runs(config)
-        assert len(runs) == len(config.methods) * len(config.seeds)
+        assert len(runs) == len(config.points) * len(config.seeds)
         assert max(run.images for run in runs) < 1.02 * min(run.images for run in runs)

@@ -24,7 +24,7 @@ def precision_recall(curves: Mapping[str, PrecisionRecall]) -> str:
         if len(curves) > 1:
             axes.legend(frameon=False)
 
-    return _svg(draw)
+    return svg(draw)
 
 
 def small_curve(precision: Sequence[float]) -> str:
@@ -49,7 +49,7 @@ def gains(values: Sequence[float], metric: str) -> str:
         axes.axhline(0, color="black", linewidth=0.8)
         axes.set(xlabel="queries", ylabel=f"{metric}, B - A (points)")
 
-    return _svg(draw)
+    return svg(draw)
 
 
 def histogram(counts: Histogram) -> str:
@@ -69,7 +69,7 @@ def histogram(counts: Histogram) -> str:
         axes.set(xlabel="similarity", ylabel="share")
         axes.legend(frameon=False)
 
-    return _svg(draw)
+    return svg(draw)
 
 
 def distractor_curve(results: Mapping[str, ProtocolResult]) -> str:
@@ -89,7 +89,7 @@ def distractor_curve(results: Mapping[str, ProtocolResult]) -> str:
         if len(results) > 1:
             axes.legend(frameon=False)
 
-    return _svg(draw)
+    return svg(draw)
 
 
 def lines(
@@ -113,10 +113,10 @@ def lines(
         axes.set(xlabel=x, ylabel=y)
         axes.legend(frameon=False, fontsize=8)
 
-    return _svg(draw)
+    return svg(draw)
 
 
-def _svg(draw: Callable[[Axes], None]) -> str:
+def svg(draw: Callable[[Axes], None]) -> str:
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.add_subplot()
     draw(axes)
