@@ -1,3 +1,7 @@
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -9,8 +13,31 @@ STEPS = 24
 
 
 @pytest.fixture(scope="session")
-def corpus(tmp_path_factory) -> Path:
-    return make_corpus(tmp_path_factory.mktemp("corpus"), labels=12, per_label=6, shards=4, size=64, mixed=True)
+def shared(tmp_path_factory) -> Path:
+    """A folder that all workers of the session have in common."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[bool]:
+    """Whether `path` is still to be made; the other workers wait until it is."""
+    made = path.with_suffix(".made")
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield not made.exists()
+        made.touch()
+
+
+@pytest.fixture(scope="session")
+def corpus(shared) -> Path:
+    path = shared / "corpus"
+    with alone(path) as missing:
+        if missing:
+            make_corpus(path, labels=12, per_label=6, shards=4, size=64, mixed=True)
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -24,14 +51,14 @@ def settings(corpus) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(tmp_path_factory, settings):
+def uninterrupted(shared, settings):
     """The run directory of an uninterrupted run on so many processes."""
-    runs = tmp_path_factory.mktemp("uninterrupted")
 
     def directory(processes: int) -> Path:
-        path = runs / str(processes)
-        if not path.exists():
-            run([*settings, f"runs={runs}", f"name={processes}"], processes)
+        path = shared / str(processes)
+        with alone(path) as missing:
+            if missing:
+                run([*settings, f"runs={shared}", f"name={processes}"], processes)
         return path
 
     return directory
