@@ -7,7 +7,7 @@ Each prints a table and writes it to OUT with a page that plots it. Descriptors 
 from typing import TYPE_CHECKING
 
 from largescale.config import explain, load, run_program
-from largescale.evaluation.config_studies import AnchorsConfig, LeaksConfig, StudyConfig
+from largescale.evaluation.config_studies import AnchorsConfig, DecomposabilityConfig, LeaksConfig, StudyConfig
 from largescale.settings import UserError
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 STUDIES: dict[str, type[StudyConfig]] = {
     "anchors": AnchorsConfig,
+    "decomposability": DecomposabilityConfig,
     "leaks": LeaksConfig,
 }
 

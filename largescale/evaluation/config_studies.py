@@ -26,6 +26,17 @@ class AnchorsConfig(StudyConfig):
     """How many anchors a query visits, one after the other setting."""
 
 
+class DecomposabilityConfig(StudyConfig):
+    """The decomposability gap: how much higher precision is within batches than over all images (ROADMAP §4.1)."""
+
+    against: tuple[Path, ...] = ()
+    """Further weights, for instance of a run without calibration: a curve each."""
+    sizes: tuple[PositiveInt, ...] = Field(default=(16, 32, 64, 128, 256, 512), min_length=1)
+    """Images of a batch; sizes of which the gallery gives no batch of different images are left out."""
+    sample: PositiveInt = 5000
+    """Most images of the gallery that the batches of one size hold."""
+
+
 class LeaksConfig(StudyConfig):
     """Near-duplicates between a training corpus and what an evaluation uses: queries, gallery, distractors."""
 

@@ -1,7 +1,7 @@
 """What launch/study.py measures, by name."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 from largescale.corpus.reading import Corpus
 from largescale.distributed import World
 from largescale.evaluation import anchors
-from largescale.evaluation.config_studies import AnchorsConfig, LeaksConfig, StudyConfig
+from largescale.evaluation import decomposability as gap
+from largescale.evaluation.config_studies import AnchorsConfig, DecomposabilityConfig, LeaksConfig, StudyConfig
 from largescale.evaluation.hashes import Hashes, hash_corpus, read_hashes
 from largescale.evaluation.leaks import Pairs, Used, find_by_descriptor, find_by_hash
 from largescale.evaluation.plan import Plan
@@ -43,6 +44,15 @@ def two_stage_search(config: AnchorsConfig, embedder: Embedder) -> Study:
         raise UserError(f"there are no anchors in {file}: train with loss.name=class_anchor, or give anchors=FILE.npy")
     task = embedder.task()
     return embedder.world.decide(lambda: anchors.measure_task(task, np.load(file), config.probes))
+
+
+def decomposability(config: DecomposabilityConfig, embedder: Embedder) -> Study:
+    networks = []
+    for weights in (embedder.weights, *config.against):
+        task = replace(embedder, config=config.model_copy(update={"weights": weights})).task()
+        networks.append((weights, np.concatenate(task.gallery.parts).astype(np.float32)))
+    manifest = Plan.open(config).gallery.manifest
+    return embedder.world.decide(lambda: gap.measure(networks, manifest, config.sizes, config.sample))
 
 
 def leaks(config: LeaksConfig, embedder: Embedder) -> Study:
@@ -82,4 +92,8 @@ def _used_and_trained(config: LeaksConfig, embedder: Embedder) -> tuple[list[Use
     return used, task.distractors[-1].parts
 
 
-studies: Mapping[str, Callable[[Any, Embedder], Study]] = {"anchors": two_stage_search, "leaks": leaks}
+studies: Mapping[str, Callable[[Any, Embedder], Study]] = {
+    "anchors": two_stage_search,
+    "decomposability": decomposability,
+    "leaks": leaks,
+}
