@@ -213,7 +213,9 @@ def _by_group(
 
 def _bin(scores: np.ndarray) -> np.ndarray:
     """Number of the fine bin of each score. Never decreases with the score, which is all that the counting needs."""
-    return (scores * np.float32(BINS / 2) + np.float32(BINS / 2)).clip(0, BINS - 1).astype(np.intp)
+    place = scores * np.float32(BINS / 2)
+    place += np.float32(BINS / 2)
+    return place.clip(0, BINS - 1, out=place).astype(np.intp)
 
 
 class _Counter:
@@ -255,10 +257,11 @@ class _Counter:
         mine = slice(self.judged.start[q], self.judged.start[q + 1])
         bins = _bin(scores)
         judged = np.searchsorted(rows, self.judged.row[mine])
-        judged = judged[np.append(rows, -1)[judged] == self.judged.row[mine]]
-        histogram = np.bincount(bins, minlength=BINS) - np.bincount(bins[judged], minlength=BINS)
+        judged = judged[rows.take(judged, mode="clip") == self.judged.row[mine]]
+        histogram = np.bincount(bins, minlength=BINS)
+        np.subtract.at(histogram, bins[judged], 1)
         self.histograms[q, group] += histogram.reshape(len(EDGES) - 1, -1).sum(1)
-        histogram[self.named[q]] = 0
+        histogram[self.bin[mine]] = 0
         up_to = histogram.cumsum()
         close = self.named[q][bins]
         close[judged] = False
@@ -271,7 +274,7 @@ class _Counter:
         place = np.searchsorted(ordered, needles, "right")
         before = len(ordered) - place
         tied = np.flatnonzero(np.append(ordered, np.nan)[place - 1] == needles)  # place 0 meets the NaN
-        for score in np.unique(needles[tied]):
+        for score in set(needles[tied].tolist()):
             here = np.flatnonzero(needles == score)
             before[here] += np.searchsorted(rows[scores == score], self.row[mine][here])
         return before

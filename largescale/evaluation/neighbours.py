@@ -21,6 +21,13 @@ class Best:
         self.rows = np.empty(0, dtype=np.int64)
 
     def offer(self, scores: np.ndarray, rows: np.ndarray) -> None:
+        if len(self.scores) == 0:  # a few rows tell how good the others must be
+            few = 4 * self.count
+            self._offer(scores[:few], rows[:few])
+            scores, rows = scores[few:], rows[few:]
+        self._offer(scores, rows)
+
+    def _offer(self, scores: np.ndarray, rows: np.ndarray) -> None:
         better = np.flatnonzero(scores >= self.floor)
         self.scores = np.concatenate([self.scores, scores[better]])
         self.rows = np.concatenate([self.rows, rows[better]])

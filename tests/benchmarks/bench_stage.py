@@ -1,0 +1,77 @@
+"""The whole evaluation stage on generated photographs of 1024 px, against bare decoding of the same bytes on the same cores.
+
+`python -m tests.benchmarks.bench_stage`. The network is a layer of patches: what remains is reading, decoding, storing, scoring.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+import torch
+from torch import nn
+
+from largescale.distributed import own_cores
+from largescale.evaluation import EvaluateConfig, evaluate
+from largescale.models.config import ModelConfig
+from largescale.models.network import RetrievalNet, normalise
+from tests.benchmarks.table import Row, report
+from tests.corpora import encode, photograph, write_corpus
+from tests.evaluation.small import alone
+
+DISTINCT, COPIES, SIDES, REPEATS = 24, 8, (1024, 768), 3
+
+
+def small_network() -> RetrievalNet:
+    network = ModelConfig(backbone="squeezenet1_1").build()
+    network.backbone, network.dim = nn.Sequential(nn.Conv2d(3, 16, 32, stride=32), nn.ReLU()), 16
+    return network.eval()
+
+
+def decode(encoded: list[bytes]) -> None:
+    """On all cores; the decoder leaves the interpreter's lock."""
+    with ThreadPoolExecutor(own_cores()) as pool:
+        list(pool.map(simplejpeg.decode_jpeg, encoded))
+
+
+def forward(network: RetrievalNet, images: int) -> None:
+    """The network alone, on images that are ready, on all cores."""
+    batch = torch.zeros((1, 3, SIDES[1], SIDES[0]), dtype=torch.uint8)
+
+    def describe(_: int) -> None:
+        with torch.inference_mode():
+            network(normalise(batch))
+
+    with ThreadPoolExecutor(own_cores(), torch.set_num_threads, initargs=(1,)) as pool:
+        list(pool.map(describe, range(images)))
+
+
+def speed(images: int, run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return images / (time.perf_counter() - start)
+
+
+def rows(folder: Path) -> Iterator[Row]:
+    encoded = [encode(photograph(i, 0, *SIDES)) for i in range(DISTINCT)] * COPIES
+    labels = np.arange(len(encoded)) % (len(encoded) // 4)
+    corpus = write_corpus(folder / "corpus", ((data, *SIDES) for data in encoded), np.sort(labels), shards=COPIES)
+    network, found = small_network(), dict[str, list[float]](ours=[], decoding=[], network=[])
+    with alone() as world:
+        for repeat in range(REPEATS):
+            config = EvaluateConfig(gallery=str(corpus), out=folder / str(repeat))
+            found["ours"].append(speed(len(encoded), lambda config=config: evaluate(network, config, world)))  # type: ignore[misc]
+            found["decoding"].append(speed(len(encoded), lambda: decode(encoded)))
+            found["network"].append(speed(len(encoded), lambda: forward(network, len(encoded))))
+    best = {name: max(values) for name, values in found.items()}
+    yield Row("whole stage, 1024 px, images/s: bare decoding", best["ours"], best["decoding"], 0.9)
+    cores = 1 / (1 / best["decoding"] + 1 / best["network"])
+    yield Row("whole stage, 1024 px, images/s: decoding and network on the same cores", best["ours"], cores, 0.9)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        report(rows(Path(folder)))
