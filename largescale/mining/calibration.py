@@ -48,12 +48,12 @@ def measure(plan: PlanConfig, corpus: Corpus, images: ImagesConfig, network: Ret
     with own_threads():
         decoding = _seconds(decode, world, False)
         both = _seconds(embed_all, world, gpu)
-        searching = _searching(plan, world, gpu)
+        rate = searching(plan, world, gpu)
     return Rates(
         decode=len(sample) / decoding,
         forward=len(sample) / max(both - decoding, 1e-9),
-        search=searching,
-        network=_sending(world),
+        search=rate,
+        network=sending(world),
         cores=cores_of_node() / world.local_size,
         gpu=gpu,
     )
@@ -78,7 +78,7 @@ def _seconds(action: Callable[[], object], world: World, gpu: bool) -> float:
     return world.sum(min(times))[0] / world.size
 
 
-def _searching(plan: PlanConfig, world: World, gpu: bool) -> float:
+def searching(plan: PlanConfig, world: World, gpu: bool) -> float:
     """FLOP/s of a search with descriptors of this dimension, on a core or a GPU."""
     kind, here = (torch.float16 if gpu else torch.float32), world.device
     generator = torch.Generator().manual_seed(world.rank)
@@ -94,7 +94,7 @@ def _searching(plan: PlanConfig, world: World, gpu: bool) -> float:
     return 2.0 * ROWS * QUERIES * world.size * plan.dim / _seconds(search, world, gpu)
 
 
-def _sending(world: World) -> float:
+def sending(world: World) -> float:
     """Bytes per second that each rank sends while all gather; of one rank alone, copies in memory stand for the network."""
     block = torch.zeros(BLOCK, device=world.device)
     everyone = block.new_empty(world.size * BLOCK)
