@@ -4,19 +4,27 @@ NAME is one of those that `--help` lists; `NAME --help` lists its settings, whic
 Each prints a table and writes it to OUT with a page that plots it. Descriptors are embedded once.
 """
 
-from typing import TYPE_CHECKING
-
 from largescale.config import explain, load, run_program
-from largescale.evaluation.config_studies import AnchorsConfig, DecomposabilityConfig, LeaksConfig, StudyConfig
+from largescale.evaluation.config_studies import (
+    AnchorsConfig,
+    DecomposabilityConfig,
+    DistractorsConfig,
+    LeaksConfig,
+    NeighboursConfig,
+    PoolingConfig,
+    ScalesConfig,
+    StudyConfig,
+)
 from largescale.settings import UserError
-
-if TYPE_CHECKING:
-    pass
 
 STUDIES: dict[str, type[StudyConfig]] = {
     "anchors": AnchorsConfig,
     "decomposability": DecomposabilityConfig,
+    "distractors": DistractorsConfig,
     "leaks": LeaksConfig,
+    "neighbours": NeighboursConfig,
+    "pooling": PoolingConfig,
+    "scales": ScalesConfig,
 }
 
 
@@ -43,7 +51,7 @@ def run(name: str, config: StudyConfig) -> None:
     try:
         study = studies[name](config, Embedder(config, world, lambda: signal.received))
         if world.is_first:
-            print(f"{study.text()}\n\n{study.note}\npage: {study.write(config.out)}")
+            print(f"{study.text()}\n\n{study.about}\npage: {study.write(config.out)}")
     except Stopped:
         if world.is_first:
             print("stopped; the same command goes on from the shards that are done")

@@ -11,17 +11,19 @@ from largescale.config import load
 from largescale.evaluation.config import EvaluateConfig
 from largescale.experiments.config import ExperimentConfig
 from largescale.mining.config import PlanConfig, ServiceConfig
+from largescale.settings import Settings
 from largescale.training.recipe import TrainConfig
+from launch.study import STUDIES
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [line.removeprefix("$ ") for block in re.findall(r"```console\n(.*?)```", README, re.S) for line in block.splitlines()]
-MAIN = {
+MAIN: dict[str, type[Settings]] = {
     "launch/train.py": TrainConfig,
-    "launch/mine.py": ServiceConfig,
     "launch/evaluate.py": EvaluateConfig,
     "launch/experiment.py": ExperimentConfig,
 }
+PROGRAMS = [*MAIN, "launch/mine.py", "launch/study.py", "launch/compare.py"]
 PLACES = {"RECIPE": "configs/demo.yaml"}
 
 
@@ -59,17 +61,21 @@ def test_make_targets_exist(command: str) -> None:
 @pytest.mark.parametrize("command", [command for command in COMMANDS if "launch/" in command])
 def test_settings_are_settings(command: str) -> None:
     words = [PLACES.get(word, word) for word in shlex.split(command)]
-    program = next(word for word in words if word in MAIN)
+    program = next(word for word in words if word in PROGRAMS)
     arguments = [word for word in words[words.index(program) + 1 :] if not word.startswith("--")]
     if program == "launch/mine.py":
         load(PlanConfig if "--plan" in words else ServiceConfig, [word for word in arguments if "=" in word])
-        return
-    load(MAIN[program], [str(ROOT / word) if word.endswith(".yaml") else word for word in arguments])
+    elif program == "launch/compare.py":
+        assert len(arguments) in (2, 3)
+    elif program == "launch/study.py":
+        assert "--help" in words or load(STUDIES[arguments[0]], arguments[1:])
+    else:
+        load(MAIN[program], [str(ROOT / word) if word.endswith(".yaml") else word for word in arguments])
 
 
 def test_every_command_is_checked() -> None:
     assert COMMANDS
-    assert all(command.startswith("make ") or any(program in command for program in MAIN) for command in COMMANDS)
+    assert all(command.startswith("make ") or any(program in command for program in PROGRAMS) for command in COMMANDS)
 
 
 def test_help_names_the_settings() -> None:

@@ -109,7 +109,7 @@ def measure(
     rules = replace(protocol, metrics=(protocol.main, "precision_at_20", "precision_at_100"))
     flat = faiss.IndexFlatIP(rows.shape[1])
     flat.add(rows)
-    everything = _line("exhaustive", 0, 1.0, rank(queries, rows), lists, rules)
+    everything = _line("exhaustive", None, 0, 1.0, queries, rows, lists, rules)
     found = [replace(everything, queries_per_second=_speed(lambda: flat.search(queries, TIMED), len(queries)))]
     anchored = Filed(anchors, rows)
     k_means = Filed.by_k_means(len(anchors), rows)
@@ -125,10 +125,12 @@ def measure_task(task: Task, anchors: np.ndarray, probes: Sequence[int]) -> Stud
     """By the first protocol of an evaluation, its distractors in the gallery; rows are held in memory."""
     queries = slice(0, len(task.truth.query))
     parts = [part for described in (task.gallery, *task.distractors) for part in described.parts]
-    rows = np.concatenate(parts).astype(np.float32, copy=False)
+    inside = np.delete(np.arange(sum(map(len, parts))), task.truth.left_out)
+    rows = np.concatenate(parts)[inside].astype(np.float32, copy=False)
     judged, names = task.truth.judged(queries), task.truth.lists
+    judged_rows = np.searchsorted(inside, judged.row)
     lists = [
-        {name: judged.row[start:stop][judged.list[start:stop] == code] for code, name in enumerate(names)}
+        {name: judged_rows[start:stop][judged.list[start:stop] == code] for code, name in enumerate(names)}
         for start, stop in pairwise(judged.start)
     ]
     protocol, asked = task.protocols[0], task.rows(queries).astype(np.float32, copy=False)
@@ -145,7 +147,7 @@ def _filed_line(
     lists: Lists,
     rules: Protocol,
 ) -> Line:
-    line = _line(method, probes, float(scanned[probes - 1]), rank(queries, rows, filed, probes), lists, rules)
+    line = _line(method, filed, probes, float(scanned[probes - 1]), queries, rows, lists, rules)
     filed.index.nprobe = probes
     speed = _speed(lambda: filed.index.search(queries, TIMED), len(queries))
     return replace(line, queries_per_second=speed, fullest=float(filed.size.max() / filed.size.mean()))
@@ -165,14 +167,10 @@ def rank(queries: np.ndarray, rows: np.ndarray, filed: Filed | None = None, prob
 
 
 def _columns(queries: np.ndarray, rows: np.ndarray, filed: Filed | None, probes: int) -> Iterator[np.ndarray]:
-    everything = np.arange(len(rows))
-    for start in range(0, len(queries), BLOCK):
-        block = queries[start : start + BLOCK]
-        scores = block @ rows.T  # (Q, N)
-        near = filed.nearest(block)[:, :probes] if filed else None
-        for query, of_query in enumerate(scores):
-            visited = everything if near is None or filed is None else np.flatnonzero(_among(filed, near[query]))
-            yield visited[np.argsort(-of_query[visited], kind="stable")]
+    everything, near = np.arange(len(rows)), filed.nearest(queries)[:, :probes] if filed else None
+    for query, scores in enumerate(queries @ rows.T):
+        visited = everything if near is None or filed is None else np.flatnonzero(_among(filed, near[query]))
+        yield visited[np.argsort(-scores[visited], kind="stable")]
 
 
 def _among(filed: Filed, centres: np.ndarray) -> np.ndarray:
@@ -182,13 +180,25 @@ def _among(filed: Filed, centres: np.ndarray) -> np.ndarray:
     return wanted[filed.list]
 
 
-def _line(method: str, probes: int, scanned: float, ranks: np.ndarray, lists: Lists, rules: Protocol) -> Line:
-    mean = evaluate_rankings(ranks, lists, rules).mean
+def _line(
+    method: str,
+    filed: Filed | None,
+    probes: int,
+    scanned: float,
+    queries: np.ndarray,
+    rows: np.ndarray,
+    lists: Lists,
+    rules: Protocol,
+) -> Line:
     found = total = 0
-    for column, of_query in zip(ranks.T, lists, strict=True):
-        positive = np.unique(np.concatenate([of_query.get(name, np.zeros(0, dtype=np.int64)) for name in rules.positive]))
-        found, total = found + int(np.isin(positive, column).sum()), total + len(positive)
-    score, at_20, at_100 = (mean[name] for name in rules.metrics)
+    values: list[list[np.ndarray]] = []
+    for block in (slice(start, start + BLOCK) for start in range(0, len(queries), BLOCK)):
+        ranks = rank(queries[block], rows, filed, probes)
+        values.append(list(evaluate_rankings(ranks, lists[block], rules).per_query.values()))
+        for column, of_query in zip(ranks.T, lists[block], strict=True):
+            positive = np.unique(np.concatenate([of_query.get(name, np.zeros(0, dtype=np.int64)) for name in rules.positive]))
+            found, total = found + int(np.isin(positive, column).sum()), total + len(positive)
+    score, at_20, at_100 = (float(np.nanmean(np.concatenate(of_metric))) for of_metric in zip(*values, strict=True))
     return Line(method, probes, scanned, found / max(total, 1), score, at_20, at_100, queries_per_second=0.0, fullest=1.0)
 
 

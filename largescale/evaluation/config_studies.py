@@ -46,3 +46,38 @@ class LeaksConfig(StudyConfig):
     """Perceptual hashes of 128 bits that differ in at most so many are near-duplicates."""
     similarity: float = Field(default=0.95, gt=0, le=1)
     """Descriptors at least so similar are near-duplicates."""
+
+
+class PoolingConfig(StudyConfig):
+    """Pooling, whitening and dimension: GeM, MAC, SPoC and R-MAC over one trunk (RDE, figure 9, tables 2 and 3)."""
+
+    dims: tuple[PositiveInt, ...] = Field(default=(16, 32, 64, 128, 256, 512, 1024, 2048), min_length=1)
+    """Dimensions that are kept after whitening; those that the descriptors do not have are left out."""
+
+    @model_validator(mode="after")
+    def _of_a_training_corpus(self) -> "PoolingConfig":
+        if self.whitening_corpus is None:
+            raise ValueError("whitening is fitted on descriptors of a training corpus; give whitening_corpus=CORPUS")
+        return self
+
+
+class NeighboursConfig(StudyConfig):
+    """Number of neighbours of average and of weighted query expansion (LRML, figure 10)."""
+
+    neighbours: tuple[PositiveInt, ...] = Field(default=(1, 2, 5, 10, 20, 50, 100), min_length=1)
+    alpha: float = Field(default=3.0, gt=0)
+    """Of the weighted one."""
+
+
+class ScalesConfig(StudyConfig):
+    """A single scale against several; with whitening too, where there is a whitening_corpus."""
+
+
+class DistractorsConfig(StudyConfig):
+    """Scores among 0, 1,000, 10,000 ... distractors, each number with the ones before."""
+
+    @model_validator(mode="after")
+    def _some(self) -> "DistractorsConfig":
+        if not self.distractors or self.score.mixes_rows:
+            raise ValueError("the curve needs distractors=CORPUS, and a score without expansion, augmentation and re-ranking")
+        return self

@@ -9,7 +9,7 @@ import numpy as np
 
 from largescale.corpus.reading import Corpus
 from largescale.distributed import World
-from largescale.evaluation import anchors
+from largescale.evaluation import anchors, variants
 from largescale.evaluation import decomposability as gap
 from largescale.evaluation.config_studies import AnchorsConfig, DecomposabilityConfig, LeaksConfig, StudyConfig
 from largescale.evaluation.hashes import Hashes, hash_corpus, read_hashes
@@ -18,6 +18,7 @@ from largescale.evaluation.plan import Plan
 from largescale.evaluation.report.study import Cell, Study
 from largescale.evaluation.stage import embed_task
 from largescale.evaluation.task import Task
+from largescale.models.network import RetrievalNet
 from largescale.settings import UserError
 
 
@@ -33,6 +34,9 @@ class Embedder:
     def weights(self) -> Path:
         assert self.config.weights is not None
         return self.config.weights
+
+    def network(self) -> RetrievalNet:
+        return RetrievalNet.from_file(self.weights)[0].to(self.world.device)
 
     def task(self) -> Task:
         return embed_task(self.weights, self.config, self.world, self.should_stop)
@@ -92,8 +96,16 @@ def _used_and_trained(config: LeaksConfig, embedder: Embedder) -> tuple[list[Use
     return used, task.distractors[-1].parts
 
 
+def of_variants(measure: Callable[[Any, RetrievalNet, World, Callable[[], bool]], Study]) -> Callable[[Any, Embedder], Study]:
+    return lambda config, embedder: measure(config, embedder.network(), embedder.world, embedder.should_stop)
+
+
 studies: Mapping[str, Callable[[Any, Embedder], Study]] = {
     "anchors": two_stage_search,
     "decomposability": decomposability,
+    "distractors": of_variants(variants.distractors),
     "leaks": leaks,
+    "neighbours": of_variants(variants.neighbours),
+    "pooling": of_variants(variants.pooling),
+    "scales": of_variants(variants.scales),
 }

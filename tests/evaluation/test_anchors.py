@@ -1,13 +1,18 @@
 """Two-stage search: against a search by hand, and against what it must never do."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from largescale.evaluation.anchors import Filed, measure, rank, study
-from largescale.evaluation.protocols import LABELS
+from largescale.evaluation.anchors import Filed, measure, measure_task, rank, study
+from largescale.evaluation.ground_truth import ListedTruth, Published
+from largescale.evaluation.protocols import LABELS, landmark_protocols
 from largescale.evaluation.ranking import average_precision
+from largescale.evaluation.results import CorpusUsed
+from largescale.evaluation.task import Described, Task
 from largescale.settings import UserError
 
 CLASSES, DIM = 10, 16
@@ -89,6 +94,28 @@ def test_more_probes_reach_more_and_never_beat_exhaustive_search_as_labels_would
     shown = study([exhaustive, *found], "map")
     assert len(shown.text().splitlines()) == 8
     assert [row["scanned %"] for row in shown.rows] == [100 * line.scanned for line in (exhaustive, *found)]
+
+
+def test_rows_that_are_not_of_the_gallery_are_not_searched() -> None:
+    """A revisited corpus stores its queries too: they stand in no ranking, and in no share of it."""
+    random = np.random.default_rng(3)
+    rows, anchors = unit(random.normal(size=(60, 8))), random.normal(size=(5, 8))
+    keys = [f"image{i:02d}" for i in range(60)]
+    queries = [{"key": keys[7 * i], "box": None, "easy": keys[7 * i + 1 : 7 * i + 3]} for i in range(8)]
+    searched = np.array([i for i in range(60) if i % 7 or i > 49])
+    published = Published.parse({"protocol": "roxford5k", "queries": queries, "gallery": [keys[i] for i in searched]}, "a test")
+
+    def measured(gallery: np.ndarray) -> list[dict[str, Any]]:
+        names, all_names = (pa.array([keys[i] for i in ids], pa.large_string()) for ids in (gallery, range(60)))
+        truth = ListedTruth(published, names, all_names)
+        described = Described(CorpusUsed("here", "0", len(gallery)), names, [rows[gallery]])
+        protocol = landmark_protocols("roxford5k", False)[0]
+        task = Task(truth, [protocol], lambda which: rows[truth.query[which]], described.used, all_names, described, [])
+        return [{**row, "queries/s": 0} for row in measure_task(task, anchors, [1, 2]).rows]
+
+    both = measured(np.arange(60)), measured(searched)
+    assert both[0] == both[1]
+    assert both[0][1]["reachable positives %"] < 100
 
 
 def test_anchors_of_another_network(toy: dict[str, np.ndarray]) -> None:

@@ -8,6 +8,8 @@ from largescale.commit import write_json
 from largescale.evaluation.report.site import Site
 
 Cell = str | int | float
+SHOWN = 1000
+"""Rows that people see."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,13 @@ class Study:
         return [not isinstance(self.rows[0][name], str) for name in self.columns]
 
     def cells(self) -> list[list[str]]:
-        return [[shown(value) for value in row.values()] for row in self.rows]
+        return [[shown(value) for value in row.values()] for row in self.rows[:SHOWN]]
+
+    @property
+    def about(self) -> str:
+        """The note, and whether there are rows that nobody sees."""
+        rest = f" The first {SHOWN:,} of {len(self.rows):,} rows; all are in {self.name}.json." if len(self.rows) > SHOWN else ""
+        return self.note + rest
 
     def text(self) -> str:
         """The table for a terminal."""
