@@ -39,6 +39,25 @@ def _cases(*groups: str) -> list[Any]:
     return [case for case in chosen if not case.values[0].raises and case.values[0].facts["compare"] != "none"]
 
 
+AUTHORS: dict[str, Callable[[dict[str, Any]], RankingLoss]] = {
+    "naver_APLoss": lambda args: SoftBinAPLoss(args["nq"], args["min"], args["max"]),
+    "naver_APLoss_20_m1": lambda args: SoftBinAPLoss(args["nq"], args["min"], args["max"]),
+    "SmoothAP_authors": lambda args: SmoothAPLoss(args["anneal"]),
+}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("case", goldens("losses_other", *AUTHORS))
+def test_equals_the_authors(case: Golden, precision: str) -> None:
+    """Of AP over bins (naver's code) and of Smooth-AP."""
+    arrays = case.arrays()
+    x = torch.tensor(arrays["in_embeddings"], dtype=getattr(torch, precision), requires_grad=True)
+    value = AUTHORS[case.facts["group"]](case.args)(x, torch.tensor(arrays["in_labels"]))
+    value.backward()
+    case.compare("loss", value.detach(), precision)
+    case.compare("grad", x.grad, precision)
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("case", _cases(*LOSSES))
 def test_equals_roadmap(case: Golden, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:

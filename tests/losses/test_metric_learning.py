@@ -1,5 +1,6 @@
 """pytorch-metric-learning by name: what is refused, and what is guarded."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,9 +9,11 @@ from pytorch_metric_learning import losses
 from pytorch_metric_learning.distances import CosineSimilarity
 
 from largescale import config
+from largescale.losses.calibration import CalibrationLoss
 from largescale.losses.config import ContrastiveConfig, LossConfig, MetricLearningConfig
 from largescale.losses.metric_learning import MetricLearningLoss
 from largescale.settings import Settings, UserError
+from tests.goldens import PRECISIONS, Golden, goldens
 from tests.losses.laws import batch
 
 
@@ -55,6 +58,25 @@ def test_equals_the_library() -> None:
     x, labels = batch()
     for name in ("MultiSimilarityLoss", "TripletMarginLoss", "NTXentLoss"):
         torch.testing.assert_close(_loss(name)(x, labels), getattr(losses, name)()(x, labels))
+
+
+LIBRARY = {name: partial(_loss, name) for name in ("FastAPLoss", "HistogramLoss", "LiftedStructureLoss")}
+OUTPUTS = [case for case in goldens("losses_pml", *LIBRARY) if not case.values[0].raises]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("case", [*OUTPUTS, *goldens("losses_pml", "ContrastiveLoss_calibration")])
+def test_equals_recorded_outputs(case: Golden, precision: str) -> None:
+    """Of the library's losses by their names (without the cases of a zero row, which here gets a direction), and of its
+    contrastive loss on cosines, which is ROADMAP's calibration."""
+    arrays, given = case.arrays(), {"FastAPLoss": {"num_bins": 10}, "HistogramLoss": {"n_bins": 100}}
+    group = case.facts["group"]
+    loss = LIBRARY[group](given.get(group)) if group in LIBRARY else CalibrationLoss()
+    x = torch.tensor(arrays["in_embeddings"], dtype=getattr(torch, precision), requires_grad=True)
+    value = loss(x, torch.tensor(arrays["in_labels"]))
+    value.backward()
+    case.compare("loss", value.detach(), precision)
+    case.compare("grad", x.grad, precision)
 
 
 def test_distances_by_name() -> None:
