@@ -3,12 +3,15 @@
 Q queries, N rows of the gallery, n rows of a piece, D dimensions, K neighbours
 """
 
+import faiss
 import numpy as np
 
 from largescale.evaluation.rows import Gallery
 
-QUERIES, ROWS = 1024, 4096
+QUERIES, ROWS = 1024, 8192
 """Of one product. Its shape is always the same, and with it the last bits of the scores."""
+SPARE = 16
+"""Rows that FAISS is asked for beyond those that are wanted: it keeps any of the rows that are tied with the last one."""
 
 
 class Best:
@@ -55,7 +58,7 @@ def merge(parts: list[tuple[np.ndarray, np.ndarray]], count: int) -> tuple[np.nd
 def nearest(
     queries: np.ndarray, gallery: Gallery, count: int, leave_out: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The best rows of many queries: for graphs and expansion, where nothing is judged.
+    """The best rows of many queries: for graphs and expansion, where nothing is judged. FAISS finds them in single precision.
 
     Args:
         queries: `(Q, D)`; blocks of them are multiplied with blocks of rows, in the precision of the queries.
@@ -72,9 +75,44 @@ def nearest(
 
 
 def _nearest(queries: np.ndarray, gallery: Gallery, count: int, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    rows, scores = np.full((len(queries), count), -1), np.full((len(queries), count), -np.inf, queries.dtype)
+    if queries.dtype != np.float32:
+        return _by_product(queries, gallery, count, own)
+    rows, scores = _by_faiss(queries, gallery, count + 1 + SPARE)
+    cut = scores.min(axis=1)  # rows as good as this may be missing
+    scores[rows == own[:, None]] = -np.inf
+    order = np.lexsort((rows, -scores))[:, :count]
+    rows, scores = (np.take_along_axis(found, order, axis=1) for found in (rows, scores))
+    rows[scores == -np.inf] = -1
+    torn = np.flatnonzero((scores[:, -1] <= cut) & (cut > -np.inf))
+    if len(torn):
+        rows[torn], scores[torn] = _by_product(queries[torn], gallery, count, own[torn])
+    return rows, scores
+
+
+def _padded(queries: np.ndarray) -> np.ndarray:
     padded = np.zeros((QUERIES, queries.shape[1]), queries.dtype)
     padded[: len(queries)] = queries
+    return padded
+
+
+def _by_faiss(queries: np.ndarray, gallery: Gallery, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The best rows and their scores `(Q, K)`, in any order; of rows tied with the last one, any."""
+    padded, buffer = _padded(queries), np.empty((ROWS, queries.shape[1]), np.float32)
+    best = faiss.ResultHeap(QUERIES, count, keep_max=True)
+    for first in range(0, len(gallery), ROWS):
+        inside = np.flatnonzero(gallery.group[first : first + ROWS] >= 0)
+        block = gallery.block(first, buffer)
+        block = block[: len(inside)] if len(inside) and inside[-1] == len(inside) - 1 else block[inside]
+        if len(inside):
+            scores, near = faiss.knn(padded, block, min(count, len(inside)), metric=faiss.METRIC_INNER_PRODUCT)
+            best.add_result(scores, first + inside[near])
+    rows = best.I[: len(queries)].copy()
+    return rows, np.where(rows < 0, -np.inf, best.D[: len(queries)]).astype(np.float32)
+
+
+def _by_product(queries: np.ndarray, gallery: Gallery, count: int, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    rows, scores = np.full((len(queries), count), -1), np.full((len(queries), count), -np.inf, queries.dtype)
+    padded = _padded(queries)
     buffer = np.empty((ROWS, queries.shape[1]), queries.dtype)
     for first in range(0, len(gallery), ROWS):
         group = gallery.group[first : first + ROWS]
