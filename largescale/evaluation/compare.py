@@ -43,7 +43,9 @@ class Pair:
     @property
     def name(self) -> str:
         protocol = self.a.protocol
-        return f"{protocol.protocol} +{protocol.distractors:,}" if protocol.distractors else protocol.protocol
+        among = f" +{protocol.distractors:,}" if protocol.distractors else ""
+        tuned = self.a.results.tuned or self.b.results.tuned
+        return f"{protocol.protocol}{among}{' (tuned)' if tuned else ''}"
 
     @property
     def metric(self) -> str:

@@ -52,7 +52,8 @@ class PoolingConfig(StudyConfig):
     """Pooling, whitening and dimension: GeM, MAC, SPoC and R-MAC over one trunk (RDE, figure 9, tables 2 and 3)."""
 
     dims: tuple[PositiveInt, ...] = Field(default=(16, 32, 64, 128, 256, 512, 1024, 2048), min_length=1)
-    """Dimensions that are kept after whitening; those that the descriptors do not have are left out."""
+    """Dimensions that are kept after whitening; those that the descriptors do not have are left out. The rows of each are in
+    the store."""
 
     @model_validator(mode="after")
     def _of_a_training_corpus(self) -> "PoolingConfig":

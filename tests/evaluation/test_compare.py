@@ -1,18 +1,20 @@
 """Two result folders, paired query by query."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from largescale.evaluation import EvaluateConfig, Published, evaluate_descriptors
 from largescale.evaluation.compare import POOLED, compare_results, pairs, table
+from largescale.evaluation.config import ExpansionConfig, ScoreConfig
 from largescale.settings import UserError
 from shards.sources.landmarks import read_test_set
 from tests.evaluation.small import alone
 
 
-def score(out: Path, descriptors: np.ndarray, keys: list[str], family: str = "oxford5k", queries: int = 12) -> Path:
+def score(out: Path, descriptors: np.ndarray, keys: list[str], family: str = "oxford5k", queries: int = 12, **rules: Any) -> Path:
     """Results of descriptors whose rows 3 i, 3 i + 1 and 3 i + 2 belong together; queries 6 i and 6 i + 3 are a landmark."""
     out.mkdir(parents=True)
     np.save(out / "rows.npy", descriptors)
@@ -20,7 +22,8 @@ def score(out: Path, descriptors: np.ndarray, keys: list[str], family: str = "ox
     triples = [keys[3 * i : 3 * i + 3] for i in range(queries)]
     truth = {"protocol": family, "gallery": None}
     truth["queries"] = [{"key": triple[0], "box": None, "good": triple} for triple in triples]
-    config = EvaluateConfig(descriptors=out / "rows.npy", names=out / "names.txt", ground_truth=out / "gnd.json", out=out)
+    given = {"descriptors": out / "rows.npy", "names": out / "names.txt", "ground_truth": out / "gnd.json"}
+    config = EvaluateConfig(**given, out=out, **rules)
     with alone() as world:
         evaluate_descriptors(config, Published.parse(truth, "a test"), world)
     return out
@@ -61,6 +64,13 @@ def test_several_data_sets_are_adjusted_and_pooled(tmp_path: Path, rows: tuple[n
     assert larger.holm == pytest.approx(max(larger.test.p, smaller.holm))
     assert pooled.holm is None
     assert pooled.test.difference == pytest.approx((12 * one.test.difference + 8 * other.test.difference) / 20)
+
+
+def test_what_was_tuned_is_marked(tmp_path: Path, rows: tuple[np.ndarray, np.ndarray, list[str]]) -> None:
+    worse, better, keys = rows
+    tuned = {"oxford5k": ScoreConfig(query_expansion=ExpansionConfig(neighbours=1))}
+    (pair,) = pairs(score(tmp_path / "a", worse, keys), score(tmp_path / "b", better, keys, tuned=tuned))
+    assert pair.name == "oxford5k-nocrop (tuned)"
 
 
 def test_what_cannot_be_paired(tmp_path: Path, rows: tuple[np.ndarray, np.ndarray, list[str]]) -> None:

@@ -18,6 +18,7 @@ from largescale.models.config import Pooling
 from largescale.models.network import RetrievalNet
 from tests.corpora import make_corpus
 from tests.evaluation.small import SIZE, alone, make_weights
+from tests.world import run_world
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +119,17 @@ def test_single_and_multiple_scales(data: Path, tmp_path: Path, world: World, se
     for scales, kind in (("multi", "none"), ("multi_up", "learned")):
         score = ScoreConfig(whitening=kind)
         assert found[scales, kind] == evaluated(config, network(data), world, tmp_path / scales, scales=scales, score=score)
+
+
+def rows_of(world: World, name: str, config: StudyConfig) -> list[Any]:
+    return list(studies[name](config, Embedder(config, world)).rows)
+
+
+def test_two_processes_measure_the_same(data: Path, tmp_path: Path, world: World) -> None:
+    one, two = (settings(ScalesConfig, data, tmp_path / name).model_copy(update={"whitening_corpus": None}) for name in "ab")
+    rows = rows_of(world, "scales", one)
+    assert len(rows) == 3
+    assert run_world(2, rows_of, "scales", two) == [rows, rows]
 
 
 def test_distractors(data: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
