@@ -7,6 +7,7 @@ import json
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,17 +21,14 @@ from largescale.commit import write_text
 from largescale.config import load, to_yaml
 from largescale.corpus.reading import Corpus
 from largescale.embedding import embed
-from largescale.mining import Generations
 from largescale.mining.stages import own_threads
 from largescale.models.network import RetrievalNet
 from largescale.models.weights import save_weights
 from largescale.training.recipe import TrainConfig
 from tests.benchmarks.table import Row, report
 from tests.corpora import make_corpus
-from tests.distributed.runs import finish, kill_all, lines, start
+from tests.distributed.runs import ENVIRONMENT, ROOT, kill_all, lines
 
-ONE = ("--standalone", "--nproc-per-node", 1)
-MINE = "launch/mine.py"
 ROUNDS, REFRESHES, STEPS, LEAST_WAIT_S = 2, 3, 16, 0.05
 SETTINGS = [
     *("images.size=128", "model.backbone=squeezenet1_1", f"tuples={{per_step: 4, per_epoch: {4 * STEPS}}}"),
@@ -51,22 +49,26 @@ def halves() -> tuple[list[str], list[str]]:
     return ["taskset", "-c", first], ["taskset", "-c", second]
 
 
+def start(program: str, arguments: list[str], output: Path, prefix: list[str] | None = None) -> subprocess.Popen:
+    """What it prints goes to a file: a full pipe would stop it."""
+    command = [*(prefix or []), sys.executable, f"launch/{program}", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=output.open("w"), stderr=subprocess.STDOUT)
+
+
 def train(folder: Path, corpus: Path, name: str, served: bool) -> tuple[list[float], float, float]:
     """Seconds of the steps, the longest wait at a border, and the share of the time in which the service was at work."""
     ours, others = halves()
     directory = folder / name
     mining = "mining={negatives: 2, home: service, wait: never}"
     arguments = [*SETTINGS, "loader.workers=0", "epochs=6", mining, f"corpus={corpus}", f"runs={folder}", f"name={name}"]
-    service = start([directory], *ONE, program=MINE, prefix=others) if served else None
-    trainers = start(arguments, *ONE, prefix=ours)
+    programs = [start("train.py", arguments, folder / f"{name}.txt", ours)]
+    programs += [start("mine.py", [str(directory)], folder / f"{name}-service.txt", others)] if served else []
     try:
-        output = finish(trainers, timeout_s=600)
-        assert trainers.returncode == 0, output
-        if service is not None:
-            assert "the run is finished" in finish(service)
+        for program in programs:
+            assert program.wait(timeout=600) == 0, f"see {folder}"
     finally:
-        for process in (trainers, *([service] if service else [])):
-            kill_all(process)
+        for program in programs:
+            kill_all(program)
     record = lines(directory)
     seconds = [4 * 4 / line["data/images_per_second"] for line in record if "data/images_per_second" in line]
     waits = [line["mining/wait_seconds"] for line in record if "mining/wait_seconds" in line]
@@ -117,25 +119,20 @@ def refreshes() -> Iterator[Row]:
         config = load(TrainConfig, [*arguments, "mining={home: service, wait: always}"])
         write_text(run / "config.yaml", to_yaml(config))
         network = config.model.build()
-        service, bare = start([run], *ONE, program=MINE), []
+        service, bare = start("mine.py", [str(run)], folder / "service.txt"), []
         try:
             for epoch in range(REFRESHES + 1):
                 about = {"step": epoch * STEPS, "run": "run", "corpus": corpus.manifest.fingerprint}
                 save_weights(network, run / "weights" / f"step-{epoch * STEPS:06d}.safetensors", about)
-                await_record(run, corpus, epoch, service)
+                while len(own_record(run)) <= epoch:
+                    assert service.poll() is None, (folder / "service.txt").read_text()
+                    time.sleep(0.05)
                 bare.append(bare_pass(network.eval(), corpus, config))
         finally:
             kill_all(service)
         behind = [line["mining/refresh_seconds"] for line in own_record(run)]
     both = (statistics.median(values[1:]) for values in (behind, bare))  # at the first, the service starts
     yield Row("weights written to generation published, bare embedding pass (s)", *both, 1.1, smaller_is_better=True)
-
-
-def await_record(run: Path, corpus: Corpus, epoch: int, service: subprocess.Popen) -> None:
-    generations = Generations(run, corpus.manifest.fingerprint)
-    while len(own_record(run)) <= epoch or generations.newest(epoch) is None:
-        assert service.poll() is None, service.communicate()[0]
-        time.sleep(0.05)
 
 
 def rows() -> Iterator[Row]:
