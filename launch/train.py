@@ -29,6 +29,7 @@ def train(config: TrainConfig, dry: bool) -> None:
     from largescale.training.plans import build_planner
     from largescale.training.rehearsal import rehearse
     from largescale.training.trainer import Trainer
+    from largescale.training.whitening import start_projection
 
     # -----------------------------------------------------------------------------
     # Processes, and what they read
@@ -42,6 +43,10 @@ def train(config: TrainConfig, dry: bool) -> None:
     corpus = Corpus.open(location, config.storage)
     torch.manual_seed(config.seed)  # all ranks begin with the same weights
     network = config.model.build()
+    identity = {**config.binding(), "fingerprint of the corpus": corpus.manifest.fingerprint}
+    checkpoints = Checkpoints(config.directory / "checkpoints", config.checkpoint, world, identity)
+    if checkpoints.newest() is None and not dry:
+        start_projection(network, config, corpus, world)
     loss = build_loss(config.loss, len(corpus.manifest.label_names), network.dim, world)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     engine = build_engine(config.engine, config.optim, StepModule(network, loss, world, autocast=config.engine.autocast))
@@ -52,8 +57,6 @@ def train(config: TrainConfig, dry: bool) -> None:
     # What is measured, saved and watched
     directory = config.directory
     tracker = Tracker(config.tracking, directory, config.model_dump(mode="json"), world)
-    identity = {**config.binding(), "fingerprint of the corpus": corpus.manifest.fingerprint}
-    checkpoints = Checkpoints(directory / "checkpoints", config.checkpoint, world, identity)
     checkpointing = callbacks.Checkpointing(checkpoints, directory / "weights")
     features = [
         callbacks.Preemption(signal),

@@ -13,7 +13,7 @@ from largescale.commit import committed_file
 from largescale.corpus.manifest import Manifest
 from largescale.distributed import World
 from largescale.evaluation.derived import one_thread
-from largescale.models.whitening import LearnedWhitening, PCAWhitening, Whitening
+from largescale.models.whitening import LearnedWhitening, Parts, PCAWhitening, Whitening
 from largescale.settings import UserError
 
 
@@ -49,7 +49,7 @@ def fitted(path: Path, kind: str, manifest: Manifest, ids: np.ndarray, parts: Se
     def fit() -> None:
         if path.exists():
             return
-        rows = np.concatenate(parts).astype(np.float32)
+        rows = Parts(parts)
         with one_thread():
             whitening = PCAWhitening.fit(rows) if kind == "pca" else _learned(manifest, ids, rows)
         with committed_file(path) as temporary, temporary.open("wb") as file:
@@ -60,7 +60,7 @@ def fitted(path: Path, kind: str, manifest: Manifest, ids: np.ndarray, parts: Se
         return Whitening(torch.from_numpy(file["mean"]), torch.from_numpy(file["directions"]))
 
 
-def _learned(manifest: Manifest, ids: np.ndarray, rows: np.ndarray) -> Whitening:
+def _learned(manifest: Manifest, ids: np.ndarray, rows: Parts) -> Whitening:
     pairs = matching_pairs(manifest)
     pairs = pairs[np.isin(pairs, ids).all(axis=1)]
     if not len(pairs):

@@ -40,6 +40,9 @@ class ModelConfig(Settings):
     """One learned exponent, a fixed one, or one learned per channel."""
     projection: PositiveInt | None = None
     """Dimensions of a learned linear layer between two normalisations; none: the descriptor has the channels of the trunk."""
+    projection_start: Literal["random", "pca", "learned"] = "random"
+    """First weights of the projection: random, or a whitening of what it projects, fitted on the training corpus as the run
+    begins: from principal components, or learned from matching pairs (end-to-end whitening)."""
     normalise: bool = True
     """Make unit rows; class anchors (loss.name=class_anchor) need descriptors as they are."""
     weights: str = "none"
@@ -62,6 +65,12 @@ class ModelConfig(Settings):
     def _one_pooling(self) -> "ModelConfig":
         if self.pooling != "gem" and (self.gem_p, self.gem_exponent) != (3.0, "learned"):
             raise ValueError(f"gem_p and gem_exponent say nothing to pooling={self.pooling}; use pooling=gem or leave them out")
+        return self
+
+    @model_validator(mode="after")
+    def _projection_to_start(self) -> "ModelConfig":
+        if self.projection is None and self.projection_start != "random":
+            raise ValueError(f"projection_start={self.projection_start}: there is no projection; give projection=DIMENSIONS")
         return self
 
     def build(self) -> "RetrievalNet":

@@ -5,17 +5,45 @@ N descriptors, n pairs, D dimensions, d kept dimensions. Moments and decompositi
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
+from largescale.distributed import World
 from largescale.models.pooling import l2_normalise
 from largescale.settings import UserError
 
-Rows = torch.Tensor | np.ndarray
+Form = Literal["cirtorch", "paper"]
 BLOCK = 8192
 # variances below this share of the largest are rounding errors: nothing divides by them
 FLOOR = 1e-10
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Rows in several arrays `(n_i, D)`, side by side: memory maps of shards, of which only what is asked for is read."""
+
+    arrays: Sequence[np.ndarray]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.arrays))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self), self.arrays[0].shape[1]
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        rows, start = np.arange(len(self))[rows], np.cumsum([0, *map(len, self.arrays)])
+        part, found = np.searchsorted(start, rows, "right") - 1, np.empty((len(rows), self.shape[1]), self.arrays[0].dtype)
+        for number in np.unique(part).tolist():
+            here = part == number
+            found[here] = self.arrays[number][rows[here] - start[number]]
+        return found
+
+
+Rows = torch.Tensor | np.ndarray | Parts
 
 
 @dataclass(frozen=True)
@@ -27,7 +55,7 @@ class Whitening:
     directions: torch.Tensor
     """`(D, D)`, one scaled direction per row, the most telling first; the sign of a row has no meaning."""
 
-    def apply(self, x: Rows, dim: int | None = None) -> torch.Tensor:
+    def apply(self, x: torch.Tensor | np.ndarray, dim: int | None = None) -> torch.Tensor:
         """`(N, D) -> (N, d)`: centred, projected onto the first `dim` directions (None: all), unit rows.
 
         Computed in the precision of `x`, in float32 at least. A row equal to the mean becomes zero.
@@ -41,14 +69,15 @@ class PCAWhitening(Whitening):
     """Principal components, each divided by its variance to a power (cirtorch, Jégou & Chum 2012)."""
 
     @staticmethod
-    def fit(x: Rows, power: float = 0.5) -> "PCAWhitening":
+    def fit(x: Rows, power: float = 0.5, world: World | None = None) -> "PCAWhitening":
         """From descriptors `(N, D)`; read in blocks, so they may be a memory map.
 
         Args:
             power: 0.5 makes all variances equal, 0.25 is naver's milder choice, 0 only rotates. Directions without variance
                 are scaled to zero.
+            world: its ranks, which all have `x`, share the work.
         """
-        moments = Moments.of(x)
+        moments = Moments.of(x, world=world)
         variances, components = _eigh_descending(moments.covariance())
         known = variances > FLOOR * variances[0]
         scales = torch.where(known, variances.clamp(min=0) ** -power, 0.0)
@@ -56,30 +85,41 @@ class PCAWhitening(Whitening):
 
 
 class LearnedWhitening(Whitening):
-    """Discriminative whitening (Mikolajczyk & Matas 2007) as cirtorch computes it.
+    """Discriminative whitening (Mikolajczyk & Matas 2007; Radenović 2018, §3.4): the differences of matching pairs become white.
 
-    The differences of matching pairs become white, then the scatter of all descriptors about the mean query is rotated to
-    its principal components.
+    Then the principal components are turned to the front of the scatter of all descriptors about the mean query (`cirtorch`,
+    the code), or of the differences of all pairs that are not given as matching, about the mean descriptor (`paper`). Whether
+    the whitening is by a Cholesky factor or by the symmetric root makes no difference after that.
     """
 
     @staticmethod
-    def fit(x: Rows, queries: Sequence[int] | Rows, positives: Sequence[int] | Rows) -> "LearnedWhitening":
+    def fit(
+        x: Rows,
+        queries: Sequence[int] | np.ndarray,
+        positives: Sequence[int] | np.ndarray,
+        form: Form = "cirtorch",
+        world: World | None = None,
+    ) -> "LearnedWhitening":
         """From descriptors `(N, D)` and the row numbers `(n,)` of matching pairs.
 
         Differences that span fewer than D dimensions (fewer pairs than dimensions, say) leave the others with the floor of
         1e-10 of the largest variance, which magnifies them: fit from many more pairs than dimensions.
+
+        Args:
+            world: its ranks, which all have `x` and the pairs, share the work.
         """
         queries, positives = np.asarray(queries), np.asarray(positives)
         if len(queries) != len(positives) or not len(queries):
             raise UserError(
                 f"learned whitening needs pairs of a query and a positive, found {len(queries)} and {len(positives)} of them"
             )
-        mean = torch.stack([block.sum(0) for block in _blocks(x, queries)]).sum(0) / len(queries)
-        differences = Moments.of(x, queries, minus=positives).covariance(about=torch.zeros_like(mean))
-        variances, components = _eigh_descending(differences)
+        everything, differences = Moments.of(x, world=world), Moments.of(x, queries, minus=positives, world=world)
+        mean = everything.mean if form == "paper" else Moments.of(x, queries, outer=False, world=world).mean
+        variances, components = _eigh_descending(differences.covariance(about=torch.zeros_like(mean)))
         floor = FLOOR * (variances[0] if variances[0] > 0 else 1.0)
         whiten = components / variances.clamp(min=floor).sqrt()[:, None]  # (D, D): whiten S whiten' = 1
-        _, rotation = _eigh_descending(whiten @ Moments.of(x).covariance(about=mean) @ whiten.T)
+        spread = everything.between(differences) if form == "paper" else everything.covariance(about=mean)
+        _, rotation = _eigh_descending(whiten @ spread @ whiten.T)
         return LearnedWhitening(mean, rotation @ whiten)
 
 
@@ -92,15 +132,29 @@ class Moments:
     outer: torch.Tensor
 
     @staticmethod
-    def of(x: Rows, rows: np.ndarray | None = None, minus: np.ndarray | None = None) -> "Moments":
-        """Of all rows of `x`, or of the differences between two lists of its rows."""
-        device = x.device if isinstance(x, torch.Tensor) else "cpu"
+    def of(
+        x: Rows,
+        rows: np.ndarray | None = None,
+        minus: np.ndarray | None = None,
+        outer: bool = True,
+        world: World | None = None,
+    ) -> "Moments":
+        """Of all rows of `x`, of some, or of the differences between two lists of them.
+
+        Args:
+            outer: whether the sum of outer products is wanted, which is all the work.
+            world: each of its ranks reads a share of the rows, and their moments are added.
+        """
+        count, device = len(x) if rows is None else len(rows), x.device if isinstance(x, torch.Tensor) else "cpu"
         total = torch.zeros(x.shape[1], dtype=torch.float64, device=device)
-        moments = Moments(0, total, total.new_zeros(x.shape[1], x.shape[1]))
-        for block in _blocks(x, rows, minus):
-            moments.count += len(block)
+        moments = Moments(count, total, total.new_zeros(x.shape[1], x.shape[1]))
+        for block in _blocks(x, world.share(count) if world else slice(0, count), rows, minus):
             moments.sum += block.sum(0)
-            moments.outer.addmm_(block.T, block)
+            if outer:
+                moments.outer.addmm_(block.T, block)
+        if world:
+            for moment in (moments.sum, moments.outer)[: 1 + outer]:
+                dist.all_reduce(moment)
         return moments
 
     @property
@@ -113,15 +167,19 @@ class Moments:
         cross = torch.outer(self.mean, centre)
         return self.outer / self.count - cross - cross.T + torch.outer(centre, centre)
 
+    def between(self, matching: "Moments") -> torch.Tensor:
+        """`(D, D)` sum of (x - y)(x - y)' over all pairs of the rows but those whose differences are given."""
+        return self.count * self.outer - torch.outer(self.sum, self.sum) - matching.outer
 
-def _blocks(x: Rows, rows: np.ndarray | None = None, minus: np.ndarray | None = None) -> Iterator[torch.Tensor]:
-    for start in range(0, len(x) if rows is None else len(rows), BLOCK):
-        part = slice(start, start + BLOCK)
+
+def _blocks(x: Rows, share: slice, rows: np.ndarray | None, minus: np.ndarray | None) -> Iterator[torch.Tensor]:
+    for start in range(share.start, share.stop, BLOCK):
+        part = slice(start, min(start + BLOCK, share.stop))
         block = _double(x[part] if rows is None else x[rows[part]])
-        yield block if minus is None else block - _double(x[minus[part]])
+        yield block if minus is None else block.sub_(_double(x[minus[part]]))
 
 
-def _double(rows: Rows) -> torch.Tensor:
+def _double(rows: torch.Tensor | np.ndarray) -> torch.Tensor:
     return rows.double() if isinstance(rows, torch.Tensor) else torch.from_numpy(np.array(rows, np.float64))
 
 

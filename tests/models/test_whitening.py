@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from largescale.distributed import World
 from largescale.models import whitening
-from largescale.models.whitening import LearnedWhitening, PCAWhitening, Whitening
+from largescale.models.whitening import LearnedWhitening, Parts, PCAWhitening, Whitening
 from largescale.settings import UserError
 from tests.goldens import Golden, goldens
+from tests.world import run_world
 
 
 def _fit(case: Golden) -> Whitening:
@@ -77,6 +79,42 @@ def test_blocks_and_memory_maps_change_nothing(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(whitening, "BLOCK", 7)
     blocks = LearnedWhitening.fit(np.load(tmp_path / "x.npy", mmap_mode="r"), queries, positives)
     torch.testing.assert_close(whole.apply(x), blocks.apply(x), atol=1e-6, rtol=0)
+    parts = LearnedWhitening.fit(Parts([x[:100], x[100:100], x[100:]]), queries, positives)
+    assert torch.equal(parts.directions, blocks.directions)
+
+
+def test_the_papers_form() -> None:
+    """P = C_S^(-1/2) eig(C_S^(-1/2) C_D C_S^(-1/2)) in plain loops over all pairs."""
+    random = np.random.default_rng(0)
+    label = np.repeat(np.arange(8), 3)
+    x = random.normal(size=(8, 4))[label] + 0.5 * random.normal(size=(24, 4)) * [1, 2, 3, 4]
+    same = np.zeros((4, 4))
+    other = np.zeros((4, 4))
+    matching = [(i, j) for i in range(24) for j in range(i) if label[i] == label[j]]
+    for i in range(24):
+        for j in range(i):
+            (same if label[i] == label[j] else other)[:] += np.outer(x[i] - x[j], x[i] - x[j])
+    values, vectors = np.linalg.eigh(same)
+    root = vectors @ np.diag(values**-0.5) @ vectors.T
+    expected = (root @ np.linalg.eigh(root @ other @ root)[1][:, ::-1]).T * np.sqrt(len(matching))  # a mean over pairs, not a sum
+    whitener = LearnedWhitening.fit(x, *np.array(matching).T, form="paper")
+    np.testing.assert_allclose(whitener.mean, x.mean(0))
+    signs = np.sign((whitener.directions.numpy() * expected).sum(1, keepdims=True))
+    np.testing.assert_allclose(whitener.directions, signs * expected, rtol=1e-9)
+
+
+def _fit_in_world(world: World) -> list[np.ndarray]:
+    random = np.random.default_rng(0)
+    x, (queries, positives) = random.normal(size=(301, 8)).astype(np.float32), random.integers(301, size=(2, 90))
+    forms = [LearnedWhitening.fit(x, queries, positives, form, world) for form in ("cirtorch", "paper")]
+    return [whitener.apply(x).numpy() for whitener in (*forms, PCAWhitening.fit(x, world=world))]
+
+
+def test_ranks_share_the_work() -> None:
+    (alone,) = run_world(1, _fit_in_world)
+    for found in run_world(3, _fit_in_world):
+        for one, other in zip(found, alone, strict=True):
+            np.testing.assert_allclose(np.abs(one), np.abs(other), atol=2e-5)
 
 
 def test_pairs_are_needed() -> None:
