@@ -22,7 +22,10 @@ from tests.world import run_world, start_world
 SIZE, CHUNK = 30, 3
 
 
-def _learn(world: World, chunk: int | None) -> tuple[list[float], dict[str, np.ndarray]]:
+Outcome = tuple[list[float], dict[str, np.ndarray]]
+
+
+def _learn(world: World, chunk: int | None) -> Outcome:
     """Losses and norms of four steps of 20 images, and the state with the queue, which they fill more than twice."""
     config = EngineConfig(autocast=False, chunk=chunk)
     engine = small_engine(world, config, CrossBatchMemory(RoadmapLoss(), SIZE, 5, weight=0.5), name="sgd")
@@ -32,18 +35,21 @@ def _learn(world: World, chunk: int | None) -> tuple[list[float], dict[str, np.n
     return numbers, {name: tensor.numpy() for name, tensor in engine.state().items()}
 
 
+def _both(world: World) -> tuple[Outcome, Outcome]:
+    return _learn(world, None), _learn(world, CHUNK)
+
+
 def test_queue_and_gradient_are_those_of_one_process_without_chunks() -> None:
-    [(expected, state)] = run_world(1, _learn, None)
+    [((expected, state), alone)] = run_world(1, _both)
     assert state["model.loss.written"] == 80
-    assert np.unique(np.linalg.norm(state["model.loss.embeddings"], axis=1).round(3)).tolist() == [1.0]
-    for size, chunk in ((1, CHUNK), (2, None), (2, CHUNK)):
-        answers = run_world(size, _learn, chunk)
-        for numbers, found in answers:
-            np.testing.assert_allclose(numbers, expected, rtol=2e-5)
-            for name, value in state.items():
-                np.testing.assert_allclose(found[name], value, rtol=2e-4, atol=2e-6, err_msg=f"{name}, {size} ranks, {chunk}")
+    two = run_world(2, _both)
+    for numbers, found in (alone, *two[0], *two[1]):
+        np.testing.assert_allclose(numbers, expected, rtol=2e-5)
+        for name, value in state.items():
+            np.testing.assert_allclose(found[name], value, rtol=2e-4, atol=2e-6, err_msg=name)
+    for (_, first), (_, second) in zip(*two, strict=True):
         for name in ("embeddings", "labels", "written"):
-            np.testing.assert_array_equal(answers[0][1][f"model.loss.{name}"], answers[-1][1][f"model.loss.{name}"])
+            np.testing.assert_array_equal(first[f"model.loss.{name}"], second[f"model.loss.{name}"])
 
 
 class _Die(Callback):
