@@ -20,7 +20,7 @@ from tests.distributed.runs import ENVIRONMENT, ROOT
 
 def experiment(*arguments: object, status: int = 0) -> str:
     command = [sys.executable, "launch/experiment.py", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -119,7 +119,7 @@ def test_every_method_sees_the_same_images(described: Path) -> None:
         ("reference=none", "reference=none is none of the methods"),
         ("seeds=[1, 1]", "give different ones"),
         ("vary={setting: loss.margn, values: [1]}", "loss.margn: no such setting; the nearest is loss.margin"),
-        ("vary={setting: loss.margin, values: [1, 1]}", "two trainings would share the folder contrastive-1"),
+        ("vary={setting: loss.margin, values: [1, 1]}", "two trainings would share the folder batch-hard-1"),
         ("evaluate.galery=x", "galery: no such setting"),
     ],
 )
