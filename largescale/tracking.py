@@ -76,7 +76,7 @@ class NoSink:
 
     def write(self, line: Mapping[str, Any]) -> None: ...
 
-    def strips(self, step: int, rows: list[Mapping[str, Any]]) -> None: ...
+    def table(self, name: str, step: int, rows: list[Mapping[str, Any]]) -> None: ...
 
     def position(self) -> int:
         return 0
@@ -115,12 +115,12 @@ class WandbMirror:
     def write(self, line: Mapping[str, Any]) -> None:
         self.run.log(dict(line))
 
-    def strips(self, step: int, rows: list[Mapping[str, Any]]) -> None:
-        """A table of ranking strips: one row per query with its picture, scores and path of images."""
+    def table(self, name: str, step: int, rows: list[Mapping[str, Any]]) -> None:
+        """A table; pictures are arrays `(h, w, 3)` uint8 in the column `strip`."""
         import wandb
 
         cells = [[wandb.Image(value) if key == "strip" else value for key, value in row.items()] for row in rows]
-        self.run.log({"step": step, "eval/strips": wandb.Table(columns=list(rows[0]), data=cells)})
+        self.run.log({"step": step, name: wandb.Table(columns=list(rows[0]), data=cells)})
 
     def close(self) -> None:
         self.run.finish()

@@ -73,10 +73,13 @@ def tell(results: "Results", config: EvaluateConfig, world: "World") -> None:
 
 
 def report(config: EvaluateConfig, world: "World") -> None:
-    from largescale.evaluation.report import write_report
+    from largescale.evaluation.report import mirror, write_report
 
     if world.is_first:
-        print(f"report: {write_report(config.out, pictures(config))}")
+        images = pictures(config)
+        print(f"report: {write_report(config.out, images)}")
+        if config.tracking.wandb != "off":
+            mirror(config.out, images, config.tracking)
 
 
 def score_descriptors(config: EvaluateConfig, world: "World") -> "Results":

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_v
 
 from largescale.corpus.config import ImagesConfig, LoaderConfig, StorageConfig
 from largescale.settings import Settings
+from largescale.tracking import TrackingConfig
 
 ProtocolName = Literal[
     "auto", "labels", "oxford5k", "paris6k", "roxford5k", "rparis6k", "holidays", "holidays-upright", "ukbench"
@@ -90,6 +91,8 @@ class EvaluateConfig(Settings):
     """Images of equal shape that go through the network together."""
     loader: LoaderConfig = LoaderConfig()
     storage: StorageConfig = StorageConfig()
+    tracking: TrackingConfig = TrackingConfig(wandb="off")
+    """Weights & Biases mirrors the report in tables where tracking.wandb is not off."""
     store: Path | None = None
     """Folder for descriptors, so that evaluations of the same weights share those of their distractors; null: OUT/descriptors."""
     out: Path = Path("evaluation")

@@ -1,6 +1,5 @@
 """Evaluates the network between epochs, on all ranks; the score decides which checkpoint is the best."""
 
-import io
 import shutil
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -8,20 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
 
 from largescale.corpus.reading import Corpus
 from largescale.distributed import StopSignal
 from largescale.evaluation import Stopped, evaluate
 from largescale.evaluation.config import EvaluateConfig
-from largescale.evaluation.report.pictures import Pictures, of_neighbour, of_query, thumbnail
-from largescale.evaluation.results import ProtocolResult, QueryRecord, Results, read_records
+from largescale.evaluation.report.pictures import Pictures
+from largescale.evaluation.report.strips import strip
+from largescale.evaluation.results import ProtocolResult, Results, read_records
 from largescale.training.callbacks.base import Callback
 from largescale.training.callbacks.checkpointing import Checkpointing
 from largescale.training.recipe import TrainConfig
-
-SIDE, FRAME, SHOWN = 96, 4, 10
-COLOURS = {"right": "#2a9d55", "wrong": "#d1495b", "distractor": "#8a5cb8", "junk": "#999999", "self": "#999999"}
 
 
 class Evaluation(Callback):
@@ -52,7 +48,7 @@ class Evaluation(Callback):
         trainer.log(metrics(results))
         self.checkpointing.checkpoints.mark_best(trainer.progress.step, float(np.mean([*results.main_metrics().values()])))
         if trainer.tracker.wandb.shows_pictures and self.config.evaluation.strips:
-            trainer.tracker.wandb.strips(trainer.progress.step, list(self._rows(results.protocols[0], stage)))
+            trainer.tracker.wandb.table("eval/strips", trainer.progress.step, list(self._rows(results.protocols[0], stage)))
 
     def _rows(self, protocol: ProtocolResult, stage: EvaluateConfig) -> Iterator[Mapping[str, Any]]:
         """A table of rankings: the query, its average precision, and its first images as one picture."""
@@ -82,17 +78,3 @@ def metrics(results: Results) -> dict[str, float]:
     """All metrics of all protocols, `{eval/PROTOCOL/METRIC: value}`."""
     found = {result.protocol: result.metrics for result in results.protocols}
     return {f"eval/{name}/{metric}": interval.value for name, scores in found.items() for metric, interval in scores.items()}
-
-
-def strip(record: QueryRecord, pictures: Pictures) -> np.ndarray:
-    """`(SIDE, (1 + SHOWN) * SIDE, 3)` uint8: the query, then what was found, framed by the colour of its mark."""
-    shown = [neighbour for neighbour in record.top if neighbour.mark != "self"][:SHOWN]
-    canvas = Image.new("RGB", (SIDE * (1 + SHOWN), SIDE), "white")
-    for place, (folder, id) in enumerate([of_query(record), *map(of_neighbour, shown)]):
-        (encoded,) = pictures.corpus(folder).read([id])
-        picture = ImageOps.contain(Image.open(io.BytesIO(thumbnail(encoded))), (SIDE - 2 * FRAME, SIDE - 2 * FRAME))
-        canvas.paste(picture, (place * SIDE + FRAME, FRAME))
-    draw = ImageDraw.Draw(canvas)
-    for place, neighbour in enumerate(shown, start=1):
-        draw.rectangle([place * SIDE, 0, (place + 1) * SIDE - 1, SIDE - 1], outline=COLOURS[neighbour.mark], width=FRAME)
-    return np.asarray(canvas)

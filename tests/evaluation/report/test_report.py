@@ -1,5 +1,6 @@
 """The report in a real browser: every image loads, every link leads somewhere, nothing is complained about."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from selenium.webdriver.common.keys import Keys
 
 from largescale.corpus.reading import Corpus
 from largescale.evaluation.compare import compare_results, pairs
-from largescale.evaluation.report import Pictures, write_comparison, write_report
+from largescale.evaluation.report import Pictures, mirror, write_comparison, write_report
 from largescale.evaluation.results import (
     CorpusUsed,
     CurvePoint,
@@ -28,6 +29,7 @@ from largescale.evaluation.results import (
     record_file,
     write_results,
 )
+from largescale.tracking import TrackingConfig
 from tests.corpora import make_corpus
 
 QUERIES = 130
@@ -105,9 +107,13 @@ def browser() -> Iterator[webdriver.Chrome]:
     chrome.quit()
 
 
-def _write(evaluation: Path) -> Path:
+def _pictures(evaluation: Path) -> Pictures:
     gallery = Corpus.open(str(evaluation / "gallery"))
-    return write_report(evaluation, Pictures(gallery, gallery, [Corpus.open(str(evaluation / "distractors"))]))
+    return Pictures(gallery, gallery, [Corpus.open(str(evaluation / "distractors"))])
+
+
+def _write(evaluation: Path) -> Path:
+    return write_report(evaluation, _pictures(evaluation))
 
 
 def _links(browser: webdriver.Chrome) -> set[str]:
@@ -196,6 +202,23 @@ def test_keyboard_and_narrow_screens(evaluation: Path, browser: webdriver.Chrome
     width = browser.execute_script("return [document.documentElement.scrollWidth, document.documentElement.clientWidth]")
     browser.set_window_size(1280, 900)
     assert width[0] <= width[1]
+
+
+def test_wandb_mirrors_scores_and_worst_queries(evaluation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setattr("largescale.evaluation.report.tables.MOST", 3)
+    copy = shutil.copytree(evaluation, tmp_path / "copy", ignore=shutil.ignore_patterns("report*"))
+    mirror(copy, _pictures(evaluation), TrackingConfig(wandb="offline"))
+    tables = [json.loads(path.read_text()) for path in copy.rglob("*.table.json")]
+    by_columns = {tuple(table["columns"][:2]): table for table in tables}
+    scores, queries = by_columns["protocol", "distractors"], by_columns["query", "label"]
+    assert [row[:4] for row in scores["data"] if row[2] == "map"] == [["labels", n, "map", 0.5] for n in (0, 5, 10)]
+    assert [row[0] for row in queries["data"]] == ["query/129", "query/128", "query/127"]
+    assert queries["columns"][-1] == "strip"
+    pictures = [path for path in tmp_path.rglob("staging/*") if path.read_bytes().startswith(b"\x89PNG")]
+    assert len(pictures) == 3
 
 
 def test_without_pictures_names_stand_in(evaluation: Path, tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""The report as tables of Weights & Biases: the scores, and the worst queries of each protocol with their pictures."""
+
+import heapq
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from largescale.evaluation.report.pictures import Pictures
+from largescale.evaluation.report.strips import strip
+from largescale.evaluation.results import ProtocolResult, Results, read_records, read_results
+from largescale.tracking import TrackingConfig, WandbMirror
+
+MOST = 500
+"""Rows of a table; W&B shows no more than some thousands."""
+
+
+def mirror(directory: Path, pictures: Pictures | None, config: TrackingConfig) -> None:
+    """Log the results in `directory` as a W&B run; the same results again go to the same run.
+
+    Args:
+        pictures: where the images are; None: names alone.
+    """
+    results = read_results(directory)
+    facts = {
+        "name": directory.name,
+        "source": results.source,
+        "score": dict(results.score),
+        "preprocess": dict(results.preprocess),
+    }
+    run = WandbMirror(config, directory, facts, id=f"{results.digest[:16]}-{directory.name}")
+    try:
+        run.write({f"eval/{name}": value for name, value in results.main_metrics().items()})
+        run.table("scores", 0, list(_scores(results)))
+        for protocol in results.protocols:
+            run.table(f"queries/{protocol.protocol}", 0, list(_queries(directory, protocol, pictures)))
+    finally:
+        run.close()
+
+
+def _scores(results: Results) -> Iterator[Mapping[str, Any]]:
+    for protocol in results.protocols:
+        for point in protocol.distractor_curve:
+            for metric, value in point.metrics.items():
+                where = {"protocol": protocol.protocol, "distractors": point.distractors, "metric": metric}
+                yield {**where, "value": value.value, "low": value.low, "high": value.high}
+
+
+def _queries(directory: Path, protocol: ProtocolResult, pictures: Pictures | None) -> Iterator[Mapping[str, Any]]:
+    """The worst first."""
+    asked = (record for record in read_records(directory / protocol.records) if record.ap is not None)
+    for record in heapq.nsmallest(MOST, asked, key=lambda record: (record.ap, record.key)):
+        facts = {"query": record.key, "label": record.label, protocol.main: record.ap, "positives": record.positives}
+        row = {**facts, "first hit": record.first_hit, "lowest positive": max((m.rank for m in record.missed), default=None)}
+        yield row if pictures is None else {**row, "strip": strip(record, pictures)}
