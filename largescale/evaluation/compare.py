@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from largescale.evaluation.results import RESULTS, ProtocolResult, QueryRecord, Results, read_records, read_results
+from largescale.evaluation.results import RESULTS, ProtocolResult, QueryRecord, Results, read_records, read_results, scale
 from largescale.evaluation.statistics import Comparison, compare, holm
 from largescale.settings import UserError
 
@@ -116,13 +116,17 @@ def _names(scored: Mapping[tuple[str, ...], Scored]) -> str:
 
 
 def compare_results(pairs: Sequence[Pair]) -> list[Compared]:
-    """A line per protocol by its main metric; where there are several data sets, one more of all their queries together."""
+    """A line per protocol by its main metric; where there are several data sets, one more of all their queries together.
+
+    UKBench's N-S is no fraction: its queries are not among them.
+    """
     columns = [_columns(pair) for pair in pairs]
     lines = [_line(pair.name, pair.metric, *column) for pair, column in zip(pairs, columns, strict=True)]
     adjusted = holm([line.test.p for line in lines])
     lines = [replace(line, holm=p) for line, p in zip(lines, adjusted, strict=True)]
-    if len({pair.queries for pair in pairs}) > 1:
-        a, b, clusters = (np.concatenate(column) for column in zip(*columns, strict=True))
+    fractions = [(pair, column) for pair, column in zip(pairs, columns, strict=True) if pair.metric != "ns"]
+    if len({pair.queries for pair, _ in fractions}) > 1:
+        a, b, clusters = (np.concatenate(column) for column in zip(*(column for _, column in fractions), strict=True))
         lines.append(_line(POOLED, "the main ones", a, b, clusters))
     return lines
 
@@ -139,15 +143,16 @@ def _line(name: str, metric: str, a: np.ndarray, b: np.ndarray, clusters: np.nda
 
 
 def table(lines: Sequence[Compared]) -> str:
-    """Percentages; p by sign flips, and adjusted for the number of protocols (Holm)."""
+    """Percentages, but UKBench's N-S of 4; p by sign flips, and adjusted for the number of protocols (Holm)."""
     head = f"{'protocol':<30}{'metric':<16}{'A':>7}{'B':>7}{'B - A':>8}{'95 %':>18}{'p':>9}{'Holm':>9}  wins/losses/ties"
     return "\n".join([head, *map(_row, lines)])
 
 
 def _row(line: Compared) -> str:
     test = line.test
-    ends = f"{100 * test.low:+.2f} to {100 * test.high:+.2f}"
-    values = f"{100 * line.a:>7.2f}{100 * line.b:>7.2f}{100 * test.difference:>+8.2f}{ends:>18}{chance(test.p):>9}"
+    times = scale(line.metric)
+    ends = f"{times * test.low:+.2f} to {times * test.high:+.2f}"
+    values = f"{times * line.a:>7.2f}{times * line.b:>7.2f}{times * test.difference:>+8.2f}{ends:>18}{chance(test.p):>9}"
     return f"{line.name:<30}{line.metric:<16}{values}{chance(line.holm):>9}  {test.wins}/{test.losses}/{test.ties}"
 
 

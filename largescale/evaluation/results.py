@@ -176,9 +176,13 @@ class QueryRecord:
     """At 0.1, 0.2, … 1 of the positives found; empty where there is none."""
 
 
+def scale(metric: str) -> int:
+    """What people multiply a value by to print it: percent, but UKBench's N-S as it is, 4 at best."""
+    return 1 if metric == "ns" else 100
+
+
 def shown(metric: str, value: float) -> str:
-    """As people print it: in percent; UKBench's N-S as it is, 4 at best."""
-    return f"{value if metric == 'ns' else 100 * value:.2f}"
+    return f"{scale(metric) * value:.2f}"
 
 
 _results = TypeAdapter(Results)

@@ -12,7 +12,7 @@ from largescale.evaluation.config import SCALES, EvaluateConfig, ExpansionConfig
 from largescale.evaluation.config_studies import DistractorsConfig, NeighboursConfig, PoolingConfig, ScalesConfig
 from largescale.evaluation.report import charts
 from largescale.evaluation.report.study import Cell, Study
-from largescale.evaluation.results import ProtocolResult, shown
+from largescale.evaluation.results import ProtocolResult, scale, shown
 from largescale.evaluation.stage import Stage
 from largescale.evaluation.store import describe
 from largescale.models.config import Pooling
@@ -61,7 +61,7 @@ def neighbours(config: NeighboursConfig, network: RetrievalNet, world: World, sh
     plain = Line({"expansion": "none", "neighbours": 0}, scored(stage, query_expansion=None))
     lines = [Line({"expansion": name, "neighbours": x.neighbours}, scored(stage, query_expansion=x)) for name, x in settings]
     plots = {
-        protocol: _plot(lines, number, "neighbours", "expansion", level=("none", _percent(plain.results[number])))
+        protocol: _plot(lines, number, "neighbours", "expansion", level=("none", _score(plain.results[number])))
         for number, protocol in enumerate(_protocols(lines))
     }
     note = "A query is searched again after its best images were added to it; a query that is left out is no neighbour of itself."
@@ -131,7 +131,7 @@ def _cells(results: Sequence[ProtocolResult]) -> dict[str, Cell]:
         name = f"{result.protocol} {result.main}" if len(results) > 1 else result.main
         score = result.metrics[result.main]
         ends = f"{shown(result.main, score.low)} to {shown(result.main, score.high)}"
-        cells |= {name + _unit(result): _percent(result), f"{name} 95 %": ends}
+        cells |= {name + _unit(result): _score(result), f"{name} 95 %": ends}
     return cells
 
 
@@ -140,17 +140,17 @@ def _protocols(lines: Sequence[Line]) -> list[str]:
 
 
 def _unit(result: ProtocolResult) -> str:
-    return "" if result.main == "ns" else " %"
+    return "" if scale(result.main) == 1 else " %"
 
 
-def _percent(result: ProtocolResult) -> float:
-    return float(shown(result.main, result.metrics[result.main].value))
+def _score(result: ProtocolResult) -> float:
+    return scale(result.main) * result.metrics[result.main].value
 
 
 def _plot(lines: Sequence[Line], number: int, x: str, curve: str, **options: Any) -> str:
     """The main metric of a protocol over the column `x`, a curve for each value of the column `curve`."""
     curves: dict[str, list[tuple[Any, float]]] = {}
     for line in lines:
-        curves.setdefault(str(line.names[curve]), []).append((line.names[x], _percent(line.results[number])))
+        curves.setdefault(str(line.names[curve]), []).append((line.names[x], _score(line.results[number])))
     result = lines[0].results[number]
     return charts.lines(curves, x, f"{result.main}{_unit(result)}", **options)

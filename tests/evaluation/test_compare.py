@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from largescale.evaluation import EvaluateConfig, Published, evaluate_descriptors
-from largescale.evaluation.compare import POOLED, compare_results, pairs, table
+from largescale.evaluation.compare import POOLED, Compared, compare_results, pairs, table
 from largescale.evaluation.config import ExpansionConfig, ScoreConfig
+from largescale.evaluation.statistics import Comparison
 from largescale.settings import UserError
 from shards.sources.landmarks import read_test_set
 from tests.evaluation.small import alone
@@ -64,6 +65,12 @@ def test_several_data_sets_are_adjusted_and_pooled(tmp_path: Path, rows: tuple[n
     assert larger.holm == pytest.approx(max(larger.test.p, smaller.holm))
     assert pooled.holm is None
     assert pooled.test.difference == pytest.approx((12 * one.test.difference + 8 * other.test.difference) / 20)
+
+
+def test_ukbench_is_no_percentage() -> None:
+    line = Compared("ukbench", "ns", 3.5, 3.625, Comparison(0.125, 0.05, 0.2, 0.01, wins=5, losses=2, ties=1))
+    (row,) = table([line]).splitlines()[1:]
+    assert " ".join(row.split()) == "ukbench ns 3.50 3.62 +0.12 +0.05 to +0.20 0.0100 5/2/1"
 
 
 def test_what_was_tuned_is_marked(tmp_path: Path, rows: tuple[np.ndarray, np.ndarray, list[str]]) -> None:

@@ -70,7 +70,7 @@ def evaluated(config: StudyConfig, network: RetrievalNet, world: World, out: Pat
     """The score of an evaluation of its own, which embeds for itself."""
     plain = EvaluateConfig(**{name: getattr(config, name) for name in EvaluateConfig.model_fields} | {"out": out} | values)
     (protocol,) = evaluate(network, plain, world).protocols
-    return round(100 * protocol.metrics["map"].value, 2)
+    return 100 * protocol.metrics["map"].value
 
 
 def network(data: Path, pooling: Pooling | None = None) -> RetrievalNet:

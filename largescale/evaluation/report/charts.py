@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from largescale.evaluation.results import Histogram, PrecisionRecall, ProtocolResult
+from largescale.evaluation.results import Histogram, PrecisionRecall, ProtocolResult, scale
 
 GREEN, RED, AMBER, BLUE = "#2e9e5b", "#d1495b", "#e09f1f", "#3572b0"
 PAIR = (BLUE, AMBER)
@@ -43,7 +43,7 @@ def gains(values: Sequence[float], metric: str) -> str:
     """A bar per query, from the largest loss to the largest gain."""
 
     def draw(axes: Axes) -> None:
-        ordered = sorted(100 * value for value in values)
+        ordered = sorted(scale(metric) * value for value in values)
         colors = [GREEN if value > 0 else RED for value in ordered]
         axes.bar(range(len(ordered)), ordered, width=1, color=colors)
         axes.axhline(0, color="black", linewidth=0.8)
@@ -67,7 +67,7 @@ def histogram(counts: Histogram) -> str:
         if used:
             axes.set_xlim(counts.edges[used[0]], counts.edges[used[-1] + 1])
         axes.set(xlabel="similarity", ylabel="share")
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1), fontsize=9)
 
     return svg(draw)
 
@@ -79,13 +79,14 @@ def distractor_curve(results: Mapping[str, ProtocolResult]) -> str:
         for (name, result), color in zip(results.items(), PAIR, strict=False):
             points = [(point.distractors, point.metrics[result.main]) for point in result.distractor_curve]
             counts = [count for count, _ in points]
-            axes.plot(counts, [100 * score.value for _, score in points], marker="o", color=color, label=name)
-            low, high = [100 * score.low for _, score in points], [100 * score.high for _, score in points]
+            times = scale(result.main)
+            axes.plot(counts, [times * score.value for _, score in points], marker="o", color=color, label=name)
+            low, high = [times * score.low for _, score in points], [times * score.high for _, score in points]
             axes.fill_between(counts, low, high, color=color, alpha=0.2)
         axes.set_xscale("symlog", linthresh=max(1, min((c for c in counts if c), default=1)))
         axes.set_xticks(counts, [f"{count:,}" for count in counts])
         axes.minorticks_off()
-        axes.set(xlabel="distractors", ylabel=f"{result.main} (%)")
+        axes.set(xlabel="distractors", ylabel=result.main + ("" if scale(result.main) == 1 else " (%)"))
         if len(results) > 1:
             axes.legend(frameon=False)
 

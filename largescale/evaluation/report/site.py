@@ -11,7 +11,7 @@ from largescale.commit import write_text
 from largescale.evaluation.compare import chance
 from largescale.evaluation.report import charts
 from largescale.evaluation.report.pictures import Picture, Pictures, of_missed, of_neighbour, of_query, path
-from largescale.evaluation.results import shown
+from largescale.evaluation.results import scale, shown
 
 PER_PAGE = 100
 MARKS = {"right": "✓", "wrong": "✗", "junk": "○", "distractor": "◆", "self": "="}
@@ -34,6 +34,7 @@ class Site:
         self.environment.globals |= {
             "marks": MARKS,
             "shown": _shown,
+            "scale": scale,
             "has_pictures": pictures is not None,
             "query_picture": lambda record: path(of_query(record)),
             "picture": lambda neighbour: path(of_neighbour(neighbour)),
