@@ -1,18 +1,24 @@
 """The mining service: torchrun --nproc-per-node N launch/mine.py RUN_DIRECTORY [timeout=SECONDS], beside launch/train.py
 
-It follows a run whose settings say mining.home=service, and ends with it. `--plan pool=7.4e6 dim=2048 ranks=32` in place of the
+It follows a run whose settings say mining.home=service, and ends with it; a URL in place of the directory is the
+mining.exchange of the run. `--plan pool=7.4e6 dim=2048 ranks=32` in place of the
 run prints what a generation would cost, and what bounds it. `--help` lists the settings.
 """
 
+import shutil
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from largescale.config import explain, load, run_program
 from largescale.mining.config import MiningConfig, PlanConfig, ServiceConfig
 from largescale.settings import UserError
 
-USAGE = "RUN_DIRECTORY | --plan [key=value ...] [--help]"
+if TYPE_CHECKING:
+    from largescale.distributed import World
+
+USAGE = "RUN_DIRECTORY_OR_URL | --plan [key=value ...] [--help]"
 
 
 def main(arguments: list[str]) -> None:
@@ -24,21 +30,36 @@ def main(arguments: list[str]) -> None:
         return
     if not arguments or "=" in arguments[0] or arguments[0].startswith("-"):
         raise UserError(f"which run? usage: torchrun --nproc-per-node N launch/mine.py {USAGE}")
-    if "://" in arguments[0]:
-        raise UserError(f"{arguments[0]}: a run directory is a folder that training and mining share (local, NFS), no URL")
-    follow(Path(arguments[0]), load(ServiceConfig, arguments[1:]))
+    follow(arguments[0], load(ServiceConfig, arguments[1:]))
 
 
-def follow(directory: Path, config: ServiceConfig) -> None:
+def follow(run: str, config: ServiceConfig) -> None:
     from largescale.distributed import StopSignal, World
+    from largescale.mining.exchange import ServiceExchange
     from largescale.mining.service import Service
 
     world = World.start(config.timeout, config.timeout)
-    signal = StopSignal(world)
-    reason = Service(directory, world, lambda: signal.received).follow()
+    signal, exchange = StopSignal(world), None
+    directory = world.decide(lambda: working_folder(config, world)) if "://" in run else Path(run)
+    if "://" in run and world.is_first:
+        exchange = ServiceExchange(run, directory)
+        exchange.start()
+    try:
+        reason = Service(directory, world, lambda: signal.received, exchange).follow()
+    finally:
+        if exchange is not None:
+            exchange.stop()
+            shutil.rmtree(directory)
     if world.is_first:
-        print(f"the service of {directory} ends: {reason}")
+        print(f"the service of {run} ends: {reason}")
     world.stop()
+
+
+def working_folder(config: ServiceConfig, world: "World") -> Path:
+    """A new one, for what the service exchanges with a URL."""
+    if config.folder is None and world.size > world.local_size:
+        raise UserError("the processes are on several machines: give a folder that they share, folder=PATH")
+    return Path(tempfile.mkdtemp(prefix="mining-", dir=config.folder))
 
 
 def plan(config: PlanConfig) -> None:

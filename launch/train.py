@@ -23,6 +23,7 @@ def train(config: TrainConfig, dry: bool) -> None:
     from largescale.corpus.default import default_corpus
     from largescale.corpus.reading import Corpus
     from largescale.distributed import StopSignal, World
+    from largescale.mining.exchange import TrainingExchange
     from largescale.tracking import Tracker
     from largescale.training import Checkpoints, StepModule, WeightAverage, build_engine, callbacks, preflight
     from largescale.training.anchors import build_loss
@@ -58,6 +59,8 @@ def train(config: TrainConfig, dry: bool) -> None:
     directory = config.directory
     tracker = Tracker(config.tracking, directory, config.model_dump(mode="json"), world)
     checkpointing = callbacks.Checkpointing(checkpoints, directory / "weights")
+    url = config.mining.exchange if config.mining else None
+    exchange = TrainingExchange(url, directory) if url and world.is_first else None
     features = [
         callbacks.Preemption(signal),
         callbacks.Garbage(),
@@ -68,6 +71,7 @@ def train(config: TrainConfig, dry: bool) -> None:
         callbacks.Memory(),
         callbacks.Evaluation(config, signal, checkpointing),
         checkpointing,  # after those whose state it saves
+        callbacks.Exchanging(exchange),
         callbacks.Console(),
     ]
     average = WeightAverage(engine.network(), config.ema.decay) if config.ema.decay else None

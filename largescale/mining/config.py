@@ -1,5 +1,6 @@
 """Settings of mining: the pool, how it is embedded and searched, how many negatives a query gets."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
@@ -51,6 +52,16 @@ class MiningConfig(Settings):
     """How long training waits at a border for the service: never, so many seconds, or always, which gives the negatives of the
     inline miner. Without a generation of its epoch it goes on with an earlier one, and with random clusters for the rest."""
 
+    exchange: str | None = None
+    """A folder in object storage (s3://..., gs://...) through which training and the service pass weights and generations where
+    they share no file system; the service is started with it in place of the run directory. null: the run directory."""
+
+    @model_validator(mode="after")
+    def _exchange_with_a_service(self) -> "MiningConfig":
+        if self.exchange is not None and (self.home != "service" or "://" not in self.exchange):
+            raise ValueError(f"exchange={self.exchange} is a URL through which home=service passes generations, home={self.home}")
+        return self
+
     @model_validator(mode="after")
     def _wait_for_the_service(self) -> "MiningConfig":
         if self.home == "inline" and "wait" in self.model_fields_set and self.wait != "never":
@@ -79,6 +90,9 @@ class ServiceConfig(Settings):
 
     timeout: float = Field(default=600, gt=0)
     """Seconds that a rank may keep the others waiting; then they end with an error, which torchrun --max-restarts answers."""
+    folder: Path | None = None
+    """Where the run directory is a URL: a folder that all processes of the service share, in which they work; null: one for
+    temporary files, for processes on one machine."""
 
 
 class PlanConfig(Settings):

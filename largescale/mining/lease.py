@@ -4,9 +4,18 @@ import fcntl
 import os
 import socket
 from pathlib import Path
+from typing import Protocol
 
 
-class Lease:
+class Lease(Protocol):
+    """Held by one process at a time."""
+
+    def acquire(self) -> str | None:
+        """Take the lease if it is free; else who holds it."""
+        ...
+
+
+class FileLease:
     """Held by one process at a time, over all machines that share the file system.
 
     A POSIX lock: the kernel of the holder, or the NFS server once it has missed the holder's machine for its lease time,

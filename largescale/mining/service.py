@@ -14,7 +14,7 @@ from largescale.commit import write_json
 from largescale.corpus.reading import Corpus
 from largescale.distributed import World
 from largescale.mining.generations import Generation
-from largescale.mining.lease import Lease
+from largescale.mining.lease import FileLease, Lease
 from largescale.mining.miner import Miner, NotPublishedError
 from largescale.mining.watch import RunSettings, Task, Watch, stamp
 from largescale.models.network import RetrievalNet
@@ -46,14 +46,21 @@ class Service:
     Args:
         directory: of the run, which may not have begun yet.
         should_stop: asked by each rank for itself; must not wait for other ranks.
+        lease: what decides on rank 0 who may publish; None: a lock in the run directory.
     """
 
-    def __init__(self, directory: Path, world: World, should_stop: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        world: World,
+        should_stop: Callable[[], bool] = lambda: False,
+        lease: Lease | None = None,
+    ) -> None:
         self.directory, self.world, self.should_stop = directory, world, should_stop
         self.config = directory / "config.yaml"
         self._watch: Watch | None = None
         self._read = (0, 0)
-        self._lease: Lease | None = None
+        self._lease = lease
         self._tracker: Tracker | None = None
         self._miner: Miner | None = None  # kept: what its index has learnt serves the next generation too
         self._settings: RunSettings | None = None
@@ -83,7 +90,7 @@ class Service:
         watch = self._watch
         if watch.finished:
             return _Look(watch.settings, finished=True)
-        self._lease = self._lease or Lease(self.directory / OWN / "lease")
+        self._lease = self._lease or FileLease(self.directory / OWN / "lease")
         holder = self._lease.acquire()
         if holder:
             return self._idle(f"{self.directory} is served by {holder}: waiting to take over when that ends", watch.settings)
@@ -192,6 +199,7 @@ def _open_tracker(settings: RunSettings, directory: Path, world: World) -> Track
     values = settings.model_dump(mode="json") | {"name": f"{settings.name}-mining"}
     tracker = Tracker(settings.tracking, directory, values, world)
     if world.is_first:
+        directory.mkdir(parents=True, exist_ok=True)
         record, state = directory / "log.jsonl", directory / "tracking.json"
         kept = json.loads(state.read_text()) if state.exists() else {}
         whole = record.read_bytes().rfind(b"\n") + 1 if record.exists() else 0

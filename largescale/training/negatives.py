@@ -74,7 +74,8 @@ class ServedNegatives:
             if self.world.any(self.should_stop()):
                 return None
             if self.world.is_first and time.monotonic() > news:
-                print(f"waiting for the negatives of epoch {epoch}: torchrun launch/mine.py {self.generations.directory.parent}")
+                served = self.config.exchange or self.generations.directory.parent
+                print(f"waiting for the negatives of epoch {epoch}: torchrun launch/mine.py {served}")
                 news += NEWS_S
             time.sleep(POLL_S)
         return time.monotonic() - start

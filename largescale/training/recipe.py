@@ -31,7 +31,7 @@ FREE = (
         "tracking",
     ),
     *("engine.kind", "engine.zero_stage", "engine.accumulation", "engine.chunk", "model.channels_last"),
-    *("mining.block_bytes", "mining.home", "mining.wait"),
+    *("mining.block_bytes", "mining.home", "mining.wait", "mining.exchange"),
 )
 WITHOUT_PAIRS = ("class_anchor", "cross_entropy", "metric_learning")
 """Losses that may learn from one image of a label: they compare it with what they have learned of its class."""

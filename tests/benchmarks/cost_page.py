@@ -36,7 +36,7 @@ POINTS = {
     "queries": [Point(queries=count) for count in (250, 500, 1000, 2000, 4000)],
     "dim": [Point(dim=count) for count in (128, 256, 512, 1024, 2048)],
 }
-IMAGES = [Setting(pool=count) for count in (300, 600, 1200, 2400)]
+IMAGES = [Setting(pool=count) for count in (600, 1200, 2400, 4800)]
 WORLDS = (1, 2, 4)
 TITLES = {"pool": "images of the pool", "queries": "queries", "dim": "dimensions", "ranks": "processes", "images": "images"}
 Curve = tuple[list[int], list[Outcome]]

@@ -34,7 +34,6 @@ def test_help_and_a_plan_with_given_rates_need_no_torch():
     [
         ([], "which run? usage: torchrun"),
         (["timeout=3"], "which run?"),
-        (["s3://bucket/run"], "a run directory is a folder"),
         (["runs/x", "timeou=3"], "timeou: no such setting; the nearest is timeout"),
         (["--plan", "pol=3"], "pol: no such setting; the nearest is pool"),
     ],

@@ -4,6 +4,7 @@ from .checkpointing import Checkpointing as Checkpointing
 from .console import Console as Console
 from .degenerate import Degenerate as Degenerate
 from .evaluation import Evaluation as Evaluation
+from .exchanging import Exchanging as Exchanging
 from .garbage import Garbage as Garbage
 from .non_finite import NonFinite as NonFinite
 from .preemption import Preemption as Preemption
