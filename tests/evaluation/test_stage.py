@@ -2,10 +2,6 @@
 
 import io
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +17,6 @@ from largescale.evaluation import Stopped, evaluate, read_records
 from largescale.evaluation.config import EvaluateConfig
 from largescale.models.network import RetrievalNet, normalise
 from largescale.settings import UserError
-from tests.conftest import ROOT
 from tests.corpora import make_corpus
 from tests.evaluation.small import (
     alone,
@@ -32,7 +27,7 @@ from tests.evaluation.small import (
     tiny_network,
     what_was_found,
 )
-from tests.world import run_world
+from tests.world import run_world, start_world
 
 
 @pytest.fixture(scope="module")
@@ -70,24 +65,33 @@ def test_number_of_ranks_changes_nothing(size: int, data: Path, tmp_path: Path, 
     assert all(found == results[0] for found in results)
 
 
-def test_killed_and_continued_by_another_number_of_ranks(data: Path, tmp_path: Path, expected: dict[str, bytes | str]) -> None:
-    command = [sys.executable, "-m", "tests.evaluation.killed", str(data), str(tmp_path)]
-    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 120
-    while len(list(tmp_path.glob("descriptors/*/shard-*.json"))) < 3:
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("descriptors/*/shard-*.json")}
+def test_killed_three_times_and_continued_by_another_number_of_ranks(
+    data: Path, tmp_path: Path, expected: dict[str, bytes | str]
+) -> None:
+    done: dict[Path, int] = {}
+    for size in (1, 2, 1):
+        _kill_after(len(done) + 1, size, data, tmp_path)
+        written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("descriptors/*/shard-*.json")}
+        assert done.items() <= written.items(), "what was done was done again"
+        done = written
     assert 3 <= len(done) < 20
     assert not (tmp_path / "results.json").exists()
-    seen: dict[Path, int] = {}
-    run_world(2, _evaluate_and_look, data, tmp_path, list(done))
+    run_world(3, _evaluate_and_look, data, tmp_path, list(done))
     seen = {Path(name): when for name, when in json.loads((tmp_path / "seen.json").read_text()).items()}
     assert seen == done, "what was done was done again"
     assert what_was_found(tmp_path) == expected
+
+
+def _kill_after(shards: int, size: int, data: Path, out: Path) -> None:
+    members, _ = start_world(size, evaluate_in_world, data / "weights.safetensors", by_labels(data, out))
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("descriptors/*/shard-*.json"))) < shards:
+        assert time.monotonic() < deadline
+        assert all(member.is_alive() for member in members)
+        time.sleep(0.002)
+    for member in members:
+        member.kill()
+        member.join()
 
 
 def _evaluate_and_look(world: World, data: Path, out: Path, done: list[Path]) -> None:

@@ -2,14 +2,17 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
+from largescale.config import load
+from largescale.distributed import StopSignal, World
 from largescale.evaluation import read_records, read_results
+from largescale.evaluation.config import EvaluateConfig
 from largescale.settings import UserError
-from launch.evaluate import take
+from launch.evaluate import main, take
 from tests.conftest import ROOT
 from tests.corpora import make_corpus
 from tests.evaluation.small import SIZE, alone, make_weights, settings
@@ -23,7 +26,20 @@ def evaluate(*arguments: object, processes: int = 0) -> subprocess.CompletedProc
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
-def test_two_processes_print_a_table_and_write_results_and_report(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with alone() as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+def signal(world: World) -> StopSignal:
+    return StopSignal(world)
+
+
+def test_two_processes_print_a_table_and_write_results_and_report(
+    tmp_path: Path, world: World, signal: StopSignal, capfd: pytest.CaptureFixture[str]
+) -> None:
     gallery = make_corpus(tmp_path / "test", labels=5, per_label=4, shards=4, size=SIZE)
     far = make_corpus(tmp_path / "far", labels=0, per_label=0, shards=2, size=SIZE, unlabelled=12)
     weights, out = make_weights(tmp_path / "w.safetensors"), tmp_path / "out"
@@ -38,38 +54,37 @@ def test_two_processes_print_a_table_and_write_results_and_report(tmp_path: Path
     assert f"report: {out / 'report' / 'index.html'}" in found.stdout
     assert (out / "report" / "index.html").exists()
     assert len(list(read_records(out / protocol.records))) == 20
-    again = evaluate(*settings)  # one process; everything is done
-    assert again.returncode == 0, again.stderr
-    assert [line.split() for line in again.stdout.splitlines() if line.startswith("labels-leave-one-out")] == rows
-    assert "embed" not in again.stderr
+    capfd.readouterr()
+    take(None, load(EvaluateConfig, settings), world, signal)  # one process; everything is done
+    again = capfd.readouterr()
+    assert [line.split() for line in again.out.splitlines() if line.startswith("labels-leave-one-out")] == rows
+    assert "embed" not in again.err
 
 
-def test_the_plan_only(tmp_path: Path) -> None:
+def test_the_plan_only(tmp_path: Path, world: World, signal: StopSignal, capsys: pytest.CaptureFixture[str]) -> None:
     gallery = make_corpus(tmp_path / "test", labels=5, per_label=4, size=SIZE)
-    found = evaluate("plan", f"weights={tmp_path / 'none'}", f"gallery={gallery}", f"out={tmp_path / 'out'}")
-    assert found.returncode == 0, found.stderr
-    assert "20 queries of 5 landmarks or labels" in found.stdout
-    assert "right: same label; left out of the ranking: own image" in found.stdout
+    take("plan", settings(tmp_path / "out", weights=tmp_path / "none", gallery=str(gallery)), world, signal)
+    printed = capsys.readouterr().out
+    assert "20 queries of 5 landmarks or labels" in printed
+    assert "right: same label; left out of the ranking: own image" in printed
     assert not (tmp_path / "out").exists()
 
 
-def test_step_by_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_step_by_step(tmp_path: Path, world: World, signal: StopSignal, capsys: pytest.CaptureFixture[str]) -> None:
     gallery = make_corpus(tmp_path / "test", labels=5, per_label=4, shards=4, size=SIZE)
     weights, out = make_weights(tmp_path / "w.safetensors"), tmp_path / "out"
     config = settings(out, weights=weights, gallery=str(gallery))
-    with alone() as world:
-        signal = SimpleNamespace(received=False)
-        with pytest.raises(UserError, match="is not sealed, so there is no score: run the steps embed and seal first"):
-            take("search", config, world, signal)
-        for step in ("embed", "seal"):
-            take(step, config, world, signal)
-        with pytest.raises(UserError, match="1 of 1 blocks of queries are not searched yet: run the step search first"):
-            take("score", config, world, signal)
-        for step in ("search", "score", "report"):
-            assert not (out / "report").exists()
-            take(step, config, world, signal)
-        whole = config.model_copy(update={"out": tmp_path / "whole"})
-        take(None, whole, world, signal)
+    with pytest.raises(UserError, match="is not sealed, so there is no score: run the steps embed and seal first"):
+        take("search", config, world, signal)
+    for step in ("embed", "seal"):
+        take(step, config, world, signal)
+    with pytest.raises(UserError, match="1 of 1 blocks of queries are not searched yet: run the step search first"):
+        take("score", config, world, signal)
+    for step in ("search", "score", "report"):
+        assert not (out / "report").exists()
+        take(step, config, world, signal)
+    whole = config.model_copy(update={"out": tmp_path / "whole"})
+    take(None, whole, world, signal)
     assert read_results(out).protocols == read_results(whole.out).protocols
     assert f"report: {out / 'report' / 'index.html'}" in capsys.readouterr().out
 
@@ -88,16 +103,21 @@ def test_step_by_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     ],
 )
 def test_contradictions_are_said_at_once(arguments: list[str], error: str) -> None:
-    found = evaluate(*arguments)
+    with pytest.raises(UserError) as found:
+        main(arguments)
+    assert error in str(found.value)
+
+
+def test_an_error_is_one_message() -> None:
+    found = evaluate("weigths=a")
     assert found.returncode == 2
-    assert error in found.stderr
+    assert "weigths: no such setting" in found.stderr
     assert "Traceback" not in found.stderr
 
 
-def test_no_weights_file(tmp_path: Path) -> None:
-    found = evaluate(f"weights={tmp_path / 'w.safetensors'}", f"gallery={tmp_path}", f"out={tmp_path / 'out'}")
-    assert found.returncode == 2
-    assert "there is no weights file" in found.stderr
+def test_no_weights_file(tmp_path: Path, world: World, signal: StopSignal) -> None:
+    with pytest.raises(UserError, match="there is no weights file"):
+        take(None, settings(tmp_path / "out", weights=tmp_path / "w.safetensors", gallery=str(tmp_path)), world, signal)
 
 
 @pytest.mark.parametrize(
@@ -107,11 +127,20 @@ def test_no_weights_file(tmp_path: Path) -> None:
         ("roxford5k", {"roxford5k-easy-nocrop": 28.89, "roxford5k-medium-nocrop": 21.13, "roxford5k-hard-nocrop": 4.60}),
     ],
 )
-def test_real_descriptors(shared_data: Path, tmp_path: Path, benchmark: str, expected: dict[str, float]) -> None:
+def test_real_descriptors(
+    shared_data: Path,
+    tmp_path: Path,
+    world: World,
+    signal: StopSignal,
+    capsys: pytest.CaptureFixture[str],
+    benchmark: str,
+    expected: dict[str, float],
+) -> None:
     data = shared_data / "oxford5k"
     given = [f"descriptors={data / 'oxford5k_caffenet_fc7_pca128.npy'}", f"names={data / 'oxford5k_names.txt'}"]
-    found = evaluate(*given, f"ground_truth={data / f'gnd_{benchmark}.json'}", f"out={tmp_path}")
-    assert found.returncode == 0, found.stderr
+    config = load(EvaluateConfig, [*given, f"ground_truth={data / f'gnd_{benchmark}.json'}", f"out={tmp_path}"])
+    take(None, config, world, signal)
     results = read_results(tmp_path)
     assert {p.protocol: round(100 * p.metrics["map_trapezoid"].value, 2) for p in results.protocols} == expected
-    assert all(f"{value:.2f}" in found.stdout for value in expected.values())
+    printed = capsys.readouterr().out
+    assert all(f"{value:.2f}" in printed for value in expected.values())
