@@ -30,9 +30,9 @@ class ScoreConfig(Settings):
 
     exponent: Literal["auto"] | PositiveFloat = "auto"
     """Of the mean over scales; auto: GeM's own where its result is the descriptor, else 1 (cirtorch)."""
-    whitening: Literal["none", "pca", "learned"] = "none"
+    whitening: Literal["none", "pca", "learned", "learned_paper"] = "none"
     """Fitted on the descriptors of `whitening_corpus`, at the same scales: from principal components, or learned from its
-    matching pairs (cirtorch)."""
+    matching pairs, as cirtorch computes it or as the paper has it (Radenović 2018, §3.4)."""
     dim: PositiveInt | None = None
     """Dimensions that are kept after whitening; null: all."""
     query_expansion: ExpansionConfig | None = None

@@ -39,7 +39,7 @@ def fitted(path: Path, kind: str, manifest: Manifest, ids: np.ndarray, parts: Se
     """The whitening in `path`; where there is none, rank 0 fits it.
 
     Args:
-        kind: pca or learned.
+        kind: pca, learned or learned_paper.
         ids: `(n,)` the images whose descriptors `parts` hold, side by side.
 
     Raises:
@@ -51,7 +51,7 @@ def fitted(path: Path, kind: str, manifest: Manifest, ids: np.ndarray, parts: Se
             return
         rows = Parts(parts)
         with one_thread():
-            whitening = PCAWhitening.fit(rows) if kind == "pca" else _learned(manifest, ids, rows)
+            whitening = PCAWhitening.fit(rows) if kind == "pca" else _learned(manifest, ids, rows, kind)
         with committed_file(path) as temporary, temporary.open("wb") as file:
             np.savez(file, mean=whitening.mean.numpy(), directions=whitening.directions.numpy())
 
@@ -60,9 +60,10 @@ def fitted(path: Path, kind: str, manifest: Manifest, ids: np.ndarray, parts: Se
         return Whitening(torch.from_numpy(file["mean"]), torch.from_numpy(file["directions"]))
 
 
-def _learned(manifest: Manifest, ids: np.ndarray, rows: Parts) -> Whitening:
+def _learned(manifest: Manifest, ids: np.ndarray, rows: Parts, kind: str) -> Whitening:
     pairs = matching_pairs(manifest)
     pairs = pairs[np.isin(pairs, ids).all(axis=1)]
     if not len(pairs):
-        raise UserError(f"whitening=learned: {manifest.name} has neither pairs nor labels of two images; use whitening=pca")
-    return LearnedWhitening.fit(rows, *np.searchsorted(ids, pairs).T)
+        raise UserError(f"whitening={kind}: {manifest.name} has neither pairs nor labels of two images; use whitening=pca")
+    queries, positives = np.searchsorted(ids, pairs).T
+    return LearnedWhitening.fit(rows, queries, positives, "paper" if kind == "learned_paper" else "cirtorch")
