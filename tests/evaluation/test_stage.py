@@ -13,7 +13,7 @@ from PIL import Image
 
 from largescale.corpus.reading import Corpus
 from largescale.distributed import World
-from largescale.evaluation import Stopped, evaluate, read_records
+from largescale.evaluation import Stopped, evaluate, read_records, store
 from largescale.evaluation.config import EvaluateConfig
 from largescale.models.network import RetrievalNet, normalise
 from largescale.settings import UserError
@@ -143,6 +143,20 @@ def test_distractors_are_embedded_once(data: Path, tmp_path: Path, world: World)
     evaluate(tiny_network(), settings(tmp_path / "b", gallery=str(data / "landmarks"), crop=False, **shared), world)
     assert len(written) == 8
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "store").glob("far-*/*.npy")} == written
+
+
+def test_large_sets_are_stored_in_half_precision(
+    data: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate(tiny_network(), by_labels(data, tmp_path / "single"), world)
+    monkeypatch.setattr(store, "HALF_BEYOND", 39)
+    evaluate(tiny_network(), by_labels(data, tmp_path / "half"), world)
+    single, half = (sorted((tmp_path / kind).glob("descriptors/*/shard-*.npy")) for kind in ("single", "half"))
+    assert {np.load(path).dtype for path in single} == {np.dtype(np.float32)}
+    assert {np.load(path).dtype for path in half} == {np.dtype(np.float16)}
+    assert sum(path.stat().st_size for path in half) < sum(path.stat().st_size for path in single)
+    scores = [next(read_records(path)).top[0].score for path in sorted(tmp_path.glob("*/queries-*.jsonl"))]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)
 
 
 def test_published_lists_crop_and_marks(data: Path, tmp_path: Path, world: World) -> None:
