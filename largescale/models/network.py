@@ -20,7 +20,7 @@ def normalise(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch
     """uint8 `(B, 3, H, W)` to floats with ImageNet's mean 0 and deviation 1 per channel."""
     mean = images.new_tensor(MEAN, dtype=dtype)[:, None, None]
     std = images.new_tensor(STD, dtype=dtype)[:, None, None]
-    return (images.to(dtype) / 255 - mean) / std
+    return images.to(dtype, copy=True).div_(255).sub_(mean).div_(std)  # in place: three more copies would cost more than decoding
 
 
 class RetrievalNet(nn.Module):

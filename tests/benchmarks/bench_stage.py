@@ -22,7 +22,7 @@ from tests.benchmarks.table import Row, report
 from tests.corpora import encode, photograph, write_corpus
 from tests.evaluation.small import alone
 
-DISTINCT, COPIES, SIDES, REPEATS = 24, 8, (1024, 768), 3
+DISTINCT, COPIES, SIDES, REPEATS = 24, 40, (1024, 768), 3
 
 
 def small_network() -> RetrievalNet:
