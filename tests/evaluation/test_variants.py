@@ -18,7 +18,6 @@ from largescale.models.config import Pooling
 from largescale.models.network import RetrievalNet
 from tests.corpora import make_corpus
 from tests.evaluation.small import SIZE, alone, make_weights
-from tests.world import run_world
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +78,15 @@ def network(data: Path, pooling: Pooling | None = None) -> RetrievalNet:
 
 
 def test_pooling_whitening_dimension(data: Path, tmp_path: Path, world: World, seen: Counter[tuple[str, int]]) -> None:
-    config = settings(PoolingConfig, data, tmp_path / "study", dims=(4, 16, 1024))
+    config = settings(PoolingConfig, data, tmp_path / "study", dims=(16, 1024))
     rows = measured("pooling", config, world)
     assert set(seen.values()) == {1}
     assert len(seen) == 24 + 20 + 40
-    assert len(rows) == 4 * (1 + 2 * 2)  # there are no 1,024 dimensions
+    assert len(rows) == 4 * (1 + 2)  # there are no 1,024 dimensions
     found = {(row["pooling"], row["whitening"], row["dimensions"]): row["map %"] for row in rows}
-    assert len(found) == 20
+    assert len(found) == 12
     assert len(set(found.values())) > 5
-    for name, pooling, kind, dim in [("MAC", "mac", "learned", 16), ("R-MAC", "rmac", "none", None), ("GeM", "gem", "pca", 4)]:
+    for name, pooling, kind, dim in [("MAC", "mac", "learned", 16), ("R-MAC", "rmac", "none", None), ("GeM", "gem", "pca", 16)]:
         score = ScoreConfig(whitening=kind, dim=dim)
         expected = evaluated(config, network(data, pooling), world, tmp_path / name, score=score)
         assert found[name, kind, dim or 512] == expected
@@ -119,17 +118,6 @@ def test_single_and_multiple_scales(data: Path, tmp_path: Path, world: World, se
     for scales, kind in (("multi", "none"), ("multi_up", "learned")):
         score = ScoreConfig(whitening=kind)
         assert found[scales, kind] == evaluated(config, network(data), world, tmp_path / scales, scales=scales, score=score)
-
-
-def rows_of(world: World, name: str, config: StudyConfig) -> list[Any]:
-    return list(studies[name](config, Embedder(config, world)).rows)
-
-
-def test_two_processes_measure_the_same(data: Path, tmp_path: Path, world: World) -> None:
-    one, two = (settings(ScalesConfig, data, tmp_path / name).model_copy(update={"whitening_corpus": None}) for name in "ab")
-    rows = rows_of(world, "scales", one)
-    assert len(rows) == 3
-    assert run_world(2, rows_of, "scales", two) == [rows, rows]
 
 
 def test_distractors(data: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
