@@ -50,8 +50,13 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_an_experiment_leaves_one_table_and_goes_on(described: Path) -> None:
-    first = experiment(described / "tiny.yaml")
+@pytest.fixture(scope="module")
+def first(described: Path) -> str:
+    """What the experiment says when it is run; its results are in `out`."""
+    return experiment(described / "tiny.yaml")
+
+
+def test_an_experiment_leaves_one_table_and_goes_on(described: Path, first: str) -> None:
     assert first.count("train.py ") == first.count("evaluate.py ") == 2
     table = json.loads((described / "out/tiny/table.json").read_text())["methods"]
     folders = {row["method"]: described / f"out/tiny/runs/{row['method']}-seed-0/score" for row in table}
@@ -75,6 +80,7 @@ def test_an_experiment_leaves_one_table_and_goes_on(described: Path) -> None:
     assert "trained or scored with other settings" in experiment(described / "tiny.yaml", "train.optim.lr=0.1", status=2)
 
 
+@pytest.mark.usefixtures("first")
 def test_a_study_compares_the_values_of_one_setting(described: Path) -> None:
     """Its table and page from runs that are there: those of the methods above stand for the two values of each method."""
     out = described / "study"
