@@ -17,7 +17,7 @@ from tests.world import free_port, run_world
 
 ONE, TWO = (["--standalone", "--nproc-per-node", ranks] for ranks in (1, 2))
 MINE = "launch/mine.py"
-CUT_S, TIMEOUT_S = 6, 4
+CUT_S, TIMEOUT_S = 8, 4
 """How long the link is cut, and how long a rank may keep the others waiting."""
 
 
