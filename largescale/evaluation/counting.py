@@ -22,8 +22,8 @@ from threading import local
 from typing import Any, NamedTuple
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
+from largescale.evaluation.derived import one_thread
 from largescale.evaluation.neighbours import Best, merge
 from largescale.evaluation.rows import Gallery, Judged
 
@@ -82,7 +82,7 @@ def count(
     Returns:
         The same on every rank, bit for bit, for every number of ranks and workers.
     """
-    with ThreadPoolExecutor(workers) as pool, threadpool_limits(1, user_api="blas"):
+    with one_thread(), ThreadPoolExecutor(workers) as pool:
         scorer = _Scorer(queries, gallery, pool)
         return _count(scorer, gallery, judged, neighbours, exchange, pool, progress)
 
@@ -97,7 +97,7 @@ def count_scores(
 
 def similarities(queries: np.ndarray, gallery: Gallery, workers: int = 1) -> np.ndarray:
     """`(Q, N)` scores, with the bits that `count` has."""
-    with ThreadPoolExecutor(workers) as pool, threadpool_limits(1, user_api="blas"):
+    with one_thread(), ThreadPoolExecutor(workers) as pool:
         scorer = _Scorer(queries, gallery, pool)
         return np.concatenate([scorer.take(first) for first in range(0, len(gallery), CHUNK)]).T
 

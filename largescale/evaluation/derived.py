@@ -63,7 +63,7 @@ def derive(directory: Path, parts: int, compute: Callable[[int], np.ndarray], wo
     with one_thread(), ThreadPoolExecutor(own_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         list(pool.map(make, missing[world.share(len(missing))]))
     world.barrier(WAIT_S)
-    return [np.load(file, mmap_mode="r") for file in files]
+    return [np.load(file, mmap_mode="c") for file in files]
 
 
 def gallery_parts(directory: Path, gallery: Gallery, compute: Callable[[np.ndarray, slice], np.ndarray], world: World) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 
 Rows = Sequence[int] | np.ndarray
 
@@ -60,7 +61,8 @@ class Gallery:
         while done < len(out) and part < len(self.parts):
             skip = max(first - int(self._start[part]), 0)
             rows = self.parts[part][skip : skip + len(out) - done]
-            out[done : done + len(rows)] = rows
+            # numpy takes ten times as long from half precision
+            torch.from_numpy(out[done : done + len(rows)]).copy_(torch.from_numpy(rows))
             done, part = done + len(rows), part + 1
         out[done:] = 0
 

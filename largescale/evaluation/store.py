@@ -101,7 +101,7 @@ class Descriptors:
 
     def parts(self) -> list[np.ndarray]:
         """`(n, D)` memory-mapped rows of each shard, side by side in the order of `ids`."""
-        return [np.load(self.file(shard), mmap_mode="r") for shard in self.shards]
+        return [np.load(self.file(shard), mmap_mode="c") for shard in self.shards]  # torch takes no read-only arrays
 
     def faults(self, shard: int) -> Iterator[str]:
         """What keeps a shard from being scored."""

@@ -44,7 +44,7 @@ def main(chosen: list[str]) -> None:
 
 def peers(folder: Path) -> Iterator[Row]:
     queries, rows, truth = make(folder)
-    shards = [np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))]
+    shards = [np.load(path, mmap_mode="c") for path in sorted(folder.glob("*.npy"))]
     protocols = landmark_protocols("roxford5k", crop=True)
     ways = {
         "product": lambda: rows @ queries.T,
@@ -72,7 +72,7 @@ def disk(folder: Path) -> Iterator[Row]:
     paths = sorted(folder.glob("*.npy"))
 
     def ours() -> None:
-        count_rows(queries, [np.load(path, mmap_mode="r") for path in paths])
+        count_rows(queries, [np.load(path, mmap_mode="c") for path in paths])
 
     seconds: dict[str, list[float]] = {"ours": [], "read": []}
     for _ in range(3):
