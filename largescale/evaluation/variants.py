@@ -19,7 +19,7 @@ from largescale.models.config import Pooling
 from largescale.models.network import RetrievalNet
 
 POOLINGS: Mapping[str, Pooling] = {"GeM": "gem", "MAC": "mac", "SPoC": "spoc", "R-MAC": "rmac"}
-WHITENING = {"none": "not whitened", "pca": "PCA whitening", "learned": "learned whitening"}
+WHITENING = {"pca": "PCA whitening", "learned": "learned whitening"}
 Names = Mapping[str, Cell]
 
 
@@ -39,19 +39,26 @@ def pooling(config: PoolingConfig, network: RetrievalNet, world: World, should_s
         dim = stage.network.dim
         kinds: list[tuple[str, int | None]] = [
             ("none", None),
-            *((kind, d) for kind in ("pca", "learned") for d in config.dims if d <= dim),
+            *((kind, d) for kind in WHITENING for d in config.dims if d <= dim),
         ]
         for kind, kept in kinds:
             names: Names = {"pooling": name, "whitening": kind, "dimensions": kept or dim}
             lines.append(Line(names, scored(stage, whitening=kind, dim=kept)))
-    plots = {
-        f"{protocol}, {WHITENING[kind]}": _plot(of_kind, number, "dimensions", "pooling", doubling=True)
-        for kind in ("pca", "learned")
-        for of_kind in [[line for line in lines if line.names["whitening"] == kind]]
-        for number, protocol in enumerate(_protocols(lines))
-    }
     note = f"One trunk under four poolings. Whitening is fitted on {config.whitening_corpus}, for each pooling its own."
-    return Study("pooling", "Pooling, whitening, dimension", note, _rows(lines), plots)
+    return Study("pooling", "Pooling, whitening, dimension", note, _rows(lines), _pooling_plots(lines, dim))
+
+
+def _pooling_plots(lines: Sequence[Line], dim: int) -> dict[str, str]:
+    """The poolings side by side, and over the dimensions."""
+    plots = {}
+    for number, protocol in enumerate(_protocols(lines)):
+        whole = [line for line in lines if line.names["dimensions"] == dim]
+        plots[f"{protocol}, {dim:,} dimensions"] = _plot(whole, number, "pooling", "whitening")
+        for kind, name in WHITENING.items():
+            some = [line for line in lines if line.names["whitening"] == kind]
+            if some:
+                plots[f"{protocol}, {name}"] = _plot(some, number, "dimensions", "pooling", doubling=True)
+    return plots
 
 
 def neighbours(config: NeighboursConfig, network: RetrievalNet, world: World, should_stop: Callable[[], bool]) -> Study:
@@ -70,7 +77,7 @@ def neighbours(config: NeighboursConfig, network: RetrievalNet, world: World, sh
 
 def scales(config: ScalesConfig, network: RetrievalNet, world: World, should_stop: Callable[[], bool]) -> Study:
     configs = [config.model_copy(update={"scales": name}) for name in SCALES]
-    kinds = WHITENING if config.whitening_corpus else ("none",)
+    kinds = ("none", *(WHITENING if config.whitening_corpus else ()))
     lines = []
     for (name, values), stage in zip(SCALES.items(), embedded([network] * len(SCALES), configs, world, should_stop), strict=True):
         shown = ", ".join(f"{scale:.3g}" for scale in values)
