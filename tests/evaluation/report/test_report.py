@@ -112,7 +112,9 @@ def _pictures(evaluation: Path) -> Pictures:
     return Pictures(gallery, gallery, [Corpus.open(str(evaluation / "distractors"))])
 
 
-def _write(evaluation: Path) -> Path:
+@pytest.fixture(scope="module")
+def report(evaluation: Path) -> Path:
+    """Its first page."""
     return write_report(evaluation, _pictures(evaluation))
 
 
@@ -155,8 +157,8 @@ def _fits_a_phone(browser: webdriver.Chrome, page: Path) -> bool:
     return fits
 
 
-def test_pages_in_a_browser(evaluation: Path, browser: webdriver.Chrome) -> None:
-    assert _visit(browser, _write(evaluation)) == {"index.html", "labels-1.html", "labels-2.html"}
+def test_pages_in_a_browser(report: Path, browser: webdriver.Chrome) -> None:
+    assert _visit(browser, report) == {"index.html", "labels-1.html", "labels-2.html"}
 
 
 def test_two_evaluations_side_by_side(evaluation: Path, browser: webdriver.Chrome, tmp_path: Path) -> None:
@@ -176,8 +178,8 @@ def test_two_evaluations_side_by_side(evaluation: Path, browser: webdriver.Chrom
     assert _fits_a_phone(browser, page)
 
 
-def test_suspects_are_listed_with_their_queries(evaluation: Path, browser: webdriver.Chrome) -> None:
-    browser.get(_write(evaluation).as_uri())
+def test_suspects_are_listed_with_their_queries(report: Path, browser: webdriver.Chrome) -> None:
+    browser.get(report.as_uri())
     listed = browser.find_elements(By.CSS_SELECTOR, ".suspects li")
     assert len(listed) == 4
     assert all(f"{QUERIES} queries" in suspect.text for suspect in listed)
@@ -185,8 +187,8 @@ def test_suspects_are_listed_with_their_queries(evaluation: Path, browser: webdr
     assert "count as wrong all the same" in browser.find_element(By.CSS_SELECTOR, "body").text
 
 
-def test_queries_are_sorted_worst_first(evaluation: Path, browser: webdriver.Chrome) -> None:
-    browser.get((_write(evaluation).parent / "labels-1.html").as_uri())
+def test_queries_are_sorted_worst_first(report: Path, browser: webdriver.Chrome) -> None:
+    browser.get((report.parent / "labels-1.html").as_uri())
     aps = [float(element.text.removeprefix("AP ")) for element in browser.find_elements(By.CSS_SELECTOR, ".asked strong")]
     assert len(aps) == 100
     assert aps == sorted(aps)
@@ -196,8 +198,8 @@ def test_queries_are_sorted_worst_first(evaluation: Path, browser: webdriver.Chr
     assert len(browser.find_elements(By.CSS_SELECTOR, ".box")) > 0
 
 
-def test_keyboard_and_narrow_screens(evaluation: Path, browser: webdriver.Chrome) -> None:
-    browser.get((_write(evaluation).parent / "labels-1.html").as_uri())
+def test_keyboard_and_narrow_screens(report: Path, browser: webdriver.Chrome) -> None:
+    browser.get((report.parent / "labels-1.html").as_uri())
     body = browser.find_element(By.CSS_SELECTOR, "body")
     body.send_keys("j")
     body.send_keys("j")
@@ -210,8 +212,8 @@ def test_keyboard_and_narrow_screens(evaluation: Path, browser: webdriver.Chrome
     assert "#100" in first.find_element(By.CSS_SELECTOR, ".missed li").text
     browser.switch_to.active_element.send_keys("n", Keys.NULL)
     assert browser.current_url.endswith("labels-2.html")
-    assert _fits_a_phone(browser, evaluation / "report" / "labels-2.html")
-    assert _fits_a_phone(browser, evaluation / "report" / "index.html")
+    assert _fits_a_phone(browser, report.parent / "labels-2.html")
+    assert _fits_a_phone(browser, report)
 
 
 def test_wandb_mirrors_scores_and_worst_queries(evaluation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
