@@ -23,12 +23,16 @@ from torch.nn.functional import interpolate
 from largescale.corpus.config import AugmentConfig, ImagesConfig, LoaderConfig, StorageConfig
 from largescale.corpus.images import random_crop
 from largescale.corpus.reading import Corpus, load_pass, load_steps
+from largescale.distributed import own_cores
 from tests.benchmarks.table import Row, report
 from tests.conftest import ROOT
 from tests.corpora import encode, photograph, write_corpus
 
 PHOTOGRAPHS = Path(os.environ.get("LARGESCALE_DATA", ROOT.parent / "shared" / "data")) / "imagenet1k_distract256.tar"
-WORKERS, ROUNDS, SECONDS, BATCH, COPIES = 2, 7, 1.0, 128, 50
+ROUNDS, SECONDS, BATCH, COPIES = 7, 1.0, 128, 50
+CORES = own_cores()
+WORKERS = max(1, CORES - 1)
+"""A core is left to the process that takes the batches, as training does."""
 
 
 def photographs() -> list[bytes]:
@@ -49,11 +53,11 @@ def rate(images: Iterator[int]) -> float:
 
 
 def compare(name: str, ours: Iterator[int], peer: Iterator[int], goal: float, times: int = 1) -> Row:
-    """The medians of rounds in turns; the goal is against `times` the speed of the peer."""
+    """The medians of rounds in turns; the goal is against `times`, the number of workers, the speed of the peer."""
     mine, bare = [], []
     for _ in range(ROUNDS):
         ahead = 0
-        while ahead < 2 * WORKERS * LoaderConfig().prefetch * BATCH:  # what the workers prefetched while they were not measured
+        while ahead < 2 * times * LoaderConfig().prefetch * BATCH:  # what the workers prefetched while they were not measured
             ahead += next(ours)
         mine.append(rate(ours))
         time.sleep(0.5)
@@ -81,9 +85,9 @@ def bare_augmentation(encoded: list[bytes], images: ImagesConfig) -> Iterator[in
         yield 1
 
 
-def steps(corpus: Corpus, images: ImagesConfig) -> Iterator[int]:
+def steps(corpus: Corpus, images: ImagesConfig, workers: int) -> Iterator[int]:
     columns = np.random.default_rng(0).integers(0, corpus.manifest.shards[0].samples, (10_000, BATCH))
-    for step in load_steps(corpus, columns, images, epoch=0, seed=0, loader=LoaderConfig(workers=WORKERS)):
+    for step in load_steps(corpus, columns, images, epoch=0, seed=0, loader=LoaderConfig(workers=workers)):
         yield len(step.ids)
 
 
@@ -117,11 +121,14 @@ def rows(folder: Path) -> Iterator[Row]:
     plain = ImagesConfig(size=4096)  # nothing is scaled: what is left beside the decoding is ours
     augmented = ImagesConfig(size=224, augment=AugmentConfig(crop_scale=(0.4, 1)))
     shard = folder / "corpus" / corpus.manifest.shards[0].name
-    bare, times = bare_decoding(encoded), f"{WORKERS} workers / {WORKERS} x"
-    yield compare(f"steps of {BATCH}, {times} bare decoding", steps(corpus, plain), bare, 0.9, WORKERS)
+    bare = bare_decoding(encoded)
+    for workers in dict.fromkeys((WORKERS, CORES)):
+        name = f"steps of {BATCH}, {workers} workers on {CORES} cores / {workers} x bare decoding"
+        yield compare(name, steps(corpus, plain, workers), bare, 0.9, workers)
+    times = f"{WORKERS} workers / {WORKERS} x"
     peer = bare_augmentation(encoded, augmented)
     yield compare(
-        f"augmented steps of {BATCH}, {times} bare decoding + augmentation", steps(corpus, augmented), peer, 0.9, WORKERS
+        f"augmented steps of {BATCH}, {times} bare decoding + augmentation", steps(corpus, augmented, WORKERS), peer, 0.9, WORKERS
     )
     peer = webdataset_stream(shard, decode=True)
     yield compare(f"pass, {times} webdataset stream + bare decoding", passes(corpus, plain), peer, 0.9, WORKERS)
