@@ -48,8 +48,11 @@ class Bounds:
 
     @staticmethod
     def of(rows: Tensor, kind: torch.dtype) -> "Bounds":
-        parts = [Rounded.of(part, kind) for part in rows.split(_ROWS)] if len(rows) else []
-        return Bounds(*(max((getattr(part, name).max().item() for part in parts), default=0.0) for name in ("norms", "lost")))
+        bounds = Bounds(0.0, 0.0)
+        for part in rows.split(_ROWS) if len(rows) else ():
+            rounded = Rounded.of(part, kind)
+            bounds = Bounds(max(bounds.largest, rounded.norms.max().item()), max(bounds.lost, rounded.lost.max().item()))
+        return bounds
 
     def slack(self, queries: Rounded, kind: torch.dtype) -> "Slack":
         """For products of these queries with the rows of the pool.

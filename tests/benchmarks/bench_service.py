@@ -114,7 +114,7 @@ def refreshes() -> Iterator[Row]:
     """Weights appear in a run directory that a service follows; bare passes in between, while it has nothing to do."""
     with tempfile.TemporaryDirectory() as place:
         folder, run = Path(place), Path(place) / "run"
-        corpus = Corpus.open(str(make_corpus(folder / "corpus", 150, 10, shards=8, size=128)))
+        corpus = Corpus.open(str(make_corpus(folder / "corpus", 600, 10, shards=8, size=128)))
         arguments = [*SETTINGS, f"epochs={REFRESHES + 2}", f"corpus={folder / 'corpus'}", f"runs={folder}", "name=run"]
         config = load(TrainConfig, [*arguments, "mining={home: service, wait: always}"])
         write_text(run / "config.yaml", to_yaml(config))
