@@ -70,7 +70,14 @@ def started(arguments: list[str], **environment: str) -> subprocess.Popen:
     clean = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "SLURM_STEP_ID")}
     pipe = subprocess.PIPE
     return subprocess.Popen(
-        arguments, cwd=ROOT, env=clean | environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+        arguments,
+        cwd=ROOT,
+        env=clean | environment,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
 
 
