@@ -10,7 +10,10 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MARKER = "COMPLETE"
 
@@ -45,6 +48,14 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_array(path: Path, array: "np.ndarray") -> None:
+    """As .npy, whatever the name."""
+    import numpy as np
+
+    with committed_file(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array)
 
 
 def partial(directory: Path) -> Path:

@@ -5,7 +5,7 @@ Letters: n images of the pass, b images of a group, D dimensions.
 
 import sys
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import takewhile
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from largescale.corpus.config import ImagesConfig, LoaderConfig
 from largescale.corpus.reading import BadImage, Corpus, Group, load_pass, own_parts
-from largescale.distributed import own_cores
+from largescale.distributed import World, own_cores
 from largescale.models.multiscale import AtScales
 from largescale.models.network import RetrievalNet, normalise
 
@@ -95,6 +95,15 @@ def embed(
         torch.set_num_threads(before)  # a new thread takes over what was last set in any thread
         for module, training in modes:
             module.training = training
+
+
+def gather_by_id(groups: Iterable[Embedded], world: World) -> tuple[np.ndarray, np.ndarray]:
+    """The groups of all ranks on every rank: `(n,)` increasing image ids, and `(n, D)` their descriptors."""
+    own = [(group.ids, group.descriptors.cpu().numpy()) for group in groups]
+    everyone = [group for part in world.gather(own) for group in part]
+    ids, rows = (np.concatenate(column) for column in zip(*everyone, strict=True))
+    order = np.argsort(ids)
+    return ids[order], rows[order]
 
 
 def progress_bar(label: str | None, total: int, unit: str) -> tqdm:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import socket
 import traceback
 from collections.abc import Callable
@@ -64,3 +65,17 @@ def run_world(size: int, function: Callable[..., Any], *arguments: Any, timeout_
     errors = [f"rank {rank}:\n{error}" for rank, _, error in answers if error]
     assert not errors, "\n".join(errors)
     return [answer for _, answer, _ in sorted(answers, key=lambda entry: entry[0])]
+
+
+def kill_in_world(victim: int, function: Callable[..., Any], *arguments: Any) -> None:
+    """`function(world, *arguments)` on two ranks; it kills the victim with SIGKILL, and the other ends with an error."""
+    members, results = start_world(2, function, *arguments)
+    try:
+        rank, _, error = results.get(timeout=60)
+    finally:
+        for member in members:
+            member.join(timeout=60)
+            member.kill()
+    assert members[victim].exitcode == -signal.SIGKILL
+    assert rank == 1 - victim
+    assert error is not None

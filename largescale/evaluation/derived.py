@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from largescale.commit import committed_file
+from largescale.commit import write_array
 from largescale.distributed import World, own_cores
 from largescale.evaluation.rows import Gallery
 from largescale.evaluation.store import WAIT_S
@@ -55,9 +55,7 @@ def derive(directory: Path, parts: int, compute: Callable[[int], np.ndarray], wo
     files = [directory / f"part-{part:05d}.npy" for part in range(parts)]
 
     def make(part: int) -> None:
-        rows = compute(part)
-        with committed_file(files[part]) as temporary, temporary.open("wb") as file:
-            np.save(file, rows)
+        write_array(files[part], compute(part))
 
     missing = world.decide(lambda: [part for part, file in enumerate(files) if not file.exists()])
     with one_thread(), ThreadPoolExecutor(own_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:

@@ -26,6 +26,12 @@ def matching_pairs(manifest: Manifest) -> np.ndarray:
     return np.stack([query, query + 1], axis=1)
 
 
+def pairs_among(manifest: Manifest, ids: np.ndarray) -> np.ndarray:
+    """`(P, 2)` places in the sorted `ids` `(n,)` of the matching pairs that are both among them."""
+    pairs = matching_pairs(manifest)
+    return np.searchsorted(ids, pairs[np.isin(pairs, ids).all(axis=1)])
+
+
 def images_to_fit(manifest: Manifest, most: int) -> np.ndarray:
     """`(n,)` sorted image ids: all, else those of as many matching pairs as fit, drawn by the corpus's fingerprint."""
     if len(manifest) <= most:
@@ -61,9 +67,8 @@ def fitted(path: Path, kind: str, manifest: Manifest, ids: np.ndarray, parts: Se
 
 
 def _learned(manifest: Manifest, ids: np.ndarray, rows: Parts, kind: str) -> Whitening:
-    pairs = matching_pairs(manifest)
-    pairs = pairs[np.isin(pairs, ids).all(axis=1)]
+    pairs = pairs_among(manifest, ids)
     if not len(pairs):
         raise UserError(f"whitening={kind}: {manifest.name} has neither pairs nor labels of two images; use whitening=pca")
-    queries, positives = np.searchsorted(ids, pairs).T
+    queries, positives = pairs.T
     return LearnedWhitening.fit(rows, queries, positives, "paper" if kind == "learned_paper" else "cirtorch")

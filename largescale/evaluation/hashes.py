@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from largescale.commit import committed_file
+from largescale.commit import write_array
 from largescale.corpus.reading import Corpus
 from largescale.distributed import World, own_cores
 from largescale.evaluation.store import WAIT_S, Stopped
@@ -79,8 +79,7 @@ def hash_corpus(corpus: Corpus, store: Path, world: World, should_stop: Callable
                     rows += pool.map(hash_image, encoded)
                     encoded.clear()
             rows += pool.map(hash_image, encoded)
-            with committed_file(_file(corpus, store, shard)) as temporary, temporary.open("wb") as file:
-                np.save(file, np.stack(rows))
+            write_array(_file(corpus, store, shard), np.stack(rows))
     world.barrier(WAIT_S)
     if world.any(should_stop()):
         raise Stopped

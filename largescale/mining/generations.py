@@ -17,10 +17,10 @@ import numpy as np
 from largescale.commit import (
     begin_directory,
     commit_directory,
-    committed_file,
     is_complete,
     partial,
     remove_directory,
+    write_array,
     write_json,
 )
 from largescale.corpus.batches import BadImage
@@ -183,8 +183,7 @@ class Generations:
 
     def _write(self, epoch: int, step: int, name: str, table: np.ndarray) -> tuple[str, str]:
         path = partial(self.path(epoch, step)) / name
-        with committed_file(path) as temporary, temporary.open("wb") as file:
-            np.save(file, table)
+        write_array(path, table)
         return name, sha256_of(path)
 
     def _record(self, epoch: int) -> Path:

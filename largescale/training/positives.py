@@ -4,15 +4,14 @@ Q queries of an epoch, C candidates of a query at most, n images among them, D d
 """
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from largescale.commit import committed_file
+from largescale.commit import write_array
 from largescale.corpus.plan import Tuples
-from largescale.embedding import embed
+from largescale.embedding import embed, gather_by_id
 from largescale.mining import Miner
 from largescale.models.network import RetrievalNet
 from largescale.settings import UserError
@@ -51,7 +50,7 @@ class NearestPositives:
             if found is None:
                 return None
             positives = found
-            self.world.decide(lambda: _write(path, found))
+            self.world.decide(lambda: write_array(path, found))
         return replace(tuples, positives=positives, positive_labels=self.corpus.manifest.label[positives])
 
     def _nearest(self, network: RetrievalNet, tuples: Tuples) -> np.ndarray | None:
@@ -86,11 +85,8 @@ class NearestPositives:
         )
         if self.world.any(miner.should_stop()):
             return None
-        own = [(group.ids, group.descriptors.cpu().numpy()) for group in groups if len(group.ids)]
-        everyone = [group for part in self.world.gather(own) for group in part]
-        found, rows = (np.concatenate(column) for column in zip(*everyone, strict=True))
-        order = np.argsort(found)
-        return found[order], torch.from_numpy(rows[order])
+        found, rows = gather_by_id(groups, self.world)
+        return found, torch.from_numpy(rows)
 
     @staticmethod
     def _rows(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -104,9 +100,3 @@ def _distances(x: Tensor, queries: Tensor, others: Tensor) -> Tensor:
     far = torch.linalg.vector_norm(x[queries][:, None].double() - x[others].double(), dim=2)
     known = (queries >= 0)[:, None] & (others >= 0) & far.isfinite()
     return far.masked_fill(~known, torch.inf)
-
-
-def _write(path: Path, positives: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with committed_file(path) as temporary, temporary.open("wb") as file:
-        np.save(file, positives)

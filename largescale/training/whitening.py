@@ -8,8 +8,8 @@ import torch
 
 from largescale.corpus.reading import Corpus
 from largescale.distributed import World
-from largescale.embedding import embed
-from largescale.evaluation.fitting import images_to_fit, matching_pairs
+from largescale.embedding import embed, gather_by_id
+from largescale.evaluation.fitting import images_to_fit, pairs_among
 from largescale.models.network import RetrievalNet
 from largescale.models.whitening import LearnedWhitening, PCAWhitening, Whitening
 from largescale.settings import UserError
@@ -57,21 +57,17 @@ def _describe(network: RetrievalNet, config: TrainConfig, corpus: Corpus, world:
         share=(world.rank, world.size),
         progress="whitening" if world.is_first else None,
     )
-    own = [(group.ids, group.descriptors.cpu().numpy()) for group in passed]
+    found = gather_by_id(passed, world)
     network.projection = projection
-    parts = [part for of_rank in world.gather(own) for part in of_rank]
-    ids, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.argsort(ids)
-    return ids[order], rows[order]
+    return found
 
 
 def _learned(corpus: Corpus, ids: np.ndarray, rows: np.ndarray, world: World) -> Whitening:
-    pairs = matching_pairs(corpus.manifest)
-    pairs = pairs[np.isin(pairs, ids).all(axis=1)]
+    pairs = pairs_among(corpus.manifest, ids)
     if len(pairs) < rows.shape[1]:
         raise UserError(
             f"model.projection_start=learned: {corpus.manifest.name} has {len(pairs):,} matching pairs for {rows.shape[1]:,} "
             "dimensions, and what they do not span would be magnified without bound; use model.projection_start=pca"
         )
-    queries, positives = np.searchsorted(ids, pairs).T
+    queries, positives = pairs.T
     return LearnedWhitening.fit(rows, queries, positives, world=world)

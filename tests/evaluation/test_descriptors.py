@@ -1,6 +1,6 @@
 """Files of descriptors in place of a network: what fits, and what does not."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +9,7 @@ import pytest
 from largescale.distributed import World
 from largescale.evaluation import Published, evaluate_descriptors, read_records
 from largescale.settings import UserError
-from tests.evaluation.small import alone, settings
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    with alone() as world:
-        yield world
+from tests.evaluation.small import settings
 
 
 class Given:

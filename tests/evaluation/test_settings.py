@@ -1,7 +1,6 @@
 """What happens between descriptors and scores: each setting against the same by hand, and nothing is embedded again."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,8 @@ from largescale.models.whitening import LearnedWhitening, PCAWhitening
 from largescale.settings import UserError
 from shards.sources.landmarks import read_test_set
 from tests.corpora import make_corpus
-from tests.evaluation.small import alone, evaluate_in_world, make_landmarks, make_weights, settings, tiny_network, what_was_found
+from tests.evaluation.small import evaluate_in_world, make_landmarks, make_weights, settings, tiny_network, what_was_found
 from tests.world import run_world
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    with alone() as world:
-        yield world
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import io
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from largescale.models.network import RetrievalNet, normalise
 from largescale.settings import UserError
 from tests.corpora import make_corpus
 from tests.evaluation.small import (
-    alone,
     evaluate_in_world,
     make_landmarks,
     make_weights,
@@ -28,12 +26,6 @@ from tests.evaluation.small import (
     what_was_found,
 )
 from tests.world import run_world, start_world
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    with alone() as world:
-        yield world
 
 
 @pytest.fixture(scope="module")

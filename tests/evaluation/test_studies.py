@@ -2,7 +2,6 @@
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,8 @@ from largescale.models.weights import save_weights
 from largescale.settings import UserError
 from largescale.training.callbacks.checkpointing import _export_anchors
 from tests.corpora import encode, make_corpus, photograph, write_corpus
-from tests.evaluation.small import SIZE, alone, make_weights
+from tests.evaluation.small import SIZE, make_weights
 from tests.world import run_world
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    with alone() as world:
-        yield world
 
 
 @pytest.fixture(scope="module")

@@ -17,13 +17,7 @@ from largescale.evaluation.studies import Embedder, studies
 from largescale.models.config import Pooling
 from largescale.models.network import RetrievalNet
 from tests.corpora import make_corpus
-from tests.evaluation.small import SIZE, alone, make_weights
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    with alone() as world:
-        yield world
+from tests.evaluation.small import SIZE, make_weights
 
 
 @pytest.fixture(scope="module")

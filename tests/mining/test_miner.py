@@ -24,7 +24,7 @@ from largescale.models.config import ModelConfig
 from largescale.settings import UserError
 from tests.corpora import encode, make_corpus
 from tests.mining.reference import nearest
-from tests.world import run_world, start_world
+from tests.world import kill_in_world, run_world
 
 SEED, EPOCH, STEP = 1, 3, 12
 PLAN = TuplePlanConfig(per_step=4, per_epoch=40)
@@ -278,16 +278,7 @@ def test_a_killed_rank_leaves_nothing_and_the_next_pass_is_the_same(
     corpus: Path, tmp_path: Path, undisturbed: list[tuple[Generation, int]], stage: str, victim: int
 ) -> None:
     at = {"embed": 2, "search": undisturbed[victim][1]}.get(stage, 0)  # the last question is that of the search
-    members, results = start_world(2, mine_disturbed, corpus, tmp_path, stage, victim, at)
-    try:
-        rank, _, error = results.get(timeout=60)
-    finally:
-        for member in members:
-            member.join(timeout=60)
-            member.kill()
-    assert members[victim].exitcode == -signal.SIGKILL
-    assert rank == 1 - victim
-    assert error is not None
+    kill_in_world(victim, mine_disturbed, corpus, tmp_path, stage, victim, at)
     manifest: Manifest = Corpus.open(str(corpus)).manifest
     assert Generations(tmp_path, manifest.fingerprint).read(EPOCH, STEP) is None
     again = run_world(2, mine_disturbed, corpus, tmp_path, "nothing", -1, 0)[0][0]

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -27,7 +26,7 @@ from tests.mining.served import (
     serve,
     serve_and_die,
 )
-from tests.world import run_world, start_world
+from tests.world import kill_in_world, run_world, start_world
 
 
 @pytest.fixture(scope="module")
@@ -101,16 +100,7 @@ def test_a_rank_is_killed_and_the_next_life_publishes_the_same(
     corpus: Path, tmp_path: Path, inline: Generation, stage: str, victim: int
 ) -> None:
     run = make_run(tmp_path / "run", corpus, STEPS)
-    members, results = start_world(2, serve_and_die, run, stage, victim)
-    try:
-        rank, _, error = results.get(timeout=60)
-    finally:
-        for member in members:
-            member.join(timeout=60)
-            member.kill()
-    assert members[victim].exitcode == -signal.SIGKILL
-    assert rank == 1 - victim
-    assert error is not None
+    kill_in_world(victim, serve_and_die, run, stage, victim)
     assert generations(run, corpus).read(1, STEPS) is None
     run_world(2, serve, run, (1, STEPS))
     assert_same(mined(run, corpus, 1, STEPS), inline)

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
 from torch import Tensor
 
-from largescale.commit import committed_file, complete_directories
+from largescale.commit import complete_directories, write_array
 from largescale.models.network import RetrievalNet
 from largescale.models.weights import save_weights
 from largescale.training.callbacks.base import Callback
@@ -80,5 +79,4 @@ def _export_anchors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     """Those of the class anchor loss, `(C, D)`, for two-stage search."""
     anchors = part(tensors, "model.loss.").get("anchors")
     if anchors is not None:
-        with committed_file(file) as temporary, temporary.open("wb") as out:
-            np.save(out, anchors.detach().cpu().float().numpy())
+        write_array(file, anchors.detach().cpu().float().numpy())
