@@ -22,8 +22,8 @@ from largescale.models.multiscale import AtScales
 from largescale.models.network import RetrievalNet, normalise
 
 Network = RetrievalNet | AtScales
-AT_ONCE = 8
-"""Images that a core computes at a time: few, so that their activations stay in its cache."""
+AT_ONCE, PIXELS_AT_ONCE = 8, 2**20
+"""Most images, and most pixels, that a core computes at a time: few, so that their activations stay in its cache."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def embed(
 
     Args:
         ids: `(n,)` sorted image ids.
-        batch: most images of a group; a GPU computes a group at a time, a core of a CPU `AT_ONCE` images.
+        batch: most images of a group; a GPU computes a group at a time, a core of a CPU a few images.
         autocast: run the network in bfloat16 on a GPU.
         share: (rank, ranks); the images of a rank are `own_images`.
         shards: only the images in these are embedded, in the groups of the whole pass; None: those of all.
@@ -125,7 +125,8 @@ def _in_order(futures: Iterator[Future[Embedded]], ahead: int) -> Iterator[Embed
 def _embed_group(network: Network, group: Group, device: torch.device, autocast: bool) -> Embedded:
     if not len(group.ids):  # all of them were bad
         return Embedded(group.ids, torch.empty((0, network.dim), device=device), group.bad)
-    size = len(group.ids) if device.type == "cuda" else AT_ONCE
+    few = min(AT_ONCE, max(1, PIXELS_AT_ONCE // (group.images.shape[2] * group.images.shape[3])))
+    size = len(group.ids) if device.type == "cuda" else few
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=autocast and device.type == "cuda"):
         parts = [network(normalise(part.to(device, non_blocking=True))) for part in group.images.split(size)]
     return Embedded(group.ids, torch.cat(parts).float(), group.bad)

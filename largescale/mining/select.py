@@ -82,7 +82,7 @@ def score_pairs(left: Tensor, right: Tensor, i: Tensor, j: Tensor) -> Tensor:
     at_once = max(1, _TERMS[left.device.type] // left.shape[1])
     for start in range(0, len(i), at_once):  # a chunk stays in the processor's cache
         part = slice(start, start + at_once)
-        terms = left[i[part]].double().mul_(right[j[part]])  # (m, D)
+        terms = left.index_select(0, i[part]).double().mul_(right.index_select(0, j[part]))  # (m, D)
         while (width := terms.shape[1]) > _NARROW:
             half = (width + 1) // 2
             terms[:, : width - half] += terms[:, half:]

@@ -17,10 +17,11 @@ STD = (0.229, 0.224, 0.225)
 
 
 def normalise(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """uint8 `(B, 3, H, W)` to floats with ImageNet's mean 0 and deviation 1 per channel."""
-    mean = images.new_tensor(MEAN, dtype=dtype)[:, None, None]
-    std = images.new_tensor(STD, dtype=dtype)[:, None, None]
-    return images.to(dtype, copy=True).div_(255).sub_(mean).div_(std)  # in place: three more copies would cost more than decoding
+    """uint8 `(B, 3, H, W)` to floats with ImageNet's mean 0 and deviation 1 per channel; the channels of a pixel together."""
+    rows = images.permute(0, 2, 3, 1).flatten(2)  # (B, H, 3 W): a constant per channel would be added three numbers at a time
+    mean, std = (rows.new_tensor(values, dtype=dtype).repeat(images.shape[3]) for values in (MEAN, STD))
+    floats = rows.to(dtype, copy=True).div_(255).sub_(mean).div_(std)  # in place: three more copies would cost more than decoding
+    return floats.unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
 
 
 class RetrievalNet(nn.Module):

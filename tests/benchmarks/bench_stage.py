@@ -1,6 +1,6 @@
 """The whole evaluation stage on generated photographs of 1024 px, against bare decoding of the same bytes on the same cores.
 
-`python -m tests.benchmarks.bench_stage`. The network is a layer of patches: what remains is reading, decoding, storing, scoring.
+`python -m tests.benchmarks.bench_stage`. The network is one sparse layer: what remains is reading, decoding, storing, scoring.
 """
 
 import tempfile
@@ -22,12 +22,12 @@ from tests.benchmarks.table import Row, report
 from tests.corpora import encode, photograph, write_corpus
 from tests.evaluation.small import alone
 
-DISTINCT, COPIES, SIDES, REPEATS = 24, 40, (1024, 768), 3
+DISTINCT, COPIES, SIDES, REPEATS = 24, 160, (1024, 768), 3
 
 
 def small_network() -> RetrievalNet:
     network = ModelConfig(backbone="squeezenet1_1").build()
-    network.backbone, network.dim = nn.Sequential(nn.Conv2d(3, 16, 32, stride=32), nn.ReLU()), 16
+    network.backbone, network.dim = nn.Sequential(nn.Conv2d(3, 16, 7, stride=32), nn.ReLU()), 16
     return network.eval()
 
 
