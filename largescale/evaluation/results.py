@@ -16,7 +16,7 @@ from largescale.commit import committed_file, write_text
 from largescale.settings import UserError
 
 RESULTS = "results.json"
-VERSION = 1
+VERSION = 2
 
 Mark = Literal["right", "wrong", "junk", "distractor", "self"]
 Part = Literal["gallery", "distractors"]
@@ -58,6 +58,46 @@ class PrecisionRecall:
 
 
 @dataclass(frozen=True)
+class Neighbour:
+    """A row of a query's ranking, junk and the query's own image included."""
+
+    id: int
+    """Image id in its corpus."""
+    key: str
+    part: Part
+    score: float
+    mark: Mark
+    corpus: int = 0
+    """Which of `Results.distractors` the row is from; 0 for the gallery."""
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A distractor that stands before a positive of two or more queries: perhaps it shows what was asked for."""
+
+    row: Neighbour
+    """As the query finds it in whose ranking it stands first."""
+    place: int
+    """There: zero-based, junk and the query's own image included."""
+    queries: int
+    """How many queries it stands before a positive of."""
+    asked: list[int]
+    """Some of them, by image id, the best places first."""
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """They are listed, and count as wrong all the same."""
+
+    within: int
+    """How many of the first rows of each query were looked at; what comes later is not known."""
+    number: int
+    """How many were found."""
+    worst: list[Suspect]
+    """Some of them; first those that reach the best places in two queries."""
+
+
+@dataclass(frozen=True)
 class ProtocolResult:
     """One protocol's scores."""
 
@@ -81,6 +121,7 @@ class ProtocolResult:
     were mixed (expansion, re-ranking): fewer distractors would then have other rankings."""
     histogram: Histogram
     precision_recall: PrecisionRecall
+    suspects: Suspects
     records: str
     """The file of `QueryRecord` lines, beside `results.json`."""
 
@@ -126,20 +167,6 @@ class Results:
     def main_metrics(self) -> dict[str, float]:
         """The headline of every protocol, `{protocol/metric: value}`."""
         return {f"{result.protocol}/{result.main}": result.metrics[result.main].value for result in self.protocols}
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """A row of a query's ranking, junk and the query's own image included."""
-
-    id: int
-    """Image id in its corpus."""
-    key: str
-    part: Part
-    score: float
-    mark: Mark
-    corpus: int = 0
-    """Which of `Results.distractors` the row is from; 0 for the gallery."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from largescale.evaluation.counting import ALONE, EDGES, Counted, Exchange, coun
 from largescale.evaluation.ground_truth import Truth
 from largescale.evaluation.protocols import Protocol
 from largescale.evaluation.ranking import Ranked, Scores, measure, precision_at_recall, scores
-from largescale.evaluation.results import CurvePoint, Histogram, Interval, PrecisionRecall, ProtocolResult
+from largescale.evaluation.results import CurvePoint, Histogram, Interval, PrecisionRecall, ProtocolResult, Suspects
 from largescale.evaluation.rows import Gallery, Judged
 from largescale.evaluation.statistics import bootstrap
 from largescale.settings import UserError
@@ -105,7 +105,7 @@ class ProtocolScore:
         self.positives += np.histogram(counted.score[found.index].clip(EDGES[0], EDGES[-1]), EDGES)[0]
         return found, ranked
 
-    def result(self, unjudged: np.ndarray, gallery: int, records: str) -> ProtocolResult:
+    def result(self, unjudged: np.ndarray, gallery: int, suspects: Suspects, records: str) -> ProtocolResult:
         """
         Args:
             unjudged: `(G, bins)` histograms of the rows that are not judged.
@@ -132,6 +132,7 @@ class ProtocolScore:
             distractor_curve=points,
             histogram=histogram,
             precision_recall=PrecisionRecall(RECALL.tolist(), (self.curve / self.asked).tolist()),
+            suspects=suspects,
             records=records,
         )
 

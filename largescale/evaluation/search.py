@@ -28,6 +28,7 @@ from largescale.evaluation.results import ProtocolResult, record_file
 from largescale.evaluation.rows import Gallery
 from largescale.evaluation.scoring import ProtocolScore
 from largescale.evaluation.store import Stopped
+from largescale.evaluation.suspects import Outranking
 from largescale.evaluation.task import Task
 from largescale.settings import UserError
 
@@ -95,17 +96,22 @@ class Search:
             raise UserError(
                 f"{len(missing):,} of {len(self.starts):,} blocks of queries are not searched yet: run the step search first"
             )
-        unjudged = []
+        unjudged, outranking = [], [Outranking(task, self.kept) for _ in scores]
         with ExitStack() as files:
             writers = [files.enter_context(record_file(path)) for path in paths]
             for start in self.starts:
                 judged, counted = task.truth.judged(self._piece(start)), _read(self._file(start))
                 unjudged.append(counted.histogram)
                 found = [Found(task, score, start, judged, counted, *score.add(judged, counted)) for score in scores]
+                for of_protocol, collected in zip(found, outranking, strict=True):
+                    collected.add(of_protocol)
                 for of_protocol, write in zip(found, writers, strict=False):
                     write(of_protocol.records())
         inside, names = len(task.gallery) - len(task.truth.left_out), [path.name for path in paths] or [""] * len(scores)
-        return [score.result(np.sum(unjudged, axis=0), inside, name) for score, name in zip(scores, names, strict=True)]
+        return [
+            score.result(np.sum(unjudged, axis=0), inside, collected.suspects(), name)
+            for score, collected, name in zip(scores, outranking, names, strict=True)
+        ]
 
     def _count(
         self, start: int, gallery: Gallery, rerank: Rerank | None, exchange: Exchange, progress: Callable[[int], object]

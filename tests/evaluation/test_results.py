@@ -16,6 +16,8 @@ from largescale.evaluation.results import (
     ProtocolResult,
     QueryRecord,
     Results,
+    Suspect,
+    Suspects,
     read_records,
     read_results,
     record_file,
@@ -32,6 +34,7 @@ def some_results() -> Results:
         [CurvePoint(0, {"map": Interval(0.6, 0.5, 0.7)}), CurvePoint(5, metrics)],
         Histogram([0, 0.5, 1], [1, 2], [3, 4], [5, 6]),
         PrecisionRecall([0.5, 1], [0.9, 0.1]),
+        Suspects(1000, 70, [Suspect(Neighbour(3, "ü/3", "distractors", 0.25, "distractor", 1), 30, 2, [4, 5])]),
         "queries-labels-leave-one-out.jsonl",
     )
     used = CorpusUsed("data/test", "f00", 10)
@@ -62,6 +65,6 @@ def test_what_is_not_there_or_not_ours(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text('{"version": 1}')
     with pytest.raises(UserError, match="evaluate again"):
         read_results(tmp_path)
-    write_results(tmp_path, dataclasses.replace(some_results(), version=2))
-    with pytest.raises(UserError, match="expected version 1, found 2"):
+    write_results(tmp_path, dataclasses.replace(some_results(), version=3))
+    with pytest.raises(UserError, match="expected version 2, found 3"):
         read_results(tmp_path)

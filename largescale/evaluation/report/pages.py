@@ -6,9 +6,8 @@ from pathlib import Path
 
 from largescale.corpus.reading import Corpus
 from largescale.evaluation.report import charts
-from largescale.evaluation.report.pictures import Pictures, of_missed, of_record
+from largescale.evaluation.report.pictures import Pictures, of_missed, of_neighbour, of_record
 from largescale.evaluation.report.site import PER_PAGE, Site
-from largescale.evaluation.report.suspects import SHOWN, suspects
 from largescale.evaluation.results import ProtocolResult, QueryRecord, Results, read_records, read_results
 from largescale.settings import UserError
 
@@ -34,6 +33,7 @@ def write_report(directory: Path, pictures: Pictures | None = None) -> Path:
     pages = {result.protocol: list(_pages(directory, result)) for result in results.protocols}
     records = [record for protocol in pages.values() for page in protocol for record in page.records]
     site.thumbnails(picture for record in records for picture in (*of_record(record), *map(of_missed, record.missed)))
+    site.thumbnails(of_neighbour(suspect.row) for result in results.protocols for suspect in result.suspects.worst)
     for result in results.protocols:
         for page in pages[result.protocol]:
             site.page("queries.html", page.file, result=result, page=page, pages=pages[result.protocol])
@@ -42,9 +42,8 @@ def write_report(directory: Path, pictures: Pictures | None = None) -> Path:
         "index.html",
         results=results,
         pages=pages,
-        place={name: {r.id: page.file for page in protocol for r in page.records} for name, protocol in pages.items()},
+        asked={name: {r.id: (page.file, r) for page in protocol for r in page.records} for name, protocol in pages.items()},
         plots={result.protocol: _plots(result) for result in results.protocols},
-        suspects={name: suspects(r for page in protocol for r in page.records)[:SHOWN] for name, protocol in pages.items()},
     )
 
 

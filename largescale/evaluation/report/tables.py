@@ -1,4 +1,4 @@
-"""The report as tables of Weights & Biases: the scores, and the worst queries of each protocol with their pictures."""
+"""The report as tables of Weights & Biases: the scores, the worst queries of each protocol with their pictures, suspects."""
 
 import heapq
 from collections.abc import Iterator, Mapping
@@ -33,6 +33,8 @@ def mirror(directory: Path, pictures: Pictures | None, config: TrackingConfig) -
         run.table("scores", 0, list(_scores(results)))
         for protocol in results.protocols:
             run.table(f"queries/{protocol.protocol}", 0, list(_queries(directory, protocol, pictures)))
+            if protocol.suspects.worst:
+                run.table(f"suspects/{protocol.protocol}", 0, list(_suspects(protocol)))
     finally:
         run.close()
 
@@ -52,3 +54,11 @@ def _queries(directory: Path, protocol: ProtocolResult, pictures: Pictures | Non
         facts = {"query": record.key, "label": record.label, protocol.main: record.ap, "positives": record.positives}
         row = {**facts, "first hit": record.first_hit, "lowest positive": max((m.rank for m in record.missed), default=None)}
         yield row if pictures is None else {**row, "strip": strip(record, pictures)}
+
+
+def _suspects(protocol: ProtocolResult) -> Iterator[Mapping[str, Any]]:
+    """Distractors that stand before positives of several queries."""
+    for suspect in protocol.suspects.worst:
+        row = suspect.row
+        facts = {"distractor": row.key, "corpus": row.corpus, "queries": suspect.queries}
+        yield {**facts, "place": suspect.place + 1, "similarity": row.score}

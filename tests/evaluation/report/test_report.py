@@ -26,6 +26,8 @@ from largescale.evaluation.results import (
     ProtocolResult,
     QueryRecord,
     Results,
+    Suspect,
+    Suspects,
     record_file,
     write_results,
 )
@@ -74,9 +76,10 @@ def _evaluation(folder: Path, corpora: Path, gain: float = 0.0) -> Path:
     with record_file(folder / "queries-labels.jsonl") as append:
         append(_record(number, gain) for number in range(QUERIES))
     counts = (QUERIES, 1, 26, QUERIES, 10)
-    result = ProtocolResult(
-        "labels", 1, "0" * 64, "leave one out", "map", *counts, metrics, curve, histogram, pr, "queries-labels.jsonl"
-    )
+    unseen = Neighbour(9, "far <9>", "distractors", 0.3, "distractor")  # in no record
+    suspects = Suspects(1000, 4321, [Suspect(unseen, 29, 130, [5, 1, 2, 3, 129]), Suspect(unseen, 40, 2, [5, 6])])
+    of_queries = (metrics, curve, histogram, pr, suspects, "queries-labels.jsonl")
+    result = ProtocolResult("labels", 1, "0" * 64, "leave one out", "map", *counts, *of_queries)
     used = [CorpusUsed(str(corpora / name), name, count) for name, count in (("gallery", QUERIES), ("distractors", 10))]
     scored = ("w.safetensors", "0", {}, {"size": 32})
     write_results(folder, Results(*scored, used[0], used[0], used[1:], [result], {"device": "cpu"}, {"embed": 1.0}))
@@ -181,10 +184,14 @@ def test_two_evaluations_side_by_side(evaluation: Path, browser: webdriver.Chrom
 def test_suspects_are_listed_with_their_queries(report: Path, browser: webdriver.Chrome) -> None:
     browser.get(report.as_uri())
     listed = browser.find_elements(By.CSS_SELECTOR, ".suspects li")
-    assert len(listed) == 4
-    assert all(f"{QUERIES} queries" in suspect.text for suspect in listed)
-    assert [a.text for a in listed[0].find_elements(By.CSS_SELECTOR, "a")] == ["1", "2", "3", "4", "5"]
-    assert "count as wrong all the same" in browser.find_element(By.CSS_SELECTOR, "body").text
+    assert ["#30, 130 queries" in listed[0].text, "#41, 2 queries" in listed[1].text, len(listed)] == [True, True, 2]
+    links = listed[0].find_elements(By.CSS_SELECTOR, "a")
+    assert [a.text for a in links] == ["1", "2", "3", "4", "5"]
+    ends = [str(a.get_attribute("href")).rpartition("/")[2] for a in links]
+    assert ends == ["labels-2.html#q5", "labels-2.html#q1", "labels-2.html#q2", "labels-2.html#q3", "labels-1.html#q129"]
+    text = browser.find_element(By.CSS_SELECTOR, "body").text
+    assert "4,321 distractors stand before a positive of two or more queries, among the first 1,000 rows of each" in text
+    assert "Shown are the 2 that reach the best places in two queries." in text
 
 
 def test_queries_are_sorted_worst_first(report: Path, browser: webdriver.Chrome) -> None:
@@ -231,6 +238,7 @@ def test_wandb_mirrors_scores_and_worst_queries(evaluation: Path, tmp_path: Path
     assert queries["columns"][-1] == "strip"
     pictures = [path for path in tmp_path.rglob("staging/*") if path.read_bytes().startswith(b"\x89PNG")]
     assert len(pictures) == 3
+    assert by_columns["distractor", "corpus"]["data"] == [["far <9>", 0, 130, 30, 0.3], ["far <9>", 0, 2, 41, 0.3]]
 
 
 def test_without_pictures_names_stand_in(evaluation: Path, tmp_path: Path) -> None:
