@@ -42,11 +42,11 @@ def main() -> None:
         out = RUN / "evaluation" / file.stem
         seconds[f"evaluate {name}"] = evaluate(file.relative_to(ROOT), out)
         results[name] = out
-    print(f"\n{'':18}{'mAP':>8}{'95 % interval':>18}{'R@1':>8}")
+    print(f"\n{'':18}{'map_rectangle':>14}{'95 % interval':>18}{'recall_at_1':>13}")
     for name, out in results.items():
         metrics = read_results(ROOT / out).protocols[0].metrics
-        score, recall = metrics["map"], metrics["recall_at_1"]
-        print(f"{name:18}{100 * score.value:8.2f}{100 * score.low:9.2f} –{100 * score.high:6.2f}{100 * recall.value:8.2f}")
+        score, recall = metrics["map_rectangle"], metrics["recall_at_1"]
+        print(f"{name:18}{100 * score.value:14.2f}{100 * score.low:9.2f} –{100 * score.high:6.2f}{100 * recall.value:13.2f}")
     print("\n" + "\n".join(f"{name:28}{value:7.1f} s" for name, value in seconds.items()))
     print(f"\nreport: {ROOT / results['after training'] / 'report' / 'index.html'}")
 

@@ -68,7 +68,7 @@ def mirrored_twice(directory: Path) -> None:
     for step in (1, 2):
         tracker = Tracker(TrackingConfig(wandb="offline"), directory, {"optim": {"lr": 1}}, world)
         tracker.open(state)
-        tracker.log(step, 0, {"train/loss": 0.5, "eval/map": 0.1})
+        tracker.log(step, 0, {"train/loss": 0.5, "eval/map_rectangle": 0.1})
         tracker.wandb.table("eval/strips", step, [{"query": "a", "ap": 0.5, "strip": np.zeros((8, 24, 3), np.uint8)}])
         state = tracker.state()
         print(state["wandb_id"])

@@ -27,8 +27,9 @@ def measure(networks: Sequence[tuple[Path, np.ndarray]], manifest: Manifest, siz
             rows += [_row(file, x, manifest.label, batches) for file, x in networks]
     curves = {str(f): [(_number(r["batch"]), _number(r["gap"])) for r in rows if r["weights"] == str(f)] for f, _ in networks}
     note = (
-        "Mean precision (map) of each image among those of its batch, itself left out, and among all images of the batches; the "
-        "gap between them, in points. Batches are those of training: as many labels as there are, 4 images of each or more."
+        "Mean precision (map_rectangle) of each image among those of its batch, itself left out, and among all images of the "
+        "batches; the gap between them, in points. Batches are those of training: as many labels as there are, 4 images of each "
+        "or more."
     )
     plots = {"gap": lines(curves, "images of a batch", "gap (points)", doubling=True)} if rows else {}
     return Study("decomposability", "Decomposability gap", note, sorted(rows, key=lambda row: str(row["weights"])), plots)
@@ -50,7 +51,11 @@ def _row(file: Path, x: np.ndarray, label: np.ndarray, batches: np.ndarray) -> d
     everyone = batches.ravel()
     among_all = mean_precision(x[everyone], label[everyone])
     of_batches: dict[str, Cell] = {"batch": batches.shape[1], "batches": len(batches)}
-    scores: dict[str, Cell] = {"map in batches %": 100 * within, "map %": 100 * among_all, "gap": 100 * (within - among_all)}
+    scores: dict[str, Cell] = {
+        "map_rectangle in batches %": 100 * within,
+        "map_rectangle %": 100 * among_all,
+        "gap": 100 * (within - among_all),
+    }
     return {"weights": str(file), **of_batches, **scores}
 
 

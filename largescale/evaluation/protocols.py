@@ -70,7 +70,8 @@ _LABELS = Protocol(
     (),
     "is not in the gallery",
     "the whole image",
-    ("map", "map_at_r", *(f"recall_at_{k}" for k in RECALL_AT), "precision_at_20", "precision_at_100"),
+    ("map_rectangle", "map_at_r", *(f"recall_at_{k}" for k in RECALL_AT), "precision_at_20", "precision_at_100"),
+    version=2,
 )
 LABELS = _LABELS
 LEAVE_ONE_OUT = replace(_LABELS, name="labels-leave-one-out", junk=("own image",), own_image="is left out by its id")
@@ -79,7 +80,7 @@ UKBENCH = replace(
     name="ukbench",
     positive=("same label", "own image"),
     own_image="stays in the gallery and is right",
-    metrics=("ns", "map", "precision_at_4"),
+    metrics=("ns", "map_rectangle", "precision_at_4"),
 )
 
 

@@ -1,11 +1,11 @@
 """Ranks of positives become scores: average precision, recall and precision at k, the mean precision-recall curve.
 
 A rank is zero-based and counts the rows that are neither junk nor excluded. The rule is part of a metric's name:
-`map_trapezoid` (Oxford, Paris, revisited, Holidays: never above `map`), `map` (rectangles, over the whole ranking),
-`map_at_r` (rectangles, first R places, R the number of positives), `recall_at_k` (is a positive among the first k?),
-`precision_at_k` (positives among the first k, over k), `precision_at_k_cut` (k cut to the place of the last positive:
-revisitop's "mP@k", never below `precision_at_k`), `ns` (positives among the first 4: UKBench's N-S). Queries without a
-positive score NaN and are in no mean.
+`map_trapezoid` (Oxford, Paris, revisited, Holidays: never above `map_rectangle`), `map_rectangle` (mean of the precisions at
+the positives, over the whole ranking), `map_at_r` (rectangles, first R places, R the number of positives), `recall_at_k` (is a
+positive among the first k?), `precision_at_k` (positives among the first k, over k), `precision_at_k_cut` (k cut to the place
+of the last positive: revisitop's "mP@k", never below `precision_at_k`), `ns` (positives among the first 4: UKBench's N-S).
+Queries without a positive score NaN and are in no mean.
 
 Q queries, N rows of the gallery, P positives that were found, of all queries
 """
@@ -83,7 +83,7 @@ def _precision_cut(ranked: Ranked, k: int) -> np.ndarray:
 
 _BY_NAME: Mapping[str, Callable[[Ranked], np.ndarray]] = {
     "map_trapezoid": lambda ranked: ranked.mean_of(_trapezoids(ranked.place, ranked.rank)),
-    "map": lambda ranked: ranked.mean_of((ranked.place + 1) / (ranked.rank + 1)),
+    "map_rectangle": lambda ranked: ranked.mean_of((ranked.place + 1) / (ranked.rank + 1)),
     "map_at_r": lambda ranked: ranked.mean_of(
         (ranked.place + 1) / (ranked.rank + 1) * (ranked.rank < ranked.positives[ranked.query])
     ),

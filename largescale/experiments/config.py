@@ -40,7 +40,7 @@ class ExperimentConfig(Settings):
     vary: VaryConfig | None = None
     evaluate: dict[str, Any]
     """Settings of launch/evaluate.py."""
-    metrics: tuple[str, ...] = ("map",)
+    metrics: tuple[str, ...] = ("map_rectangle",)
     """Columns of the table; the methods are compared by the first."""
     reference: int | float | str
     """The method that the others are compared with, at the same value of what varies; or one of the values of what varies,

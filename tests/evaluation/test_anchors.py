@@ -91,7 +91,7 @@ def test_more_probes_reach_more_and_never_beat_exhaustive_search_as_labels_would
     by_label = (toy["queries"] @ unit(toy["anchors"]).T).argmax(1) == toy["query_label"]
     assert all(line.score < by_label.mean() for line in anchored)  # filing by label would give the accuracy
     assert exhaustive.fullest == 1 < anchored[0].fullest
-    shown = study([exhaustive, *found], "map")
+    shown = study([exhaustive, *found], "map_rectangle")
     assert len(shown.text().splitlines()) == 8
     assert [row["scanned %"] for row in shown.rows] == [100 * line.scanned for line in (exhaustive, *found)]
 

@@ -60,7 +60,7 @@ def test_a_gap_is_what_batches_hide(corpus: Corpus) -> None:
     assert gaps["mixed", 64] == pytest.approx(0)
     assert ("mixed", 128) not in gaps
     row = next(row for row in study.rows if row["weights"] == "mixed")
-    assert row["map %"] == pytest.approx(100 * _brute(mixed, label))
+    assert row["map_rectangle %"] == pytest.approx(100 * _brute(mixed, label))
     assert "<svg" in study.plots["gap"]
 
 

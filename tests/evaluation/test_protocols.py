@@ -24,9 +24,9 @@ HASHES = {
     "rparis6k-hard-nocrop": "1 b0274c2c6ae60332",
     "holidays": "1 4413b22f63105e6e",
     "holidays-upright": "1 e7976886070123ef",
-    "ukbench": "1 6ec0aeaa37fc0c06",
-    "labels-query-gallery": "1 d81d429175a1d32a",
-    "labels-leave-one-out": "1 724ebe24290dd8ef",
+    "ukbench": "2 0603fd5a245b3b0b",
+    "labels-query-gallery": "2 24c2325a4099339f",
+    "labels-leave-one-out": "2 50e11c2fd2be49ec",
 }
 
 

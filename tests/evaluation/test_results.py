@@ -27,11 +27,11 @@ from largescale.settings import UserError
 
 
 def some_results() -> Results:
-    metrics = {"map": Interval(0.5, 0.4, 0.6)}
+    metrics = {"map_rectangle": Interval(0.5, 0.4, 0.6)}
     protocol = ProtocolResult(
-        *("labels-leave-one-out", 1, "abc", "right: same label", "map", 3, 1, 2, 10, 5),
+        *("labels-leave-one-out", 1, "abc", "right: same label", "map_rectangle", 3, 1, 2, 10, 5),
         metrics,
-        [CurvePoint(0, {"map": Interval(0.6, 0.5, 0.7)}), CurvePoint(5, metrics)],
+        [CurvePoint(0, {"map_rectangle": Interval(0.6, 0.5, 0.7)}), CurvePoint(5, metrics)],
         Histogram([0, 0.5, 1], [1, 2], [3, 4], [5, 6]),
         PrecisionRecall([0.5, 1], [0.9, 0.1]),
         Suspects(1000, 70, [Suspect(Neighbour(3, "ü/3", "distractors", 0.25, "distractor", 1), 30, 2, [4, 5])]),
@@ -44,13 +44,13 @@ def some_results() -> Results:
 def test_results_there_and_back(tmp_path: Path) -> None:
     write_results(tmp_path, some_results())
     assert read_results(tmp_path) == some_results()
-    assert some_results().main_metrics() == {"labels-leave-one-out/map": 0.5}
+    assert some_results().main_metrics() == {"labels-leave-one-out/map_rectangle": 0.5}
     assert some_results().protocol("labels-leave-one-out").queries == 3
 
 
 def test_records_there_and_back(tmp_path: Path) -> None:
     top = [Neighbour(3, "ü/3", "distractors", 0.25, "distractor", 1)]
-    found = QueryRecord(4, "ü/4", (0, 1, 2, 3.5), "a label", 0.5, 2, 0, {"map": 0.5}, top, [Missed(9, "9", 70, -0.1)])
+    found = QueryRecord(4, "ü/4", (0, 1, 2, 3.5), "a label", 0.5, 2, 0, {"map_rectangle": 0.5}, top, [Missed(9, "9", 70, -0.1)])
     nothing = QueryRecord(5, "5", None, "b", None, 0, None)
     with record_file(tmp_path / "queries.jsonl") as write:
         write([found])

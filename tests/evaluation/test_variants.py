@@ -63,7 +63,7 @@ def evaluated(config: StudyConfig, network: RetrievalNet, world: World, out: Pat
     """The score of an evaluation of its own, which embeds for itself."""
     plain = EvaluateConfig(**{name: getattr(config, name) for name in EvaluateConfig.model_fields} | {"out": out} | values)
     (protocol,) = evaluate(network, plain, world).protocols
-    return 100 * protocol.metrics["map"].value
+    return 100 * protocol.metrics["map_rectangle"].value
 
 
 def network(data: Path, pooling: Pooling | None = None) -> RetrievalNet:
@@ -77,7 +77,7 @@ def test_pooling_whitening_dimension(data: Path, tmp_path: Path, world: World, s
     assert set(seen.values()) == {1}
     assert len(seen) == 24 + 20 + 40
     assert len(rows) == 4 * (1 + 2)  # there are no 1,024 dimensions
-    found = {(row["pooling"], row["whitening"], row["dimensions"]): row["map %"] for row in rows}
+    found = {(row["pooling"], row["whitening"], row["dimensions"]): row["map_rectangle %"] for row in rows}
     assert len(found) == 12
     assert len(set(found.values())) > 5
     for name, pooling, kind, dim in [("MAC", "mac", "learned", 16), ("R-MAC", "rmac", "none", None), ("GeM", "gem", "pca", 16)]:
@@ -94,7 +94,7 @@ def test_number_of_neighbours(data: Path, tmp_path: Path, world: World, seen: Co
     rows = measured("neighbours", config, world)
     assert set(seen.values()) == {1}
     assert [row["neighbours"] for row in rows] == [0, 1, 4, 1, 4]
-    found = {(row["expansion"], row["neighbours"]): row["map %"] for row in rows}
+    found = {(row["expansion"], row["neighbours"]): row["map_rectangle %"] for row in rows}
     for name, alpha in (("AQE", 0), ("αQE, α = 2", 2)):
         score = ScoreConfig(query_expansion=ExpansionConfig(neighbours=4, alpha=alpha))
         assert found[name, 4] == evaluated(config, network(data), world, tmp_path / name, score=score)
@@ -108,7 +108,7 @@ def test_single_and_multiple_scales(data: Path, tmp_path: Path, world: World, se
     assert [row["scales"] for row in rows] == [x for x in ("single", "multi", "multi_up") for _ in range(3)]
     assert [row["whitening"] for row in rows[:3]] == ["none", "pca", "learned"]
     assert rows[6]["at"] == "1.41, 1, 0.707"
-    found = {(row["scales"], row["whitening"]): row["map %"] for row in rows}
+    found = {(row["scales"], row["whitening"]): row["map_rectangle %"] for row in rows}
     for scales, kind in (("multi", "none"), ("multi_up", "learned")):
         score = ScoreConfig(whitening=kind)
         assert found[scales, kind] == evaluated(config, network(data), world, tmp_path / scales, scales=scales, score=score)
@@ -119,7 +119,7 @@ def test_distractors(data: Path, tmp_path: Path, world: World, monkeypatch: pyte
     config = settings(DistractorsConfig, data, tmp_path / "study")
     rows = measured("distractors", config, world)
     assert [row["distractors"] for row in rows] == [0, 5, 10, 20]
-    scores = [row["map %"] for row in rows]
+    scores = [row["map_rectangle %"] for row in rows]
     assert scores == sorted(scores, reverse=True)
     assert scores[0] == evaluated(config, network(data), world, tmp_path / "none", distractors=())
     assert scores[-1] == evaluated(config, network(data), world, tmp_path / "all")

@@ -49,8 +49,8 @@ def test_two_processes_print_a_table_and_write_results_and_report(
     (protocol,) = read_results(out).protocols
     rows = [line.split() for line in found.stdout.splitlines() if line.startswith("labels-leave-one-out")]
     assert [row[1] for row in rows] == ["0", "12"]
-    main = protocol.metrics["map"]
-    assert rows[1][2:7] == ["map", f"{100 * main.value:.2f}", f"{100 * main.low:.2f}", "to", f"{100 * main.high:.2f}"]
+    main = protocol.metrics["map_rectangle"]
+    assert rows[1][2:7] == ["map_rectangle", f"{100 * main.value:.2f}", f"{100 * main.low:.2f}", "to", f"{100 * main.high:.2f}"]
     assert f"report: {out / 'report' / 'index.html'}" in found.stdout
     assert (out / "report" / "index.html").exists()
     assert len(list(read_records(out / protocol.records))) == 20

@@ -43,7 +43,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "train": common | {"model": {"backbone": "timm:test_resnet.r160_in1k", "freeze_batchnorm": False}},
         "methods": methods,
         "evaluate": {"gallery": corpus, "images": {"size": 48}, "loader": {"workers": 0}},
-        "metrics": ["map", "recall_at_1"],
+        "metrics": ["map_rectangle", "recall_at_1"],
         "reference": "contrastive",
     }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(values))
@@ -60,8 +60,8 @@ def test_an_experiment_leaves_one_table_and_goes_on(described: Path, first: str)
     assert first.count("train.py ") == first.count("evaluate.py ") == 2
     table = json.loads((described / "out/tiny/table.json").read_text())["methods"]
     folders = {row["method"]: described / f"out/tiny/runs/{row['method']}-seed-0/score" for row in table}
-    means = {method: read_results(folder).protocols[0].metrics["map"].value for method, folder in folders.items()}
-    assert [row["values"]["map"] for row in table] == [[mean] for mean in sorted(means.values(), reverse=True)]
+    means = {method: read_results(folder).protocols[0].metrics["map_rectangle"].value for method, folder in folders.items()}
+    assert [row["values"]["map_rectangle"] for row in table] == [[mean] for mean in sorted(means.values(), reverse=True)]
     assert [row["images"] for row in table] == [64, 64]
     gain = next(row["gain"] for row in table if row["method"] == "batch-hard")
     assert gain["difference"] == pytest.approx(means["batch-hard"] - means["contrastive"])
@@ -96,7 +96,7 @@ def test_a_study_compares_the_values_of_one_setting(described: Path) -> None:
     low, high = rows[:2]
     assert low.gain is None
     assert high.gain is not None
-    assert high.gain.difference == pytest.approx(high.values["map"][0] - low.values["map"][0])
+    assert high.gain.difference == pytest.approx(high.values["map_rectangle"][0] - low.values["map_rectangle"][0])
     assert re.search(r"\| batch-hard \| 0.9 \| 64 \| [\d.]+ ", write_table(config, rows).read_text())
     page = write_page(config, rows).read_text()
     assert page.count("<svg") == 3

@@ -27,7 +27,7 @@ from tests.corpora import make_corpus
 from tests.distributed.runs import lines, losses
 from tests.world import run_world
 
-SCORE = "eval/labels-leave-one-out/map"
+SCORE = "eval/labels-leave-one-out/map_rectangle"
 TRIPLETS = "loss={name: metric_learning, loss: TripletMarginLoss}"
 
 
@@ -112,9 +112,9 @@ def test_evaluation_decides_the_best_and_is_not_repeated(settings, tmp_path):
     assert [picture.size for picture in pictures] == [(11 * 96, 96)] * 3
     run_world(1, train, arguments)
     scores = {
-        line["step"]: line["eval/labels-leave-one-out/map"]
+        line["step"]: line["eval/labels-leave-one-out/map_rectangle"]
         for line in lines(directory)
-        if "eval/labels-leave-one-out/map" in line
+        if "eval/labels-leave-one-out/map_rectangle" in line
     }
     assert sorted(scores) == [0, 4, 8]
     found = {path.name: json.loads((path / "results.json").read_text()) for path in (directory / "evaluation").iterdir()}

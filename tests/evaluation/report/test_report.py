@@ -60,7 +60,7 @@ def _record(number: int, gain: float = 0.0) -> QueryRecord:
         ap=ap,
         positives=7,
         first_hit=0,
-        metrics={} if ap is None else {"map": ap},
+        metrics={} if ap is None else {"map_rectangle": ap},
         top=top,
         missed=[Missed(1, "lost <1>", 99, 0.1), Missed(2, "lost <2>", 42, 0.2)],
         precision=[] if ap is None else [1 - i / 12 for i in range(10)],
@@ -69,7 +69,7 @@ def _record(number: int, gain: float = 0.0) -> QueryRecord:
 
 def _evaluation(folder: Path, corpora: Path, gain: float = 0.0) -> Path:
     """A folder with results on the corpora."""
-    metrics = {"map": Interval(0.5 + gain, 0.4, 0.6), "recall_at_1": Interval(0.7, 0.6, 0.8)}
+    metrics = {"map_rectangle": Interval(0.5 + gain, 0.4, 0.6), "recall_at_1": Interval(0.7, 0.6, 0.8)}
     curve = [CurvePoint(count, metrics) for count in (0, 5, 10)]
     histogram = Histogram([0.0, 0.25, 0.5, 0.75, 1.0], [0, 1, 2, 3], [5, 4, 0, 0], [3, 0, 0, 0])
     pr = PrecisionRecall([0.0, 0.5, 1.0], [1.0, 0.6, 0.2])
@@ -79,7 +79,7 @@ def _evaluation(folder: Path, corpora: Path, gain: float = 0.0) -> Path:
     unseen = Neighbour(9, "far <9>", "distractors", 0.3, "distractor")  # in no record
     suspects = Suspects(1000, 4321, [Suspect(unseen, 29, 130, [5, 1, 2, 3, 129]), Suspect(unseen, 40, 2, [5, 6])])
     of_queries = (metrics, curve, histogram, pr, suspects, "queries-labels.jsonl")
-    result = ProtocolResult("labels", 1, "0" * 64, "leave one out", "map", *counts, *of_queries)
+    result = ProtocolResult("labels", 1, "0" * 64, "leave one out", "map_rectangle", *counts, *of_queries)
     used = [CorpusUsed(str(corpora / name), name, count) for name, count in (("gallery", QUERIES), ("distractors", 10))]
     scored = ("w.safetensors", "0", {}, {"size": 32})
     write_results(folder, Results(*scored, used[0], used[0], used[1:], [result], {"device": "cpu"}, {"embed": 1.0}))
@@ -233,7 +233,9 @@ def test_wandb_mirrors_scores_and_worst_queries(evaluation: Path, tmp_path: Path
     tables = [json.loads(path.read_text()) for path in copy.rglob("*.table.json")]
     by_columns = {tuple(table["columns"][:2]): table for table in tables}
     scores, queries = by_columns["protocol", "distractors"], by_columns["query", "label"]
-    assert [row[:4] for row in scores["data"] if row[2] == "map"] == [["labels", n, "map", 0.5] for n in (0, 5, 10)]
+    assert [row[:4] for row in scores["data"] if row[2] == "map_rectangle"] == [
+        ["labels", n, "map_rectangle", 0.5] for n in (0, 5, 10)
+    ]
     assert [row[0] for row in queries["data"]] == ["query/129", "query/128", "query/127"]
     assert queries["columns"][-1] == "strip"
     pictures = [path for path in tmp_path.rglob("staging/*") if path.read_bytes().startswith(b"\x89PNG")]
