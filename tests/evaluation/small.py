@@ -18,9 +18,13 @@ from largescale.evaluation import EvaluateConfig, Results, evaluate
 from largescale.models.config import ModelConfig
 from largescale.models.network import RetrievalNet
 from largescale.models.weights import save_weights
-from tests.corpora import make_corpus
+from tests.corpora import make_corpus, write_corpus
 
 SIZE = 48
+LANDMARKS: list[dict[str, Any]] = [
+    {"key": "000000", "box": [8, 4, 40, 30], "good": ["000001"], "ok": ["000002", "000000"], "junk": ["000003", "000010"]},
+    {"key": "000004", "box": None, "good": ["000005", "000004"], "ok": ["000006"], "junk": ["000007"]},
+]
 
 
 def tiny_network(seed: int = 0) -> RetrievalNet:
@@ -36,12 +40,21 @@ def make_weights(path: Path, seed: int = 0) -> Path:
 def make_landmarks(directory: Path, **lists: Any) -> Path:
     """24 images of 6 landmarks; images 0 and 4 are queries with boxes, 1 to 3 and 5 to 7 are right."""
     make_corpus(directory, labels=6, per_label=4, shards=3, size=SIZE)
-    queries = [
-        {"key": "000000", "box": [8, 4, 40, 30], "good": ["000001"], "ok": ["000002", "000000"], "junk": ["000003", "000010"]},
-        {"key": "000004", "box": None, "good": ["000005", "000004"], "ok": ["000006"], "junk": ["000007"]},
-    ]
-    add_ground_truth(directory, {"protocol": "oxford5k", "queries": queries, "gallery": None, **lists})
+    add_ground_truth(directory, {"protocol": "oxford5k", "queries": LANDMARKS, "gallery": None, **lists})
     return directory
+
+
+def shuffle_corpus(directory: Path, old: Path, shards: int) -> dict[str, str]:
+    """The same images and labels in another order, labels under other numbers; `{new key: old key}`."""
+    random, corpus = np.random.default_rng(0), Corpus.open(str(old))
+    manifest, encoded = corpus.manifest, list(corpus.read(np.arange(len(corpus.manifest))))
+    number = random.permutation(len(manifest.label_names))
+    label = np.append(number, -1)[manifest.label]
+    order = np.lexsort((random.random(len(label)), label, label < 0))  # those without label come last
+    images = ((encoded[i], int(manifest.width[i]), int(manifest.height[i])) for i in order)
+    names = [manifest.label_names[old].as_py() for old in np.argsort(number).tolist()]
+    write_corpus(directory, images, label[order], shards, names=names)
+    return {f"{new:06d}": manifest.keys[old].as_py() for new, old in enumerate(order.tolist())}
 
 
 def add_ground_truth(directory: Path, ground_truth: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,16 +13,20 @@ from PIL import Image
 
 from largescale.corpus.reading import Corpus
 from largescale.distributed import World
-from largescale.evaluation import Stopped, evaluate, read_records, store
+from largescale.evaluation import QueryRecord, Stopped, evaluate, read_records, store
 from largescale.evaluation.config import EvaluateConfig
+from largescale.evaluation.ground_truth import LISTS
 from largescale.models.network import RetrievalNet, normalise
 from largescale.settings import UserError
 from tests.corpora import make_corpus
 from tests.evaluation.small import (
+    LANDMARKS,
+    add_ground_truth,
     evaluate_in_world,
     make_landmarks,
     make_weights,
     settings,
+    shuffle_corpus,
     tiny_network,
     what_was_found,
 )
@@ -48,6 +53,46 @@ def expected(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     out = tmp_path_factory.mktemp("one")
     run_world(1, evaluate_in_world, data / "weights.safetensors", by_labels(data, out))
     return what_was_found(out)
+
+
+@pytest.mark.parametrize("kind", ["labels", "landmarks"])
+def test_shuffled_shards_change_nothing(kind: str, data: Path, tmp_path: Path, world: World) -> None:
+    """The same images, gallery and distractors, in another order and in other shards, under the same names of labels."""
+    keys = shuffle_corpus(tmp_path / kind, data / kind, shards=5), shuffle_corpus(tmp_path / "far", data / "far", shards=3)
+    if kind == "landmarks":
+        new = {old: key for key, old in keys[0].items()}
+        lists = [
+            {name: [new[key] for key in value] if name in LISTS else value for name, value in query.items()}
+            for query in LANDMARKS
+        ]
+        queries = [{**query, "key": new[query["key"]]} for query in lists]
+        add_ground_truth(tmp_path / kind, {"protocol": "oxford5k", "queries": queries, "gallery": None})
+    found = []
+    for folder, names in ((data, None), (tmp_path, keys)):
+        config = settings(tmp_path / f"of-{folder.name}", gallery=str(folder / kind), distractors=str(folder / "far"))
+        (result,) = evaluate(tiny_network(), config, world).protocols
+        records = [_named(record, names) for record in read_records(config.out / result.records)]
+        points = [{name: x.value for name, x in point.metrics.items()} for point in result.distractor_curve]
+        found.append((sorted(records), points, result.histogram, result.suspects.number))
+    (records, points, histogram, suspects), (again, points_again, histogram_again, suspects_again) = found
+    assert [record[:-1] for record in records] == [record[:-1] for record in again]
+    for record, other in zip(records, again, strict=True):
+        np.testing.assert_allclose(record[-1], other[-1], atol=1e-5)
+    assert [sum(histogram.positives), suspects] == [sum(histogram_again.positives), suspects_again]
+    for point, other_point in zip(points, points_again, strict=True):
+        assert point == pytest.approx(other_point, abs=1e-12)
+
+
+def _named(record: QueryRecord, keys: tuple[dict[str, str], dict[str, str]] | None) -> tuple[Any, ...]:
+    """What a query found, by the keys of the first order; similarities come last."""
+
+    def name(key: str, distractor: bool = False) -> str:
+        return keys[distractor][key] if keys else key
+
+    top = [(name(row.key, row.mark == "distractor"), row.mark) for row in record.top]
+    missed = [(name(row.key), row.rank) for row in record.missed]
+    counts = (record.ap, record.positives, record.first_hit, dict(record.metrics), record.precision)
+    return (name(record.key), *counts, top, missed, [row.score for row in (*record.top, *record.missed)])
 
 
 @pytest.mark.parametrize("size", [2, 4])
