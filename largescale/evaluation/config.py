@@ -100,7 +100,13 @@ class EvaluateConfig(Settings):
 
     @model_validator(mode="after")
     def _whitening_needs_a_corpus(self) -> "EvaluateConfig":
-        if self.whitening_corpus is None and any(s.whitening != "none" for s in (self.score, *self.tuned.values())):
+        whitened = any(score.whitening != "none" for score in (self.score, *self.tuned.values()))
+        if whitened and self.descriptors is not None:
+            raise ValueError(
+                "score.whitening: a file of descriptors comes without a training corpus to fit it on; whiten its rows before "
+                "(largescale.models.whitening) and leave the setting out, or give weights and whitening_corpus in its place"
+            )
+        if whitened and self.whitening_corpus is None:
             raise ValueError("whitening is fitted on descriptors of a training corpus; give whitening_corpus=CORPUS")
         return self
 

@@ -96,6 +96,10 @@ def test_step_by_step(tmp_path: Path, world: World, signal: StopSignal, capsys: 
         (["weigths=a"], "weigths: no such setting; the nearest is weights"),
         (["weights=a", "descriptors=b"], "weights and descriptors: one of them is scored"),
         (["weights=a", "score.whitening=pca"], "whitening is fitted on descriptors of a training corpus"),
+        (
+            ["descriptors=b", "names=c", "ground_truth=d", "score.whitening=pca"],
+            "score.whitening: a file of descriptors comes without a training corpus to fit it on; whiten its rows before",
+        ),
         (["weights=a", "score.dim=32"], "score: dim: the first dimensions of what is not whitened"),
         (["seal", "descriptors=b", "names=c", "ground_truth=d"], "a file of descriptors is scored in one go"),
         (["descriptors=b"], "names and ground_truth: descriptors say nothing about their rows"),
