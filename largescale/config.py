@@ -7,11 +7,14 @@ import atexit
 import difflib
 import os
 import re
+import select
+import signal
 import sys
 import textwrap
 import types
 import typing
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -192,16 +195,30 @@ def _likeness(key: str, other: str) -> float:
 def run_program(main: Any) -> None:
     """Run `main(arguments)` and end the process; a UserError is printed as a sentence, without a traceback, with exit status 2.
 
+    Where nobody reads its output any more (`| head`), it ends without a word, with the status that SIGPIPE gives other programs.
     The process ends without the interpreter's finalisation, in which the threads of process groups that are still referenced
     may ask for the interpreter and abort the process, although the work is done.
     """
     status = 0
     try:
         main(sys.argv[1:])
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        status = 128 + signal.SIGPIPE
     atexit._run_exitfuncs()
-    sys.stdout.flush()
+    with suppress(BrokenPipeError):
+        sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of the pipe that the output goes to has left."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))

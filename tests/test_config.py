@@ -1,3 +1,5 @@
+import os
+import signal
 import subprocess
 import sys
 
@@ -7,6 +9,7 @@ import yaml
 from largescale.config import explain, load, to_yaml, walk
 from largescale.settings import UserError
 from largescale.training.recipe import TrainConfig
+from tests.conftest import ROOT
 
 
 def message(*arguments: str) -> str:
@@ -120,3 +123,21 @@ def test_settings_that_decide_the_result_bind_a_run():
 def test_settings_need_no_torch():
     code = "import sys, largescale.config, largescale.training.recipe; print({'torch', 'torchvision', 'timm'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+@pytest.mark.parametrize("program", ["evaluate", "train"])
+def test_a_reader_that_leaves_is_no_error(program: str) -> None:
+    """As in `python launch/evaluate.py --help | head -0`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, f"launch/{program}.py", "--help"]
+    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_pipes_of_the_program_itself_break_with_a_traceback() -> None:
+    code = "from largescale.config import run_program\ndef main(_): raise BrokenPipeError('to a worker')\nrun_program(main)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "BrokenPipeError: to a worker" in done.stderr
