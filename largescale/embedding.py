@@ -7,12 +7,13 @@ import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from largescale.corpus.config import ImagesConfig, LoaderConfig
@@ -78,21 +79,30 @@ def embed(
     """
     groups = load_pass(corpus, ids, images, batch=batch, loader=loader, share=share, shards=shards, boxes=boxes)
     threads = 1 if device.type == "cuda" else own_cores()
-    modes = [(module, module.training) for module in network.modules()]
     before, total = torch.get_num_threads(), len(own_images(corpus, ids, batch, share))
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     bar = progress_bar(progress, total, "image")
     try:
-        network.eval()
-        wanted = takewhile(lambda _: not should_stop(), groups)
-        futures = (pool.submit(_embed_group, network, group, device, autocast) for group in wanted)
-        for embedded in _in_order(futures, threads):
-            yield embedded
-            bar.update(len(embedded.ids) + len(embedded.bad))
+        with in_evaluation_mode(network):
+            wanted = takewhile(lambda _: not should_stop(), groups)
+            futures = (pool.submit(_embed_group, network, group, device, autocast) for group in wanted)
+            for embedded in _in_order(futures, threads):
+                yield embedded
+                bar.update(len(embedded.ids) + len(embedded.bad))
     finally:
         bar.close()
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)  # a new thread takes over what was last set in any thread
+
+
+@contextmanager
+def in_evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Afterwards every module is in the mode that it was in."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
         for module, training in modes:
             module.training = training
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from largescale.evaluation.plan import Plan
 from largescale.evaluation.protocols import landmark_protocols
 from largescale.evaluation.results import RESULTS, CorpusUsed, ProtocolResult, Results, read_results, write_results
 from largescale.evaluation.search import Search
+from largescale.evaluation.sizes import check_sizes
 from largescale.evaluation.store import SEALED, Descriptors, describe, network_digest, seal, unit_rows
 from largescale.evaluation.task import Described, Rows, Task
 from largescale.models.network import RetrievalNet
@@ -131,11 +132,18 @@ class Stage:
         """Describe the images that are not described yet.
 
         Raises:
+            UserError: images, or boxes of queries, that are too small for the network.
             Stopped: a stop was asked for; what is committed stays.
         """
         with _clock(self.seconds, "embed"):
+            self.check_sizes()
             for scales in self.sets.values():
                 describe([self.network] * len(scales), scales, self.config, self.world, self.should_stop)
+
+    def check_sizes(self) -> None:
+        """Raises: UserError: images, or boxes of queries, that are too small for the network at some scale."""
+        for scales in self.sets.values():
+            self.world.decide(partial(check_sizes, self.network, scales, self.config.images))
 
     def seal(self) -> None:
         """Check every row once.

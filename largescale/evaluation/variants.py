@@ -113,6 +113,8 @@ def embedded(
         UserError, Stopped: as `evaluate`.
     """
     opened = [Stage.open(net, config, world, should_stop) for net, config in zip(networks, configs, strict=True)]
+    for stage in opened:
+        stage.check_sizes()
     for role in opened[0].sets:
         wanted = {x.directory: (stage.network, x) for stage in opened for x in stage.sets[role]}.values()
         describe([net for net, _ in wanted], [x for _, x in wanted], configs[0], world, should_stop)
