@@ -33,17 +33,10 @@ def main(arguments: list[str]) -> None:
 
 
 def run(config: EvaluateConfig, step: str | None) -> None:
-    from largescale.distributed import StopSignal, World
-    from largescale.evaluation import Stopped
+    from largescale.evaluation import stoppable_world
 
-    world = World.start()
-    try:
-        take(step, config, world, StopSignal(world))
-    except Stopped:
-        if world.is_first:
-            print("stopped; the same command goes on from what is done")
-    finally:
-        world.stop()
+    with stoppable_world() as (world, signal):
+        take(step, config, world, signal)
 
 
 def take(step: str | None, config: EvaluateConfig, world: "World", signal: "StopSignal") -> None:

@@ -42,21 +42,13 @@ def main(arguments: list[str]) -> None:
 
 
 def run(name: str, config: StudyConfig) -> None:
-    from largescale.distributed import StopSignal, World
-    from largescale.evaluation import Stopped
+    from largescale.evaluation import stoppable_world
     from largescale.evaluation.studies import Embedder, studies
 
-    world = World.start()
-    signal = StopSignal(world)
-    try:
+    with stoppable_world() as (world, signal):
         study = studies[name](config, Embedder(config, world, lambda: signal.received))
         if world.is_first:
             print(f"{study.text()}\n\n{study.about}\npage: {study.write(config.out)}")
-    except Stopped:
-        if world.is_first:
-            print("stopped; the same command goes on from the shards that are done")
-    finally:
-        world.stop()
 
 
 if __name__ == "__main__":

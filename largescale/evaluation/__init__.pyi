@@ -17,3 +17,4 @@ from .stage import evaluate_descriptors as evaluate_descriptors
 from .statistics import bootstrap as bootstrap
 from .statistics import compare as compare
 from .store import Stopped as Stopped
+from .store import stoppable_world as stoppable_world

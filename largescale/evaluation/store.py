@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from tqdm import tqdm
 from largescale.commit import committed_file, write_json, write_text
 from largescale.corpus.manifest import sha256_of
 from largescale.corpus.reading import BadImage, Corpus
-from largescale.distributed import World
+from largescale.distributed import StopSignal, World
 from largescale.embedding import Embedded, embed
 from largescale.evaluation.config import EvaluateConfig
 from largescale.models.multiscale import AtScales
@@ -37,6 +38,19 @@ SEALED = "sealed.json"
 
 class Stopped(Exception):  # noqa: N818
     """A stop was asked for; what is committed stays, and the same command goes on."""
+
+
+@contextmanager
+def stoppable_world() -> Iterator[tuple[World, StopSignal]]:
+    """The processes of a program and the signal that stops them; where it was stopped, it says that it can go on."""
+    world = World.start()
+    try:
+        yield world, StopSignal(world)
+    except Stopped:
+        if world.is_first:
+            print("stopped; the same command goes on from what is done")
+    finally:
+        world.stop()
 
 
 class Descriptors:

@@ -1,5 +1,6 @@
 """launch/evaluate.py as a user starts it."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -117,6 +118,25 @@ def test_an_error_is_one_message() -> None:
     assert found.returncode == 2
     assert "weigths: no such setting" in found.stderr
     assert "Traceback" not in found.stderr
+
+
+def test_a_stop_is_one_sentence(tmp_path: Path) -> None:
+    gallery = make_corpus(tmp_path / "test", labels=5, per_label=4, shards=4, size=SIZE)
+    weights = make_weights(tmp_path / "w.safetensors")
+    program = f"""if True:
+        import os, signal
+        from largescale.evaluation import stoppable_world
+        from launch.evaluate import take
+        from tests.evaluation.small import Path, settings
+        with stoppable_world() as (world, received):
+            os.kill(os.getpid(), signal.SIGTERM)
+            take(None, settings(Path("{tmp_path}/out"), weights=Path("{weights}"), gallery="{gallery}"), world, received)"""
+    env = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
+    command = [sys.executable, "-c", program]
+    found = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert (found.returncode, found.stdout) == (0, "stopped; the same command goes on from what is done\n")
+    assert "Traceback" not in found.stderr
+    assert not (tmp_path / "out" / "results.json").exists()
 
 
 def test_no_weights_file(tmp_path: Path, world: World, signal: StopSignal) -> None:
