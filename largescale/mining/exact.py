@@ -4,7 +4,9 @@ Letters: P images of the share, T of a tile, C clusters of a tile, G groups of c
 M pairs (image, query).
 """
 
+from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -12,7 +14,8 @@ from torch import Tensor
 
 from largescale.mining.partition import Partition
 from largescale.mining.precision import Bounds, Rounded, Slack, kinds, product
-from largescale.mining.select import Candidates, Found, nothing, score_pairs, select
+from largescale.mining.select import Candidates, Found, nothing, rough_pairs, score_pairs, select
+from largescale.mining.stages import side_by_side
 
 TILE = 16384
 """Images whose similarities to a part of the queries are held at a time."""
@@ -57,11 +60,12 @@ class ExactSearch:
     def __init__(self, descriptors: Tensor, ids: Tensor, clusters: Tensor, count: int, block_bytes: int = 2**25) -> None:
         self.descriptors, self.ids, self.clusters, self.count = descriptors, ids, clusters, count
         tile = max(1, min(TILE, TILE_BYTES // (2 * descriptors.shape[1])))
-        self._width = max(1, block_bytes // (4 * tile))
+        self._threads = 1 if descriptors.is_cuda else torch.get_num_threads()
+        self._width = max(1, block_bytes // (4 * tile * self._threads))
         self._tiles = [self._tile(slice(start, start + tile)) for start in range(0, len(ids), tile)]
         self._kinds = kinds(descriptors.device)
         self._bounds = Bounds.of(descriptors, self._kinds[0])
-        self._held: tuple[_Tile, Tensor] | None = None
+        self._held = descriptors[:0]
 
     def nearest(self, queries: Tensor, excluded: Tensor, ceilings: Tensor | None = None) -> Found:
         """The best eligible image of each of the N nearest clusters.
@@ -73,16 +77,21 @@ class ExactSearch:
         """
         found = nothing(len(queries), self.count, queries.device)
         parts = [slice(start, start + self._width) for start in range(0, len(queries), self._width)]
-        for tile in self._tiles:
-            for part in parts:
-                asked = _Asked(queries[part], excluded[part], None if ceilings is None else ceilings[part])
-                self._add(tile, asked, Found(*(column[part] for column in found)))
-        self._held = None
+        asked = [_Asked(queries[part], excluded[part], None if ceilings is None else ceilings[part]) for part in parts]
+        places = [Found(*(column[part] for column in found)) for part in parts]
+        with side_by_side(self._threads) as each:
+            for tile in self._tiles:
+                if self._kinds[0] == torch.bfloat16:
+                    self._held = self.descriptors[tile.rows].bfloat16()
+                deque(each(partial(self._add, tile), asked, places), maxlen=0)
+        self._held = self.descriptors[:0]
         return found
 
     def _add(self, tile: _Tile, asked: _Asked, found: Found) -> None:
         """Let the images of a tile take their places among those found."""
         row, query = self._near(tile, asked, found.similarities[:, -1], self._kinds)
+        if self._kinds[0] == torch.bfloat16:
+            row, query = self._nearer(row, query, asked, found.similarities[:, -1])
         similarities = score_pairs(self.descriptors, asked.queries, row, query)
         if asked.ceilings is not None:
             similarities.masked_fill_(similarities >= asked.ceilings[query], -torch.inf)
@@ -118,13 +127,22 @@ class ExactSearch:
             least = torch.maximum(floor[query], slack.below(sure[item, query].to(floor), query))
         return item + tile.rows.start, query
 
+    def _nearer(self, row: Tensor, query: Tensor, asked: _Asked, floor: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of the pairs `(M,)` that are still near in single precision: bfloat16 leaves several times as many as can win."""
+        slack = self._bounds.slack(Rounded.of(asked.queries, torch.float32), torch.float32)
+        rough = rough_pairs(self.descriptors, asked.queries, row, query)
+        surely = rough
+        if asked.ceilings is not None:
+            surely = rough.masked_fill(rough >= _surely(asked.ceilings, slack)[query], -torch.inf)
+        best = select(Candidates(surely, self.ids[row], self.clusters[row], query), asked.excluded, self.count)
+        floor = torch.maximum(best.similarities[:, -1], floor.to(rough))
+        near = rough >= slack.below(floor)[query]
+        return row[near], query[near]
+
     def _product(self, tile: _Tile, queries: Tensor, kind: torch.dtype) -> Tensor:
-        """`(T, B)`; a tile in bfloat16 is kept for the next queries."""
-        if kind != torch.bfloat16:
-            return product(self.descriptors[tile.rows], queries, kind)
-        if self._held is None or self._held[0] is not tile:
-            self._held = tile, self.descriptors[tile.rows].bfloat16()
-        return product(self._held[1], queries, kind)
+        """`(T, B)`; the tile in bfloat16 is the same for all queries."""
+        rows = self._held if kind == torch.bfloat16 else self.descriptors[tile.rows]
+        return product(rows, queries, kind)
 
     def _tile(self, rows: slice) -> _Tile:
         keys, owner = torch.unique(self.clusters[rows], return_inverse=True)
@@ -137,9 +155,13 @@ def _eligible(scores: Tensor, slack: Slack, ceilings: Tensor | None) -> tuple[Te
     """Products `(T, B)`: those that may be below the ceilings, and those that surely are; -inf for the others."""
     if ceilings is None:
         return scores, scores
-    ceilings = ceilings.to(slack.fixed)
-    perhaps, surely = -slack.below(-ceilings), slack.below(ceilings)  # (B,)
-    return scores.masked_fill(scores > perhaps, -torch.inf), scores.masked_fill(scores >= surely, -torch.inf)
+    perhaps = -slack.below(-ceilings.to(slack.fixed))  # (B,)
+    return scores.masked_fill(scores > perhaps, -torch.inf), scores.masked_fill(scores >= _surely(ceilings, slack), -torch.inf)
+
+
+def _surely(ceilings: Tensor, slack: Slack) -> Tensor:
+    """`(B,)` what is less than this is truly below the ceilings."""
+    return slack.below(ceilings.to(slack.fixed))
 
 
 def _descend(partition: Partition, part: Tensor, query: Tensor, values: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:

@@ -41,7 +41,7 @@ class Rounded:
 
 @dataclass(frozen=True)
 class Bounds:
-    """The longest row of a pool, and the most that one loses by rounding."""
+    """The longest row of a pool, and the most that one loses by rounding to bfloat16."""
 
     largest: float
     lost: float
@@ -62,8 +62,9 @@ class Bounds:
         """
         adding = torch.promote_types(kind, torch.float32)
         norm = queries.norms.to(adding) + queries.lost  # (B,), at least |q'|
-        fixed = queries.rows.shape[1] * torch.finfo(adding).eps * norm * (self.largest + self.lost)
-        fixed = fixed + queries.lost * self.largest + norm * self.lost
+        lost = self.lost if kind == torch.bfloat16 else 0.0
+        fixed = queries.rows.shape[1] * torch.finfo(adding).eps * norm * (self.largest + lost)
+        fixed = fixed + queries.lost * self.largest + norm * lost
         return Slack(fixed, torch.finfo(kind).eps / 2 if kind == torch.bfloat16 else 0.0)
 
 

@@ -96,6 +96,13 @@ def score_pairs(left: Tensor, right: Tensor, i: Tensor, j: Tensor) -> Tensor:
     return scores
 
 
+def rough_pairs(left: Tensor, right: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    """As `score_pairs`, in float32, added up in any order: a fraction of its time."""
+    parts = zip(*(pairs.split(max(1, _TERMS[left.device.type] // left.shape[1])) for pairs in (i, j)), strict=True)
+    products = (left.index_select(0, a).float().mul_(right.index_select(0, b)).sum(1) for a, b in parts)
+    return torch.cat([i.new_empty(0, dtype=torch.float32), *products])
+
+
 def select_negatives(
     similarities: Tensor,
     ids: Tensor,
