@@ -15,7 +15,7 @@ Q queries, N rows of the gallery, D dimensions, n rows of a chunk, M judged rows
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from threading import local
@@ -82,9 +82,10 @@ def count(
     Returns:
         The same on every rank, bit for bit, for every number of ranks and workers.
     """
-    with one_thread(), ThreadPoolExecutor(workers) as pool:
-        scorer = _Scorer(queries, gallery, pool)
-        return _count(scorer, gallery, judged, neighbours, exchange, pool, progress)
+    # counting needs the interpreter most of the time, products hardly ever: each fills what the other leaves of the cores
+    with one_thread(), ThreadPoolExecutor(workers) as multiplying, ThreadPoolExecutor(workers) as counting:
+        scorer = _Scorer(queries, gallery, multiplying)
+        return _count(scorer, gallery, judged, neighbours, exchange, counting, progress)
 
 
 def count_scores(
@@ -137,6 +138,18 @@ class _Buffer(local):
         self.rows = np.empty((BLOCK, dim), dtype=np.float32)
 
 
+class _Product(NamedTuple):
+    """Scores of a chunk that threads are computing."""
+
+    scores: np.ndarray
+    blocks: list[Future[None]]
+
+    def finished(self) -> np.ndarray:
+        for block in self.blocks:
+            block.result()
+        return self.scores
+
+
 class _Scorer:
     """Scores of a chunk, all products of one shape; those of the first pass are kept for the second, up to a bound."""
 
@@ -145,19 +158,25 @@ class _Scorer:
         self.gallery = gallery
         self.pool = pool
         self.buffer = _Buffer(len(self.queries))
-        self.kept: dict[int, np.ndarray] = {}
+        self.begun: dict[int, _Product] = {}
 
     def look(self, first: int) -> np.ndarray:
         """`(n, Q)` scores of the chunk that begins at row `first`."""
-        scores = self._product(first)
-        if (len(self.kept) + 1) * scores.nbytes <= CACHE_BYTES:
-            self.kept[first] = scores
-        return scores
+        product = self._begin(first)
+        if (len(self.begun) + 1) * product.scores.nbytes <= CACHE_BYTES:
+            self.begun[first] = product
+        return product.finished()
+
+    def start(self, first: int) -> None:
+        """Let the threads work on a chunk that will be taken soon."""
+        if first not in self.begun:
+            self.begun[first] = self._begin(first)
 
     def take(self, first: int) -> np.ndarray:
-        return self.kept.pop(first) if first in self.kept else self._product(first)
+        self.start(first)
+        return self.begun.pop(first).finished()
 
-    def _product(self, first: int) -> np.ndarray:
+    def _begin(self, first: int) -> _Product:
         rows = min(CHUNK, len(self.gallery) - first)
         starts = range(0, rows, BLOCK)
         scores = np.empty((len(starts) * BLOCK, self.queries.shape[1]), dtype=np.float32)
@@ -166,8 +185,7 @@ class _Scorer:
             rows = self.gallery.block(first + start, self.buffer.rows)
             np.matmul(rows, self.queries, out=scores[start : start + BLOCK])
 
-        list(self.pool.map(block, starts))
-        return scores[:rows]
+        return _Product(scores[:rows], [self.pool.submit(block, start) for start in starts])
 
 
 class _Given:
@@ -180,6 +198,8 @@ class _Given:
         return self.scores[first : first + CHUNK]
 
     take = look
+
+    def start(self, first: int) -> None: ...
 
 
 def _judged_scores(scorer: _Scorer | _Given, judged: Judged, chunks: range) -> np.ndarray:
@@ -199,6 +219,9 @@ def _by_group(
     rows: dict[int, list[np.ndarray]] = defaultdict(list)
     scores: dict[int, list[np.ndarray]] = defaultdict(list)
     for first in chunks:
+        for soon in (first, first + CHUNK):
+            if soon in chunks:
+                scorer.start(soon)
         chunk, of_row = scorer.take(first), group[first : first + CHUNK]
         for g in np.unique(of_row[of_row >= 0]).tolist():
             here = np.flatnonzero(of_row == g)
