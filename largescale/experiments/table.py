@@ -107,8 +107,8 @@ def note(config: ExperimentConfig, rows: Sequence[Row]) -> str:
     return (
         f"Mean and standard deviation over the seeds, of which there are {seeds}, in percent. Differences are of the means over "
         "seeds, paired by query; their 95 % intervals and p are over queries, clustered by label (bootstrap, sign flips), "
-        "and say nothing of other seeds. Seconds are of an epoch's steps with the wait for images, and of the mining before them, on the "
-        "machine at hand."
+        "and say nothing of other seeds. Seconds are of an epoch's steps with the wait for images, and of the mining before "
+        "them, on the machine at hand."
     )
 
 
