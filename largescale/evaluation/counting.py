@@ -226,7 +226,7 @@ def _by_group(
         for g in np.unique(of_row[of_row >= 0]).tolist():
             here = np.flatnonzero(of_row == g)
             rows[g].append(first + here)
-            scores[g].append(chunk if len(here) == len(chunk) else chunk[here])
+            scores[g].append(chunk if len(here) == len(chunk) else chunk.take(here, axis=0))
             if sum(map(len, rows[g])) >= CHUNK:
                 yield g, np.concatenate(rows.pop(g)), scores.pop(g)
         progress(len(chunk))
@@ -286,7 +286,7 @@ class _Counter:
         self.histograms[q, group] += histogram.reshape(len(EDGES) - 1, -1).sum(1)
         histogram[self.bin[mine]] = 0
         up_to = histogram.cumsum()
-        close = self.named[q][bins]
+        close = self.named[q].take(bins)
         close[judged] = False
         close = np.flatnonzero(close)
         self.counts[group, mine] += up_to[-1] - up_to[self.bin[mine]] + self._compare(mine, rows[close], scores[close])
