@@ -11,7 +11,9 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -200,6 +202,18 @@ def own_cores() -> int:
     if QUOTA.exists() and (quota := QUOTA.read_text().split())[0] != "max":
         cores = min(cores, int(quota[0]) // int(quota[1]))
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+@contextmanager
+def single_threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that compute side by side, on one core each; what has not begun at the end is not begun any more."""
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)  # a new thread takes over what was last set in any thread
 
 
 class StopSignal:

@@ -6,7 +6,7 @@ Letters: n images of the pass, b images of a group, D dimensions.
 import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from largescale.corpus.config import ImagesConfig, LoaderConfig
 from largescale.corpus.reading import BadImage, Corpus, Group, load_pass, own_parts
-from largescale.distributed import World, own_cores
+from largescale.distributed import World, own_cores, single_threads
 from largescale.models.multiscale import AtScales
 from largescale.models.network import RetrievalNet, normalise
 
@@ -79,20 +79,14 @@ def embed(
     """
     groups = load_pass(corpus, ids, images, batch=batch, loader=loader, share=share, shards=shards, boxes=boxes)
     threads = 1 if device.type == "cuda" else own_cores()
-    before, total = torch.get_num_threads(), len(own_images(corpus, ids, batch, share))
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    bar = progress_bar(progress, total, "image")
-    try:
-        with in_evaluation_mode(network):
-            wanted = takewhile(lambda _: not should_stop(), groups)
-            futures = (pool.submit(_embed_group, network, group, device, autocast) for group in wanted)
-            for embedded in _in_order(futures, threads):
-                yield embedded
-                bar.update(len(embedded.ids) + len(embedded.bad))
-    finally:
-        bar.close()
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)  # a new thread takes over what was last set in any thread
+    total = len(own_images(corpus, ids, batch, share))
+    # the threads end before the network is in another mode again, also where the consumer leaves early
+    with progress_bar(progress, total, "image") as bar, in_evaluation_mode(network), single_threads(threads) as pool:
+        wanted = takewhile(lambda _: not should_stop(), groups)
+        futures = (pool.submit(_embed_group, network, group, device, autocast) for group in wanted)
+        for embedded in _in_order(futures, threads):
+            yield embedded
+            bar.update(len(embedded.ids) + len(embedded.bad))
 
 
 @contextmanager

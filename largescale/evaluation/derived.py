@@ -8,7 +8,6 @@ n rows of a part, S scales, D dimensions, d kept dimensions
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from largescale.commit import write_array
-from largescale.distributed import World, own_cores
+from largescale.distributed import World, own_cores, single_threads
 from largescale.evaluation.rows import Gallery
 from largescale.evaluation.store import WAIT_S
 from largescale.models.multiscale import merge_scales
@@ -58,7 +57,7 @@ def derive(directory: Path, parts: int, compute: Callable[[int], np.ndarray], wo
         write_array(files[part], compute(part))
 
     missing = world.decide(lambda: [part for part, file in enumerate(files) if not file.exists()])
-    with one_thread(), ThreadPoolExecutor(own_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with one_thread(), single_threads(own_cores()) as pool:
         list(pool.map(make, missing[world.share(len(missing))]))
     world.barrier(WAIT_S)
     return [np.load(file, mmap_mode="c") for file in files]

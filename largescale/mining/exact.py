@@ -12,10 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from largescale.distributed import single_threads
 from largescale.mining.partition import Partition
 from largescale.mining.precision import Bounds, Rounded, Slack, kinds, product
 from largescale.mining.select import Candidates, Found, nothing, rough_pairs, score_pairs, select
-from largescale.mining.stages import side_by_side
 
 TILE = 16384
 """Images whose similarities to a part of the queries are held at a time."""
@@ -79,11 +79,11 @@ class ExactSearch:
         parts = [slice(start, start + self._width) for start in range(0, len(queries), self._width)]
         asked = [_Asked(queries[part], excluded[part], None if ceilings is None else ceilings[part]) for part in parts]
         places = [Found(*(column[part] for column in found)) for part in parts]
-        with side_by_side(self._threads) as each:
+        with single_threads(self._threads) as pool:  # those of one small operation mostly wait for each other
             for tile in self._tiles:
                 if self._kinds[0] == torch.bfloat16:
                     self._held = self.descriptors[tile.rows].bfloat16()
-                deque(each(partial(self._add, tile), asked, places), maxlen=0)
+                deque(pool.map(partial(self._add, tile), asked, places), maxlen=0)
         self._held = self.descriptors[:0]
         return found
 

@@ -1,10 +1,8 @@
 """How long the stages of a mining pass take, and the processor cores that they may use."""
 
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
@@ -38,14 +36,3 @@ def own_threads() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def side_by_side(threads: int) -> Iterator[Callable[..., Iterator[Any]]]:
-    """A `map` whose calls compute on one core each: the threads of a small operation mostly wait for each other."""
-    before = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool.map
-    finally:
-        torch.set_num_threads(before)  # a new thread takes over what was last set in any thread
