@@ -1,3 +1,4 @@
+import time
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,24 @@ def test_leaves_modes_threads_and_random_numbers_as_they_were(network: Retrieval
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(network.state_dict()["backbone.bn1.running_mean"], statistics)
     assert torch.get_num_threads() == 2
+
+
+def test_a_pass_that_is_left_early_computes_to_its_end_in_evaluation_mode(network: RetrievalNet, corpus: Corpus) -> None:
+    """What threads still compute then must not change running statistics."""
+    network.train()
+    found = list[bool]()
+
+    def slow(module: torch.nn.Module, *_: Any) -> None:
+        time.sleep(0.2)
+        found.append(module.training)
+
+    hook = network.backbone.layer4.register_forward_pre_hook(slow)
+    groups = embed(network, corpus, np.arange(20), IMAGES, batch=4, loader=ALONE, device=CPU)
+    next(groups)
+    groups.close()  # type: ignore[attr-defined]
+    hook.remove()
+    assert len(found) > 1
+    assert not any(found)
 
 
 def test_stops_when_asked(network: RetrievalNet, corpus: Corpus) -> None:
