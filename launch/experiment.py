@@ -4,11 +4,13 @@ Trains every method from every seed under the same number of images, scores all 
 and a page that plots it. The same command goes on where it was stopped; `--help` lists the settings.
 """
 
+import sys
 from itertools import groupby
 
 from largescale.config import explain, load, run_program
-from largescale.experiments.config import ExperimentConfig
-from largescale.experiments.runs import Run, plan_runs
+from largescale.experiments.config import ExperimentConfig, Point
+from largescale.experiments.runs import FailedError, Run, plan_runs
+from largescale.settings import UserError
 
 
 def main(arguments: list[str]) -> None:
@@ -21,15 +23,31 @@ def main(arguments: list[str]) -> None:
     from largescale.experiments.page import write_page
     from largescale.experiments.table import table_of, write_table
 
-    done: list[Run] = []
-    for _, of_seed in groupby(runs, key=lambda run: run.seed):
-        for run in of_seed:
-            print(f"{len(done) + 1} of {len(runs)}: {run.point.name}, seed {run.seed}", flush=True)
-            run.go()
-            done.append(run)
-        rows = table_of(config, done)  # of the seeds so far
-        table, page = write_table(config, rows), write_page(config, rows)
-    print(f"{table.read_text()}\ntable: {table}\npage: {page}")
+    failed, written = set[Point](), ""
+    for _, of_seed in groupby(enumerate(runs, 1), key=lambda numbered: numbered[1].seed):
+        for number, run in of_seed:
+            if run.point not in failed and not succeeds(run, f"{number} of {len(runs)}"):
+                failed.add(run.point)
+        done = [run for run in runs[:number] if not failed & {run.point, config.base(run.point)}]
+        if done:
+            rows = table_of(config, done)  # of the seeds so far
+            table, page = write_table(config, rows), write_page(config, rows)
+            written = f"{table.read_text()}\ntable: {table}\npage: {page}"
+    print(written)
+    if failed:
+        names = ", ".join(sorted(point.name for point in failed))
+        raise UserError(f"not in the table for a run that failed: {names} (see above); the same command tries again")
+
+
+def succeeds(run: Run, place: str) -> bool:
+    """Train and evaluate; what fails is said, and does not keep the other methods from their table."""
+    print(f"{place}: {run.point.name}, seed {run.seed}", flush=True)
+    try:
+        run.go()
+    except FailedError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -19,6 +19,10 @@ from largescale.training.recipe import TrainConfig
 LAUNCH = Path(__file__).parents[2] / "launch"
 
 
+class FailedError(UserError):
+    """A program of a run failed; the others can go on."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One point of the experiment from one seed."""
@@ -58,7 +62,12 @@ class Run:
         return steps / self.train.epochs, mining / self.train.epochs
 
     def go(self) -> None:
-        """Train and evaluate, or what is left of it."""
+        """Train and evaluate, or what is left of it.
+
+        Raises:
+            FailedError: a program failed.
+            UserError: the run was stopped, or is there with other settings.
+        """
         if self._finished():
             return
         if not self.weights.exists():
@@ -95,7 +104,7 @@ class Run:
         command = [sys.executable, *(torchrun if self.processes > 1 else []), str(LAUNCH / program), *arguments]
         print(f"{program} {' '.join(arguments)}", flush=True)
         if subprocess.run(command, check=False).returncode:
-            raise UserError(f"{program} of {self.point.name}, seed {self.seed} failed, see above; the same command goes on")
+            raise FailedError(f"{program} of {self.point.name}, seed {self.seed} failed, see above")
 
 
 def plan_runs(config: ExperimentConfig) -> list[Run]:

@@ -41,9 +41,10 @@ def table_of(config: ExperimentConfig, runs: Sequence[Run]) -> list[Row]:
     """A row per method, the best first; of a study in the order of its file.
 
     Args:
-        runs: finished ones, of every point from the same seeds.
+        runs: finished ones, from the same seeds of every point that is to be in the table, the reference among them.
     """
-    done = {point: [run for run in runs if run.point == point] for point in config.points}
+    points = dict.fromkeys(run.point for run in runs)
+    done = {point: [run for run in runs if run.point == point] for point in points}
     queries = {point: _per_query(own, config.metrics[0]) for point, own in done.items()}
     gains = {p: _gain(queries[config.base(p)], queries[p]) for p in done if p != config.base(p)}
     adjusted = dict(zip(gains, holm([gain.p for gain in gains.values()]), strict=True))

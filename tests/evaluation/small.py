@@ -66,7 +66,8 @@ def add_ground_truth(directory: Path, ground_truth: Mapping[str, Any]) -> None:
 
 
 def settings(out: Path, **values: Any) -> EvaluateConfig:
-    return EvaluateConfig(out=out, images=ImagesConfig(size=SIZE), batch=4, loader=LoaderConfig(workers=0), **values)
+    values = {"batch": 4} | values
+    return EvaluateConfig(out=out, images=ImagesConfig(size=SIZE), loader=LoaderConfig(workers=0), **values)
 
 
 def evaluate_in_world(world: World, weights: Path, config: EvaluateConfig) -> Results:

@@ -9,7 +9,7 @@ import torch
 from largescale.losses import ContrastiveLoss
 from largescale.models.config import ModelConfig
 from largescale.models.multiscale import merge_scales, resize
-from largescale.models.network import RetrievalNet, normalise
+from largescale.models.network import MEAN, STD, RetrievalNet, normalise
 from tests.goldens import FOLDER, PRECISIONS, Golden, goldens
 
 
@@ -38,8 +38,23 @@ def _network(case: Golden, dtype: torch.dtype) -> RetrievalNet:
 
 
 def _images(case: Golden, dtype: torch.dtype) -> torch.Tensor:
-    """Normalised in float32 also for float64, as the peer's were."""
-    return normalise(torch.tensor(case.arrays()["in_images"]).permute(0, 3, 1, 2)).to(dtype)
+    """Normalised in float32 also for float64, step by step as the peer's were."""
+    return _as_torchvision(torch.tensor(case.arrays()["in_images"]).permute(0, 3, 1, 2)).to(dtype)
+
+
+def _as_torchvision(images: torch.Tensor) -> torch.Tensor:
+    """ToTensor and Normalize."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    return images.float().div(255).sub(mean).div(std)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_pixels_become_the_floats_of_torchvision(memory_format: torch.memory_format) -> None:
+    every = torch.arange(256, dtype=torch.uint8).repeat(3, 1).T.reshape(2, 8, 16, 3).permute(0, 3, 1, 2)
+    images = every.contiguous(memory_format=memory_format)
+    floats = normalise(images)
+    torch.testing.assert_close(floats, _as_torchvision(images), rtol=0, atol=5e-7)
+    assert floats.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("case", goldens("network", "network"))
