@@ -4,7 +4,6 @@
 are disturbed less by what else the machine does.
 """
 
-import itertools
 import os
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from scipy.optimize import linprog
 
 from largescale.corpus.config import LoaderConfig
 from largescale.corpus.workers import worker_count
@@ -32,7 +32,7 @@ REPEATS, REST = 7, 0.2
 """Seconds after which the threads of a product no longer wait for the next one, as they do busily."""
 MEMORY = 300e6
 MILLION, DISK_DIM, DISK_SHARD = 1_000_000, 512, 62_500
-GROWTH, GROWTH_DIM = (10_000, 100_000, 1_000_000, 4_000_000), 32
+GROWTH, GROWTH_DIM = (10_000, 100_000, 1_000_000, 4_000_000), 512
 Truth = list[dict[str, np.ndarray]]
 
 
@@ -90,15 +90,26 @@ def disk(folder: Path) -> Iterator[Row]:
 
 
 def growth(folder: Path) -> Iterator[Row]:
-    """Seconds of processors per million rows; the rows are generated."""
+    """Seconds of processors at several numbers of generated rows, and on the nearest line: a start, and so much per row."""
     rng = np.random.default_rng(0)
     rows, queries = unit(rng, max(GROWTH), GROWTH_DIM), unit(rng, QUERIES, GROWTH_DIM)
     counts: dict[str, Callable[[], object]] = {
         str(number): partial(count_rows, queries, np.array_split(rows[:number], -(-number // SHARD))) for number in GROWTH
     }
-    seconds = {int(number): 1e6 * value / int(number) for number, value in fastest(counts, 3)[1].items()}
-    for fewer, more in itertools.pairwise(GROWTH):
-        yield Row(f"s of processors per million rows, {more:,} rows: {fewer:,}", seconds[more], seconds[fewer], 1.1, True)
+    seconds = fastest(counts, 3)[1]
+    found = np.array([seconds[str(number)] for number in GROWTH])
+    line = nearest_line(np.array(GROWTH), found)
+    for number, measured, expected in zip(GROWTH, found.tolist(), line.tolist(), strict=True):
+        yield Row(f"s of processors, {number:,} rows: on the line", measured, expected, 1.1, True)
+
+
+def nearest_line(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """`(n,)` values of the line a + b x that misses y by the least share of it; a is not negative."""
+    ones = np.ones(len(x))
+    columns = np.column_stack([ones / y, x / y, -ones])  # a / y + b x / y - 1 is between -miss and miss
+    limits = np.concatenate([columns, np.column_stack([-columns[:, :2], -ones])])
+    solved = linprog([0, 0, 1], limits, np.concatenate([ones, -ones]))
+    return solved.x[0] + solved.x[1] * x
 
 
 def unit(rng: np.random.Generator, rows: int, dim: int) -> np.ndarray:
