@@ -31,7 +31,7 @@ STUDIES: dict[str, type[StudyConfig]] = {
 def main(arguments: list[str]) -> None:
     name = arguments[0] if arguments else "--help"
     if name == "--help":
-        print(__doc__, *(f"  {known:<14}{config.__doc__}" for known, config in STUDIES.items()), sep="\n")
+        print(__doc__, *(f"  {known:<16}{config.__doc__}" for known, config in STUDIES.items()), sep="\n")
         return
     if name not in STUDIES:
         raise UserError(f"there is no study {name!r}; known are {', '.join(STUDIES)}")
