@@ -80,14 +80,14 @@ def test_an_experiment_leaves_one_table_and_goes_on(described: Path, first: str)
     assert "trained or scored with other settings" in experiment(described / "tiny.yaml", "train.optim.lr=0.1", status=2)
 
 
+@pytest.mark.usefixtures("first")
 def test_a_method_that_fails_does_not_keep_the_others_from_their_table(described: Path) -> None:
     diverging = "methods.diverging={loss: {name: batch_hard}, batches: {labels: 4, images: 2}, optim: {lr: 1.0e30}}"
-    said = experiment(described / "tiny.yaml", "name=failing", diverging, "seeds=[0,1]", status=2)
-    assert said.count("train.py ") == 5 + said.count("train.py of diverging")  # of the second seed it is not tried
+    said = experiment(described / "tiny.yaml", diverging, status=2)
+    assert "train.py of diverging, seed 0 failed" in said
     assert "not in the table for a run that failed: diverging" in said
-    table = json.loads((described / "out/failing/table.json").read_text())["methods"]
+    table = json.loads((described / "out/tiny/table.json").read_text())["methods"]
     assert sorted(row["method"] for row in table) == ["batch-hard", "contrastive"]
-    assert all(len(row["values"]["map_rectangle"]) == 2 for row in table)
 
 
 @pytest.mark.usefixtures("first")

@@ -158,7 +158,8 @@ def test_a_corpus_that_changed_under_the_run_is_refused(tmp_path: Path) -> None:
     answers = [results.get(timeout=60) for _ in members]
     for member in members:
         member.join()
-    assert all("bring the corpus back" in answer or "was mined from the corpus" in answer for _, answer, _ in answers), answers
+    known = ("bring the corpus back", "was mined from the corpus", "is incomplete or was changed")  # the last while it changes
+    assert all(any(words in answer for words in known) for _, answer, _ in answers), answers
     assert [path.name for path in (run / "negatives").iterdir()] == ["gen-000000-000000"]
 
 
