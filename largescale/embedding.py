@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,14 +18,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from largescale.corpus.config import ImagesConfig, LoaderConfig
-from largescale.corpus.reading import BadImage, Corpus, Group, load_pass, own_parts
+from largescale.corpus.grouping import Most
+from largescale.corpus.reading import BadImage, Corpus, Group, load_pass, own_parts, read_pass
 from largescale.distributed import World, own_cores, single_threads
 from largescale.models.multiscale import AtScales
 from largescale.models.network import RetrievalNet, normalise
 
 Network = RetrievalNet | AtScales
-AT_ONCE, PIXELS_AT_ONCE = 8, 2**20
-"""Most images, and most pixels, that a core computes at a time: few, so that their activations stay in its cache."""
+Result = TypeVar("Result")
+MOST_AT_ONCE = Most(images=8, pixels=2**20)
+"""Of a group that a core computes: few, so that its activations stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,13 @@ def embed(
 ) -> Iterator[Embedded]:
     """Descriptors of each image once, in groups of equal shape.
 
-    On a CPU every core runs groups of its own, each on one thread: the bits depend neither on the number of ranks nor on that of
-    cores, and loader workers may take a core for a while without the other threads waiting for it. The network is in evaluation
-    mode while the pass runs and as it was afterwards; no random numbers are drawn.
+    On a CPU every core decodes and computes groups of its own, on one thread: the bits depend neither on the number of ranks nor
+    on that of cores, and no loader processes are started. A GPU is fed by those of `loader`. The network is in evaluation mode
+    while the pass runs and as it was afterwards; no random numbers are drawn.
 
     Args:
         ids: `(n,)` sorted image ids.
-        batch: most images of a group; a GPU computes a group at a time, a core of a CPU a few images.
+        batch: most images of a group on a GPU; a core of a CPU takes a few at a time.
         autocast: run the network in bfloat16 on a GPU.
         share: (rank, ranks); the images of a rank are `own_images`.
         shards: only the images in these are embedded, in the groups of the whole pass; None: those of all.
@@ -77,14 +80,18 @@ def embed(
         progress: label of a progress bar; none is shown without it.
         should_stop: asked before each group; the pass ends early when it says so.
     """
-    groups = load_pass(corpus, ids, images, batch=batch, loader=loader, share=share, shards=shards, boxes=boxes)
+    if device.type == "cuda":  # loader processes decode while it computes
+        loaded = load_pass(corpus, ids, images, batch=batch, loader=loader, share=share, shards=shards, boxes=boxes)
+        groups: Iterator[Callable[[], Group]] = ((lambda group=group: group) for group in loaded)  # type: ignore[misc]
+    else:  # the core that decodes images computes them, while they are in its cache
+        groups = read_pass(corpus, ids, images, MOST_AT_ONCE, batch=batch, share=share, shards=shards, boxes=boxes)
     threads = 1 if device.type == "cuda" else own_cores()
     total = len(own_images(corpus, ids, batch, share))
     # the threads end before the network is in another mode again, also where the consumer leaves early
     with progress_bar(progress, total, "image") as bar, in_evaluation_mode(network), single_threads(threads) as pool:
         wanted = takewhile(lambda _: not should_stop(), groups)
         futures = (pool.submit(_embed_group, network, group, device, autocast) for group in wanted)
-        for embedded in _in_order(futures, threads):
+        for embedded in _in_order(futures, 2 * threads):
             yield embedded
             bar.update(len(embedded.ids) + len(embedded.bad))
 
@@ -115,9 +122,9 @@ def progress_bar(label: str | None, total: int, unit: str) -> tqdm:
     return tqdm(desc=label, total=total, unit=unit, disable=label is None, mininterval=0.5 if sys.stderr.isatty() else 30)
 
 
-def _in_order(futures: Iterator[Future[Embedded]], ahead: int) -> Iterator[Embedded]:
+def _in_order(futures: Iterator[Future[Result]], ahead: int) -> Iterator[Result]:
     """Results in the order of the futures, of which up to `ahead` more are under way."""
-    waiting: deque[Future[Embedded]] = deque()
+    waiting: deque[Future[Result]] = deque()
     for future in futures:
         waiting.append(future)
         if len(waiting) > ahead:
@@ -126,11 +133,10 @@ def _in_order(futures: Iterator[Future[Embedded]], ahead: int) -> Iterator[Embed
         yield future.result()
 
 
-def _embed_group(network: Network, group: Group, device: torch.device, autocast: bool) -> Embedded:
+def _embed_group(network: Network, decoded: Callable[[], Group], device: torch.device, autocast: bool) -> Embedded:
+    group = decoded()
     if not len(group.ids):  # all of them were bad
         return Embedded(group.ids, torch.empty((0, network.dim), device=device), group.bad)
-    few = min(AT_ONCE, max(1, PIXELS_AT_ONCE // (group.images.shape[2] * group.images.shape[3])))
-    size = len(group.ids) if device.type == "cuda" else few
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=autocast and device.type == "cuda"):
-        parts = [network(normalise(part.to(device, non_blocking=True))) for part in group.images.split(size)]
-    return Embedded(group.ids, torch.cat(parts).float(), group.bad)
+        descriptors = network(normalise(group.images.to(device, non_blocking=True)))
+    return Embedded(group.ids, descriptors.float(), group.bad)

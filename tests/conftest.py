@@ -1,6 +1,7 @@
 """Fixtures of the whole suite."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # several workers share the cores, and the programs that they start inherit this
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start whole programs come first, long ones before: what takes long must not begin when all else is done."""
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path.parent.name not in ("distributed", "launch", "training"), -tests[item.path]))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,7 +5,7 @@ n images of a step, b images of a group, h, w pixels. Groups are views of one pi
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from largescale.corpus.buffers import Buffers, Lent
 from largescale.corpus.config import ImagesConfig
-from largescale.corpus.grouping import Shape, as_completed, batches_of, bundles, by_shape
+from largescale.corpus.grouping import Encoded, Most, Shape, as_completed, batches_of, by_shape
 from largescale.corpus.images import BadImageError, decode_into, random_draws, target_shapes
 from largescale.settings import UserError
 
@@ -134,34 +134,41 @@ class Decoder:
         where = f"{worst.key} of {worst.shard}: {worst.error}"
         raise UserError(f"{len(bad)} images in a row are bad, the first is {where}; run make verify-shards")
 
-    def groups(self, ids: np.ndarray, boxes: np.ndarray | None, batch: int, stream: Iterable[bytes]) -> Iterator[Packed]:
-        """Groups of up to `batch` images of equal shape; bad images are left out."""
-        shapes = self.shapes(ids, boxes)
-        for bundle in bundles(as_completed(batches_of(shapes, batch), stream), batch):
-            asked = [(len(positions), *shapes[positions[0]].tolist()) for positions, _ in bundle]
-            pixels, lent = self.buffers.take(bytes_of(asked))
-            filled, used, bad = list[Shape](), list[int](), list[BadImage]()
-            for (positions, encoded), (b, h, w) in zip(bundle, asked, strict=True):
-                start = bytes_of(filled)
-                rows = pixels[start : start + b * h * w * 3].view(b, h, w, 3).numpy()
-                good, faults = self._fill(rows, ids[positions], encoded, None if boxes is None else boxes[positions])
-                filled.append((len(good), h, w))
-                used += good
-                bad += faults
-            yield Packed(lent, filled, np.arange(len(used)), np.array(used, np.int64), bad)
+    def read(self, ids: np.ndarray, boxes: np.ndarray | None, most: Most) -> Iterator[Encoded]:
+        """Groups of sorted images of one shard, each as soon as the stream has brought the last of it."""
+        shapes, shard = self.shapes(ids, boxes), int(self.corpus.manifest.shard[ids[0]])
+        stream = (data for _, data in self.corpus.stream(shard, ids))
+        for positions, data in as_completed(batches_of(shapes, most), stream):
+            h, w = shapes[positions[0]].tolist()
+            yield Encoded(ids[positions], (len(positions), h, w), None if boxes is None else boxes[positions], data)
+
+    def groups(self, bundle: list[Encoded]) -> Packed:
+        """Groups decoded into one piece of memory; bad images are left out."""
+        pixels, lent = self.buffers.take(bytes_of([group.shape for group in bundle]))
+        filled, used, bad = list[Shape](), list[int](), list[BadImage]()
+        for group in bundle:
+            (b, h, w), start = group.shape, bytes_of(filled)
+            good, faults = self._fill(pixels[start : start + b * h * w * 3].view(b, h, w, 3).numpy(), group)
+            filled.append((len(good), h, w))
+            used += good
+            bad += faults
+        return Packed(lent, filled, np.arange(len(used)), np.array(used, np.int64), bad)
+
+    def group(self, encoded: Encoded) -> Group:
+        """A group, decoded in this thread and for it."""
+        packed = self.groups([encoded])
+        return next(packed.groups(self.buffers.view(packed.lent)))
 
     def shapes(self, ids: np.ndarray, boxes: np.ndarray | None = None) -> np.ndarray:
         """`(n, 2)` heights and widths."""
         manifest = self.corpus.manifest
         return target_shapes(manifest.width[ids], manifest.height[ids], self.images, boxes)
 
-    def _fill(
-        self, rows: np.ndarray, ids: np.ndarray, encoded: list[bytes], boxes: np.ndarray | None
-    ) -> tuple[list[int], list[BadImage]]:
+    def _fill(self, rows: np.ndarray, group: Encoded) -> tuple[list[int], list[BadImage]]:
         """Decode the images of a group into its first rows; the images that are there, and those that are not."""
         good, bad = list[int](), list[BadImage]()
-        for i, (id, data) in enumerate(zip(ids.tolist(), encoded, strict=True)):
-            fault = self._into(rows[len(good)], id, data, None if boxes is None else boxes[i])
+        for i, (id, data) in enumerate(zip(group.ids.tolist(), group.data, strict=True)):
+            fault = self._into(rows[len(good)], id, data, None if group.boxes is None else group.boxes[i])
             if fault:
                 bad.append(fault)
             else:

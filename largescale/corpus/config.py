@@ -128,7 +128,8 @@ class LoaderConfig(Settings):
     """The processes that read and decode."""
 
     workers: int | Literal["auto"] = "auto"
-    """Worker processes of each rank; auto: this rank's share of the node's cores; 0: decode in the training process."""
+    """Worker processes of each rank; auto: this rank's share of the node's cores; 0: decode in the training process.
+    Without a GPU, descriptors need none: the cores that compute them decode."""
     prefetch: PositiveInt = 2
     """Steps or groups that each worker holds ready, in shared memory."""
 

@@ -1,26 +1,29 @@
 """Images by id (random access into tars) and whole passes (webdataset streams), through worker processes."""
 
+import functools
 import itertools
 import os
 import tarfile
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import IO, Any
 
 import numpy as np
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from largescale.corpus.batches import BadImage, Decoder, Group, Step
+from largescale.corpus.buffers import Buffers
 from largescale.corpus.cache import NoRoomError
 from largescale.corpus.config import ImagesConfig, LoaderConfig, StorageConfig
+from largescale.corpus.grouping import Most
 from largescale.corpus.images import target_shapes
 from largescale.corpus.manifest import Manifest
 from largescale.corpus.storage import open_storage
-from largescale.corpus.workers import PassReader, StepReader, buffers_for, run_workers, split
+from largescale.corpus.workers import Part, PassReader, StepReader, buffers_for, run_workers, split
 from largescale.settings import UserError
 
-__all__ = ["BadImage", "Corpus", "Group", "Step", "load_pass", "load_steps"]
+__all__ = ["BadImage", "Corpus", "Group", "Step", "load_pass", "load_steps", "read_pass"]
 
 PATIENCE_S = 60
 SAMPLE = 1000
@@ -191,14 +194,33 @@ def load_pass(
         boxes: `(n, 4)` regions in stored pixels (x0, y0, x1, y1) that are cut out first.
     """
     loader = loader or LoaderConfig()
-    images = images.model_copy(update={"augment": None})
     areas = target_areas(corpus.manifest, ids[:: len(ids) // SAMPLE + 1], images)
-    buffers = buffers_for(loader, int(areas.max(initial=0)) * 3 * batch)
-    shard = corpus.manifest.shard
-    parts = [part for part in own_parts(corpus.manifest, ids, batch, share) if shards is None or shard[ids[part.start]] in shards]
-    own = [(ids[part], None if boxes is None else boxes[part]) for part in parts]
-    for packed in run_workers(PassReader(Decoder(corpus, images, buffers), own, batch), loader):
-        yield from packed.groups(buffers.view(packed.lent))
+    decoder = Decoder(corpus, _plain(images), buffers_for(loader, int(areas.max(initial=0)) * 3 * batch))
+    parts = _parts(corpus.manifest, ids, batch, share, shards, boxes)
+    for packed in run_workers(PassReader(decoder, parts, batch), loader):
+        yield from packed.groups(decoder.buffers.view(packed.lent))
+
+
+def read_pass(
+    corpus: Corpus,
+    ids: np.ndarray,
+    images: ImagesConfig,
+    most: Most,
+    *,
+    batch: int,
+    share: tuple[int, int] = (0, 1),
+    shards: Collection[int] | None = None,
+    boxes: np.ndarray | None = None,
+) -> Iterator[Callable[[], Group]]:
+    """The pass of `load_pass`, read in this process; each group is decoded by the thread that calls for it, and for its cache.
+
+    Args:
+        most: how large a group may be; `batch` only decides which parts a rank owns.
+    """
+    decoder = Decoder(corpus, _plain(images), Buffers(0, 0, 0))
+    for own, own_boxes in _parts(corpus.manifest, ids, batch, share, shards, boxes):
+        for encoded in decoder.read(own, own_boxes, most):
+            yield functools.partial(decoder.group, encoded)
 
 
 def target_areas(manifest: Manifest, ids: np.ndarray, images: ImagesConfig) -> np.ndarray:
@@ -211,3 +233,22 @@ def own_parts(manifest: Manifest, ids: np.ndarray, batch: int, share: tuple[int,
     parts, (rank, size) = split(manifest, ids, batch), share
     first, last = np.searchsorted([part.start for part in parts], [rank * len(ids) / size, (rank + 1) * len(ids) / size])
     return parts[first:last]
+
+
+def _parts(
+    manifest: Manifest,
+    ids: np.ndarray,
+    batch: int,
+    share: tuple[int, int],
+    shards: Collection[int] | None,
+    boxes: np.ndarray | None,
+) -> list[Part]:
+    """The images and boxes of each part of a rank, of those in `shards`."""
+    parts = [
+        part for part in own_parts(manifest, ids, batch, share) if shards is None or manifest.shard[ids[part.start]] in shards
+    ]
+    return [(ids[part], None if boxes is None else boxes[part]) for part in parts]
+
+
+def _plain(images: ImagesConfig) -> ImagesConfig:
+    return images.model_copy(update={"augment": None})

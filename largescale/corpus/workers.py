@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 from largescale.corpus.batches import Decoder, Packed
 from largescale.corpus.buffers import Buffers, check_shared_memory
 from largescale.corpus.config import ImagesConfig, LoaderConfig
+from largescale.corpus.grouping import Most, bundles
 from largescale.corpus.manifest import Manifest
 from largescale.distributed import ignore_stop_signals, own_cores
 from largescale.settings import UserError
@@ -45,11 +46,10 @@ class PassReader(IterableDataset):
     def __iter__(self) -> Iterator[Packed | UserError]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        corpus = self.decoder.corpus
         try:
             for ids, boxes in self.parts[worker::workers]:
-                stream = (data for _, data in corpus.stream(int(corpus.manifest.shard[ids[0]]), ids))
-                yield from self.decoder.groups(ids, boxes, self.batch, stream)
+                groups = self.decoder.read(ids, boxes, Most(self.batch))
+                yield from map(self.decoder.groups, bundles(groups, self.batch))
         except UserError as error:
             yield error
 

@@ -5,8 +5,8 @@
 
 import itertools
 import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,9 @@ import simplejpeg
 import torch
 
 from largescale.corpus.config import ImagesConfig, LoaderConfig, StorageConfig
-from largescale.corpus.reading import Corpus, Group, load_pass
-from largescale.distributed import own_cores
-from largescale.embedding import _embed_group, _in_order, embed
+from largescale.corpus.reading import Corpus, Group, load_pass, read_pass
+from largescale.distributed import own_cores, single_threads
+from largescale.embedding import MOST_AT_ONCE, Embedded, _embed_group, _in_order, embed
 from largescale.models.config import ModelConfig
 from largescale.models.network import RetrievalNet, normalise
 from tests.benchmarks.bench_reading import compare, photographs
@@ -27,8 +27,9 @@ BATCH, COPIES, READY = 32, 30, 20
 CPU = torch.device("cpu")
 
 
-def passes(network: RetrievalNet, corpus: Corpus, images: ImagesConfig, loader: LoaderConfig) -> Iterator[int]:
-    for group in embed(network, corpus, np.arange(len(corpus.manifest)), images, batch=BATCH, loader=loader, device=CPU):
+def passes(network: RetrievalNet, corpus: Corpus, images: ImagesConfig) -> Iterator[int]:
+    every = np.arange(len(corpus.manifest))
+    for group in embed(network, corpus, every, images, batch=BATCH, loader=LoaderConfig(workers=0), device=CPU):
         yield len(group.ids)
 
 
@@ -46,17 +47,23 @@ def plain_loop(network: RetrievalNet, groups: list[Group]) -> Iterator[int]:
         yield len(group.ids)
 
 
-def threads(network: RetrievalNet, groups: list[Group]) -> Iterator[int]:
-    """Groups side by side, as the pass does it."""
-    with ThreadPoolExecutor(own_cores(), torch.set_num_threads, initargs=(1,)) as pool:
-        futures = (pool.submit(_embed_group, network, group, CPU, False) for group in itertools.cycle(groups))
-        for embedded in _in_order(futures, own_cores()):
-            yield len(embedded.ids)
+def side_by_side(tasks: Iterable[Callable[[], Group | Embedded]]) -> Iterator[int]:
+    """On all cores, as the pass does it."""
+    with single_threads(own_cores()) as pool:
+        for done in _in_order((pool.submit(task) for task in tasks), 2 * own_cores()):
+            yield len(done.ids)
 
 
-def loads(corpus: Corpus, images: ImagesConfig, loader: LoaderConfig) -> Iterator[int]:
-    for group in load_pass(corpus, np.arange(len(corpus.manifest)), images, batch=BATCH, loader=loader):
-        yield len(group.ids)
+def forwards(network: RetrievalNet, groups: list[Group]) -> Iterator[int]:
+    """The network alone, on groups of the size that the pass computes at a time."""
+    few = [Group(part, group.ids[: len(part)], []) for group in groups for part in group.images.split(MOST_AT_ONCE.images)]
+    return side_by_side(partial(_embed_group, network, lambda group=group: group, CPU, False) for group in itertools.cycle(few))
+
+
+def decodes(corpus: Corpus, images: ImagesConfig) -> Iterator[int]:
+    endless = itertools.repeat(np.arange(len(corpus.manifest)))
+    passes = (read_pass(corpus, every, images, MOST_AT_ONCE, batch=BATCH) for every in endless)
+    return side_by_side(itertools.chain.from_iterable(passes))
 
 
 def rows(folder: Path) -> Iterator[Row]:
@@ -66,16 +73,15 @@ def rows(folder: Path) -> Iterator[Row]:
     write_corpus(folder / "corpus", copies, np.full(len(copies), -1), shards=COPIES)
     corpus = Corpus.open(str(folder / "corpus"), StorageConfig(cache=folder / "cache"))
     network = ModelConfig(backbone="squeezenet1_1").build().eval()
-    for fit, workers in itertools.product(("squash", "inside"), (1, 2)):
-        images, loader = ImagesConfig(size=160, fit=fit), LoaderConfig(workers=workers)
-        groups, embedded = ready(corpus, images), passes(network, corpus, images, loader)
-        name = f"{images.size} px {fit}, {workers} workers"
+    for fit in ("squash", "inside"):
+        images, name = ImagesConfig(size=160, fit=fit), f"160 px {fit}"
+        groups, embedded = ready(corpus, images), passes(network, corpus, images)
         yield compare(f"{name}: pass, plain loop on ready groups", embedded, plain_loop(network, groups), 0.95)
-        forward = compare("", embedded, threads(network, groups), 0.95)
-        load = compare("", loads(corpus, images, loader), threads(network, groups), 1)
-        yield load._replace(name=f"{name}: loader alone, network alone on ready groups")
-        cores = 1 / (1 / forward.peer + 1 / load.ours)
-        yield Row(f"{name}: pass, limit of the cores 1 / (1 / network + 1 / loader)", forward.ours, cores, 0.95)
+        forward = compare("", embedded, forwards(network, groups), 0.95)
+        decode = compare("", decodes(corpus, images), forwards(network, groups), 1)
+        yield decode._replace(name=f"{name}: decoding alone, network alone on ready groups")
+        cores = 1 / (1 / forward.peer + 1 / decode.ours)
+        yield Row(f"{name}: pass, limit of the cores 1 / (1 / network + 1 / decoding)", forward.ours, cores, 0.95)
 
 
 if __name__ == "__main__":
