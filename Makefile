@@ -24,7 +24,7 @@ demo: $(READY)  ## build the demo corpus, train, evaluate before and after; unde
 	$(BIN)/python launch/demo.py
 
 test: $(READY)  ## the whole test suite; under 10 minutes on 2 cores
-	$(BIN)/python -m pytest --numprocesses 5 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
