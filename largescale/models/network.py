@@ -19,8 +19,8 @@ STD = (0.229, 0.224, 0.225)
 def normalise(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """uint8 `(B, 3, H, W)` to floats with ImageNet's mean 0 and deviation 1 per channel; the channels of a pixel together."""
     rows = images.permute(0, 2, 3, 1).flatten(2)  # (B, H, 3 W): a constant per channel would be added three numbers at a time
-    mean, std = (torch.tensor(values, dtype=torch.float64, device=rows.device).repeat(images.shape[3]) for values in (MEAN, STD))
-    scale, shift = (1 / (255 * std)).to(dtype), (-mean / std).to(dtype)
+    mean, std = (torch.tensor(values, dtype=torch.float64).repeat(images.shape[3]) for values in (MEAN, STD))
+    scale, shift = (1 / (255 * std)).to(rows.device, dtype), (-mean / std).to(rows.device, dtype)
     floats = rows.to(dtype, copy=True)
     torch.addcmul(shift, floats, scale, out=floats)  # one pass, in place: each further one costs a tenth of decoding
     return floats.unflatten(2, (-1, 3)).permute(0, 3, 1, 2)

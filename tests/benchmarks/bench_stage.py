@@ -6,7 +6,6 @@
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import simplejpeg
 import torch
 from torch import nn
 
-from largescale.distributed import own_cores
+from largescale.distributed import own_cores, single_threads
 from largescale.evaluation import EvaluateConfig, evaluate
 from largescale.models.config import ModelConfig
 from largescale.models.network import RetrievalNet, normalise
@@ -38,7 +37,7 @@ def decode(encoded: list[bytes]) -> None:
         for data in part:
             simplejpeg.decode_jpeg(data)
 
-    with ThreadPoolExecutor(own_cores()) as pool:
+    with single_threads(own_cores()) as pool:
         list(pool.map(decode_part, (encoded[core :: own_cores()] for core in range(own_cores()))))
 
 
@@ -50,7 +49,7 @@ def forward(network: RetrievalNet, images: int) -> None:
         with torch.inference_mode():
             network(normalise(batch))
 
-    with ThreadPoolExecutor(own_cores(), torch.set_num_threads, initargs=(1,)) as pool:
+    with single_threads(own_cores()) as pool:
         list(pool.map(describe, range(images)))
 
 
