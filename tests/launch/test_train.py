@@ -99,7 +99,7 @@ def test_full_disk_is_seen_before_the_first_step():
 
 def test_more_processes_than_tuples_are_refused():
     run_world(2, check_settings, "tuples.per_step=2")
-    with pytest.raises(AssertionError, match="but tuples.per_step=1: some would have no part of a step"):
+    with pytest.raises(AssertionError, match=r"but tuples\.per_step=1: some would have no part of a step"):
         run_world(2, check_settings, "tuples.per_step=1")
 
 
