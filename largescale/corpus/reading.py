@@ -193,9 +193,9 @@ def load_pass(
         shards: only the images in these are read; None: those of all.
         boxes: `(n, 4)` regions in stored pixels (x0, y0, x1, y1) that are cut out first.
     """
-    loader = loader or LoaderConfig()
+    loader, images = loader or LoaderConfig(), _plain(images)
     areas = target_areas(corpus.manifest, ids[:: len(ids) // SAMPLE + 1], images)
-    decoder = Decoder(corpus, _plain(images), buffers_for(loader, int(areas.max(initial=0)) * 3 * batch))
+    decoder = Decoder(corpus, images, buffers_for(loader, int(areas.max(initial=0)) * 3 * batch))
     parts = _parts(corpus.manifest, ids, batch, share, shards, boxes)
     for packed in run_workers(PassReader(decoder, parts, batch), loader):
         yield from packed.groups(decoder.buffers.view(packed.lent))
