@@ -26,8 +26,8 @@ from largescale.models.network import RetrievalNet, normalise
 
 Network = RetrievalNet | AtScales
 Result = TypeVar("Result")
-MOST_AT_ONCE = Most(images=8, pixels=2**20)
-"""Of a group that a core computes: few, so that its activations stay in the cache."""
+AT_ONCE, PIXELS_AT_ONCE = 8, 2**20
+"""Most images, and most pixels, of a group that a core computes: few, so that its activations stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def embed(
 
     Args:
         ids: `(n,)` sorted image ids.
-        batch: most images of a group on a GPU; a core of a CPU takes a few at a time.
+        batch: most images of a group; a core of a CPU takes a few at a time.
         autocast: run the network in bfloat16 on a GPU.
         share: (rank, ranks); the images of a rank are `own_images`.
         shards: only the images in these are embedded, in the groups of the whole pass; None: those of all.
@@ -84,7 +84,8 @@ def embed(
         loaded = load_pass(corpus, ids, images, batch=batch, loader=loader, share=share, shards=shards, boxes=boxes)
         groups: Iterator[Callable[[], Group]] = ((lambda group=group: group) for group in loaded)  # type: ignore[misc]
     else:  # the core that decodes images computes them, while they are in its cache
-        groups = read_pass(corpus, ids, images, MOST_AT_ONCE, batch=batch, share=share, shards=shards, boxes=boxes)
+        most = Most(min(batch, AT_ONCE), PIXELS_AT_ONCE)
+        groups = read_pass(corpus, ids, images, most, batch=batch, share=share, shards=shards, boxes=boxes)
     threads = 1 if device.type == "cuda" else own_cores()
     total = len(own_images(corpus, ids, batch, share))
     # the threads end before the network is in another mode again, also where the consumer leaves early

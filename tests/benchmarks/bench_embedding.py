@@ -14,9 +14,10 @@ import simplejpeg
 import torch
 
 from largescale.corpus.config import ImagesConfig, LoaderConfig, StorageConfig
+from largescale.corpus.grouping import Most
 from largescale.corpus.reading import Corpus, Group, load_pass, read_pass
 from largescale.distributed import own_cores, single_threads
-from largescale.embedding import MOST_AT_ONCE, Embedded, _embed_group, _in_order, embed
+from largescale.embedding import AT_ONCE, PIXELS_AT_ONCE, Embedded, _embed_group, _in_order, embed
 from largescale.models.config import ModelConfig
 from largescale.models.network import RetrievalNet, normalise
 from tests.benchmarks.bench_reading import compare, photographs
@@ -56,13 +57,13 @@ def side_by_side(tasks: Iterable[Callable[[], Group | Embedded]]) -> Iterator[in
 
 def forwards(network: RetrievalNet, groups: list[Group]) -> Iterator[int]:
     """The network alone, on groups of the size that the pass computes at a time."""
-    few = [Group(part, group.ids[: len(part)], []) for group in groups for part in group.images.split(MOST_AT_ONCE.images)]
+    few = [Group(part, group.ids[: len(part)], []) for group in groups for part in group.images.split(AT_ONCE)]
     return side_by_side(partial(_embed_group, network, lambda group=group: group, CPU, False) for group in itertools.cycle(few))
 
 
 def decodes(corpus: Corpus, images: ImagesConfig) -> Iterator[int]:
     endless = itertools.repeat(np.arange(len(corpus.manifest)))
-    passes = (read_pass(corpus, every, images, MOST_AT_ONCE, batch=BATCH) for every in endless)
+    passes = (read_pass(corpus, every, images, Most(AT_ONCE, PIXELS_AT_ONCE), batch=BATCH) for every in endless)
     return side_by_side(itertools.chain.from_iterable(passes))
 
 
