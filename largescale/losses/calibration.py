@@ -4,7 +4,7 @@ from typing import Literal
 
 import torch
 
-from largescale.losses.labels import Gallery, LabelLoss, inverse_norms, same_and_different
+from largescale.losses.labels import Gallery, LabelLoss, norms_of, products, same_and_different
 
 CalibrationMean = Literal["nonzero", "all"]
 
@@ -23,8 +23,7 @@ class CalibrationLoss(LabelLoss):
         self.alpha, self.beta, self.mean = alpha, beta, mean
 
     def objective(self, x: torch.Tensor, labels: torch.Tensor, gallery: Gallery | None) -> torch.Tensor:
-        others = x if gallery is None else gallery.embeddings.to(x)
-        return self.of_products(x @ others.T, inverse_norms(x), inverse_norms(others), *same_and_different(labels, gallery))
+        return self.of_products(products(x, gallery), *norms_of(x, gallery), *same_and_different(labels, gallery))
 
     def of_products(
         self, products: torch.Tensor, first: torch.Tensor, second: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor

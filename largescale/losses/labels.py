@@ -1,8 +1,9 @@
 """What losses over labels share. B batch, G gallery, D dimensions."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from largescale.losses.base import Loss, at_least_float32
 
@@ -62,10 +63,36 @@ def same_and_different(labels: torch.Tensor, gallery: Gallery | None) -> tuple[t
     return (same.fill_diagonal_(False) if gallery is None else same), different
 
 
+class _Gram(torch.autograd.Function):
+    """x xᵀ, with one product instead of two in its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return x @ x.T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *outputs: torch.Tensor) -> torch.Tensor:
+        (x,) = ctx.saved_tensors
+        return (outputs[0] + outputs[0].T) @ x
+
+
+def products(x: torch.Tensor, gallery: Gallery | None) -> torch.Tensor:
+    """`(B, G)` products of a batch's descriptors with those of the gallery, without one with each other."""
+    return _Gram.apply(x) if gallery is None else x @ gallery.embeddings.to(x).T
+
+
 def inverse_norms(x: torch.Tensor) -> torch.Tensor:
     """`(B, D) -> (B,)`; 1 for a zero row, so that its gradient stays finite."""
     norms = torch.linalg.vector_norm(x, dim=1)
     return 1 / torch.where(norms > 0, norms, 1)
+
+
+def norms_of(x: torch.Tensor, gallery: Gallery | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inverse norms `(B,)` of a batch and `(G,)` of what it is compared with."""
+    own = inverse_norms(x)
+    return own, own if gallery is None else inverse_norms(gallery.embeddings.to(x))
 
 
 def unit_rows(x: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch.autograd.function import once_differentiable
 
-from largescale.losses.labels import Gallery, LabelLoss, same_and_different
+from largescale.losses.labels import Gallery, LabelLoss, products, same_and_different
 
 # elements of a block: in the cache of a CPU core, and enough to fill a GPU
 ELEMENTS = {"cpu": 2**18, "cuda": 2**26}
@@ -30,8 +30,7 @@ class RankingLoss(LabelLoss):
         self.self_in_gallery = self_in_gallery
 
     def objective(self, x: torch.Tensor, labels: torch.Tensor, gallery: Gallery | None) -> torch.Tensor:
-        others = x if gallery is None else gallery.embeddings.to(x)
-        return self.of_scores(x @ others.T, *self.relevance(labels, gallery))
+        return self.of_scores(products(x, gallery), *self.relevance(labels, gallery))
 
     def relevance(self, labels: torch.Tensor, gallery: Gallery | None) -> tuple[torch.Tensor, torch.Tensor]:
         """`(B, G)` masks of positives and negatives."""

@@ -3,7 +3,7 @@
 import torch
 
 from largescale.losses.calibration import CalibrationLoss, CalibrationMean
-from largescale.losses.labels import Gallery, inverse_norms, same_and_different
+from largescale.losses.labels import Gallery, norms_of, products, same_and_different
 from largescale.losses.sup_ap import HMinus, SupAPLoss
 
 
@@ -29,9 +29,7 @@ class RoadmapLoss(SupAPLoss):
         self._calibration = CalibrationLoss(alpha, beta, calibration_mean)
 
     def objective(self, x: torch.Tensor, labels: torch.Tensor, gallery: Gallery | None) -> torch.Tensor:
-        others = x if gallery is None else gallery.embeddings.to(x)
-        scores = x @ others.T  # (B, G)
+        scores = products(x, gallery)
         supap = self.of_scores(scores, *self.relevance(labels, gallery))
-        norms = inverse_norms(x), inverse_norms(others)
-        calibration = self._calibration.of_products(scores, *norms, *same_and_different(labels, gallery))
+        calibration = self._calibration.of_products(scores, *norms_of(x, gallery), *same_and_different(labels, gallery))
         return self.supap_weight * supap + self.calibration_weight * calibration

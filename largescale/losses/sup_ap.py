@@ -29,6 +29,7 @@ class SupAPLoss(RankingLoss):
         super().__init__(self_in_gallery)
         self.h_minus, self.tau, self.rho, self.delta = h_minus, tau, rho, delta
         continuous = 1 / (1 + math.exp(-delta / tau))
+        self._bend = rho - continuous * (1 - continuous) / tau  # what the slope gains at delta
         self._start = 0.0 if h_minus == "inat" else 0.5
         offset = {"formula": continuous + 0.5, "cfg": 1.44, "inat": 1.0, "2021": 1.44 + rho * delta}[h_minus]
         self._jump = offset - continuous - self._start
@@ -40,12 +41,13 @@ class SupAPLoss(RankingLoss):
         return (t >= 0).to(t), None
 
     def negative_step(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        far = t > self.delta
         near = t.clamp(max=self.delta).div_(self.tau).sigmoid_()
-        slope = torch.where(far, self.rho, (near - near * near) / self.tau)
-        value = near.add_((t - self.delta).clamp_(min=0), alpha=self.rho)
+        beyond = (t - self.delta).clamp_(min=0)
+        far = beyond.sign()  # 0 or 1
+        slope = torch.ops.aten.sigmoid_backward(t.new_tensor(1 / self.tau), near).add_(far, alpha=self._bend)
+        value = near.add_(beyond, alpha=self.rho)
         if self._start:
-            value.add_(t > 0, alpha=self._start)
+            value.add_(t.sign().clamp_(min=0), alpha=self._start)
         if self._jump:
             value.add_(far, alpha=self._jump)
         return value, slope
