@@ -61,6 +61,12 @@ def test_a_run_leaves_what_the_design_promises(small, tmp_path):
     assert sections == {"train", "mining", "data", "system"}
 
 
+def test_more_processes_than_tuples_are_refused(small, tmp_path):
+    output = run([*small, f"runs={tmp_path}", "tuples.per_step=1"], 2, status=1)
+    assert "but tuples.per_step=1: some would have no part of a step" in output
+    assert "Traceback" not in output.partition("torch/distributed")[0]
+
+
 @pytest.mark.parametrize(
     ("argument", "said"), [("mining.negatives=40", "set mining.negatives to"), ("corpus=nowhere", "no corpus")]
 )
@@ -82,25 +88,20 @@ def test_two_runs_in_one_directory_are_refused(tmp_path):
     assert (tmp_path / "lock").read_text().startswith(f"process {os.getpid()} on ")
 
 
-def check_settings(world, *arguments):
+def check_disk(world, keep):
     from largescale.training.preflight import check_run
 
     class Planner:
         images = 8
 
-    check_run(load(TrainConfig, list(arguments)), world, Planner(), parameters=1_000_000)
+    config = load(TrainConfig, [f"checkpoint.keep={keep}"])
+    check_run(config, world, Planner(), parameters=1_000_000)
 
 
 def test_full_disk_is_seen_before_the_first_step():
-    run_world(1, check_settings, "checkpoint.keep=2")
+    run_world(1, check_disk, 2)
     with pytest.raises(AssertionError, match="it would run full in the middle"):
-        run_world(1, check_settings, "checkpoint.keep=1000000000")
-
-
-def test_more_processes_than_tuples_are_refused():
-    run_world(2, check_settings, "tuples.per_step=2")
-    with pytest.raises(AssertionError, match=r"but tuples\.per_step=1: some would have no part of a step"):
-        run_world(2, check_settings, "tuples.per_step=1")
+        run_world(1, check_disk, 1_000_000_000)
 
 
 def test_a_limit_on_open_files_is_seen(small):
