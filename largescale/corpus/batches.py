@@ -89,9 +89,9 @@ def bytes_of(shapes: list[Shape]) -> int:
 
 def groups_of(pixels: Tensor, shapes: list[Shape]) -> list[Tensor]:
     """Bytes of groups, one after another -> `(b, 3, h, w)` each."""
-    ends = itertools.accumulate(shapes, lambda end, shape: end + bytes_of([shape]), initial=int(pixels.storage_offset()))
+    starts = itertools.accumulate((b * h * w * 3 for b, h, w in shapes), initial=int(pixels.storage_offset()))
     return [
-        pixels.as_strided((b, 3, h, w), (h * w * 3, 1, w * 3, 3), start) for start, (b, h, w) in zip(ends, shapes, strict=False)
+        pixels.as_strided((b, 3, h, w), (h * w * 3, 1, w * 3, 3), start) for start, (b, h, w) in zip(starts, shapes, strict=False)
     ]
 
 

@@ -29,7 +29,7 @@ from tests.conftest import ROOT
 from tests.corpora import encode, photograph, write_corpus
 
 PHOTOGRAPHS = Path(os.environ.get("LARGESCALE_DATA", ROOT.parent / "shared" / "data")) / "imagenet1k_distract256.tar"
-ROUNDS, SECONDS, BATCH, COPIES = 7, 1.0, 64, 50
+ROUNDS, SECONDS, BATCH, COPIES = 21, 0.5, 64, 50
 """A step is that of the default batch of labels: 16 x 4."""
 CORES = own_cores()
 WORKERS = max(1, CORES - 1)
