@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from largescale.corpus.config import ImagesConfig, LoaderConfig
 from largescale.corpus.grouping import Most
-from largescale.corpus.reading import BadImage, Corpus, Group, load_pass, own_parts, read_pass
+from largescale.corpus.reading import BadImage, Corpus, Group, load_pass, parts_of, read_pass
 from largescale.distributed import World, own_cores, single_threads
 from largescale.models.multiscale import AtScales
 from largescale.models.network import RetrievalNet, normalise
@@ -44,8 +44,8 @@ class Embedded:
 
 def own_images(corpus: Corpus, ids: np.ndarray, batch: int, share: tuple[int, int]) -> np.ndarray:
     """The images that a rank embeds in a pass over `ids`: a contiguous run of them, without gap or overlap between ranks."""
-    parts = own_parts(corpus.manifest, ids, batch, share)
-    return ids[parts[0].start : parts[-1].stop] if parts else ids[:0]
+    parts = parts_of(corpus.manifest, ids, batch, share=share)
+    return np.concatenate([ids[:0], *(own for own, _ in parts)])
 
 
 def embed(
@@ -76,18 +76,18 @@ def embed(
         autocast: run the network in bfloat16 on a GPU.
         share: (rank, ranks); the images of a rank are `own_images`.
         shards: only the images in these are embedded, in the groups of the whole pass; None: those of all.
-        boxes: `(n, 4)` regions that are cut out first (see `load_pass`).
+        boxes: `(n, 4)` regions that are cut out first (see `parts_of`).
         progress: label of a progress bar; none is shown without it.
         should_stop: asked before each group; the pass ends early when it says so.
     """
+    parts = parts_of(corpus.manifest, ids, batch, share=share, shards=shards, boxes=boxes)
     if device.type == "cuda":  # loader processes decode while it computes
-        loaded = load_pass(corpus, ids, images, batch=batch, loader=loader, share=share, shards=shards, boxes=boxes)
+        loaded = load_pass(corpus, parts, images, batch=batch, loader=loader)
         groups: Iterator[Callable[[], Group]] = ((lambda group=group: group) for group in loaded)  # type: ignore[misc]
     else:  # the core that decodes images computes them, while they are in its cache
-        most = Most(min(batch, AT_ONCE), PIXELS_AT_ONCE)
-        groups = read_pass(corpus, ids, images, most, batch=batch, share=share, shards=shards, boxes=boxes)
+        groups = read_pass(corpus, parts, images, Most(min(batch, AT_ONCE), PIXELS_AT_ONCE))
     threads = 1 if device.type == "cuda" else own_cores()
-    total = len(own_images(corpus, ids, batch, share))
+    total = sum(len(own) for own, _ in parts)
     # the threads end before the network is in another mode again, also where the consumer leaves early
     with progress_bar(progress, total, "image") as bar, in_evaluation_mode(network), single_threads(threads) as pool:
         wanted = takewhile(lambda _: not should_stop(), groups)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from largescale.corpus.config import AugmentConfig, ImagesConfig, LoaderConfig
-from largescale.corpus.reading import Corpus, load_pass
+from largescale.corpus.reading import Corpus, load_pass, parts_of
 from largescale.embedding import AT_ONCE, Embedded, embed, own_images
 from largescale.models.config import ModelConfig
 from largescale.models.network import RetrievalNet, normalise
@@ -59,7 +59,8 @@ def test_descriptors_are_the_networks_own(network: RetrievalNet, corpus: Corpus)
     torch.set_num_threads(1)
     network.eval()
     with torch.inference_mode():
-        for group in load_pass(corpus, np.arange(60), IMAGES.model_copy(update={"augment": None}), batch=20, loader=ALONE):
+        parts = parts_of(corpus.manifest, np.arange(60), 20)
+        for group in load_pass(corpus, parts, IMAGES.model_copy(update={"augment": None}), batch=20, loader=ALONE):
             rows = [row for part in group.images.split(AT_ONCE) for row in network(normalise(part)).tolist()]
             assert [found[i] for i in group.ids.tolist()] == rows
 

@@ -14,5 +14,6 @@ from .plan import plan_tuples as plan_tuples
 from .reading import Corpus as Corpus
 from .reading import load_pass as load_pass
 from .reading import load_steps as load_steps
+from .reading import parts_of as parts_of
 from .samplers import plan_labels as plan_labels
 from .storage import open_storage as open_storage

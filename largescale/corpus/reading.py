@@ -23,7 +23,7 @@ from largescale.corpus.storage import open_storage
 from largescale.corpus.workers import Part, PassReader, StepReader, buffers_for, run_workers, split
 from largescale.settings import UserError
 
-__all__ = ["BadImage", "Corpus", "Group", "Step", "load_pass", "load_steps", "read_pass"]
+__all__ = ["BadImage", "Corpus", "Group", "Step", "load_pass", "load_steps", "parts_of", "read_pass"]
 
 PATIENCE_S = 60
 SAMPLE = 1000
@@ -172,54 +172,28 @@ def load_steps(
 
 
 def load_pass(
-    corpus: Corpus,
-    ids: np.ndarray,
-    images: ImagesConfig,
-    *,
-    batch: int,
-    loader: LoaderConfig | None = None,
-    share: tuple[int, int] = (0, 1),
-    shards: Collection[int] | None = None,
-    boxes: np.ndarray | None = None,
+    corpus: Corpus, parts: list[Part], images: ImagesConfig, *, batch: int, loader: LoaderConfig | None = None
 ) -> Iterator[Group]:
     """One pass over images in groups of equal shape, each image once; bad ones are left out and reported.
 
-    The images are cut into parts that never cross a shard; a rank owns a contiguous run of parts. Which images form a group
-    depends on (manifest, ids, boxes, batch) only. There is no augmentation.
+    Which images form a group depends on the parts (`parts_of`) and the batch only. There is no augmentation.
 
     Args:
-        ids: `(n,)` sorted image ids.
-        share: (rank, ranks).
-        shards: only the images in these are read; None: those of all.
-        boxes: `(n, 4)` regions in stored pixels (x0, y0, x1, y1) that are cut out first.
+        batch: most images of a group.
     """
     loader, images = loader or LoaderConfig(), _plain(images)
+    ids = np.concatenate([own for own, _ in parts]) if parts else np.empty(0, np.int64)
     areas = target_areas(corpus.manifest, ids[:: len(ids) // SAMPLE + 1], images)
     decoder = Decoder(corpus, images, buffers_for(loader, int(areas.max(initial=0)) * 3 * batch))
-    parts = _parts(corpus.manifest, ids, batch, share, shards, boxes)
     for packed in run_workers(PassReader(decoder, parts, batch), loader):
         yield from packed.groups(decoder.buffers.view(packed.lent))
 
 
-def read_pass(
-    corpus: Corpus,
-    ids: np.ndarray,
-    images: ImagesConfig,
-    most: Most,
-    *,
-    batch: int,
-    share: tuple[int, int] = (0, 1),
-    shards: Collection[int] | None = None,
-    boxes: np.ndarray | None = None,
-) -> Iterator[Callable[[], Group]]:
-    """The pass of `load_pass`, read in this process; each group is decoded by the thread that calls for it, and for its cache.
-
-    Args:
-        most: how large a group may be; `batch` only decides which parts a rank owns.
-    """
+def read_pass(corpus: Corpus, parts: list[Part], images: ImagesConfig, most: Most) -> Iterator[Callable[[], Group]]:
+    """The pass of `load_pass`, read in this process; each group is decoded by the thread that calls for it, and for its cache."""
     decoder = Decoder(corpus, _plain(images), Buffers(0, 0, 0))
-    for own, own_boxes in _parts(corpus.manifest, ids, batch, share, shards, boxes):
-        for encoded in decoder.read(own, own_boxes, most):
+    for ids, boxes in parts:
+        for encoded in decoder.read(ids, boxes, most):
             yield functools.partial(decoder.group, encoded)
 
 
@@ -228,26 +202,28 @@ def target_areas(manifest: Manifest, ids: np.ndarray, images: ImagesConfig) -> n
     return target_shapes(manifest.width[ids], manifest.height[ids], images).prod(axis=1)
 
 
-def own_parts(manifest: Manifest, ids: np.ndarray, batch: int, share: tuple[int, int]) -> list[slice]:
-    """The parts of a pass that belong to a rank, side by side in `ids`; none where there are fewer parts than ranks."""
-    parts, (rank, size) = split(manifest, ids, batch), share
-    first, last = np.searchsorted([part.start for part in parts], [rank * len(ids) / size, (rank + 1) * len(ids) / size])
-    return parts[first:last]
-
-
-def _parts(
+def parts_of(
     manifest: Manifest,
     ids: np.ndarray,
     batch: int,
-    share: tuple[int, int],
-    shards: Collection[int] | None,
-    boxes: np.ndarray | None,
+    *,
+    share: tuple[int, int] = (0, 1),
+    shards: Collection[int] | None = None,
+    boxes: np.ndarray | None = None,
 ) -> list[Part]:
-    """The images and boxes of each part of a rank, of those in `shards`."""
-    parts = [
-        part for part in own_parts(manifest, ids, batch, share) if shards is None or manifest.shard[ids[part.start]] in shards
-    ]
-    return [(ids[part], None if boxes is None else boxes[part]) for part in parts]
+    """The parts of a pass that a rank reads: they never cross a shard, and lie side by side in `ids`.
+
+    Args:
+        ids: `(n,)` sorted image ids.
+        batch: most images of a group; parts hold many groups.
+        share: (rank, ranks); a rank has none where there are fewer parts than ranks.
+        shards: only the images in these are read, in the parts of the whole pass; None: those of all.
+        boxes: `(n, 4)` regions in stored pixels (x0, y0, x1, y1) that are cut out first.
+    """
+    cuts, (rank, size) = split(manifest, ids, batch), share
+    first, last = np.searchsorted([cut.start for cut in cuts], [rank * len(ids) / size, (rank + 1) * len(ids) / size])
+    own = [cut for cut in cuts[first:last] if shards is None or manifest.shard[ids[cut.start]] in shards]
+    return [(ids[cut], None if boxes is None else boxes[cut]) for cut in own]
 
 
 def _plain(images: ImagesConfig) -> ImagesConfig:

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from largescale.corpus.config import ImagesConfig, LoaderConfig
-from largescale.corpus.reading import Corpus, load_pass
+from largescale.corpus.reading import Corpus, load_pass, parts_of
 from largescale.distributed import QUOTA, World
 from largescale.embedding import embed
 from largescale.mining.config import MiningConfig, PlanConfig
@@ -37,7 +37,7 @@ def measure(plan: PlanConfig, corpus: Corpus, images: ImagesConfig, network: Ret
     sample = np.linspace(0, len(corpus.manifest) - 1, min(plan.sample, len(corpus.manifest))).astype(np.int64)
 
     def decode() -> None:
-        for _ in load_pass(corpus, sample, images, batch=batch, loader=_ALONE):
+        for _ in load_pass(corpus, parts_of(corpus.manifest, sample, batch), images, batch=batch, loader=_ALONE):
             pass
 
     def embed_all() -> None:

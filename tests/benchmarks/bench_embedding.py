@@ -15,7 +15,7 @@ import torch
 
 from largescale.corpus.config import ImagesConfig, LoaderConfig, StorageConfig
 from largescale.corpus.grouping import Most
-from largescale.corpus.reading import Corpus, Group, load_pass, read_pass
+from largescale.corpus.reading import Corpus, Group, load_pass, parts_of, read_pass
 from largescale.distributed import own_cores, single_threads
 from largescale.embedding import AT_ONCE, PIXELS_AT_ONCE, Embedded, _embed_group, _in_order, embed
 from largescale.models.config import ModelConfig
@@ -35,7 +35,8 @@ def passes(network: RetrievalNet, corpus: Corpus, images: ImagesConfig) -> Itera
 
 
 def ready(corpus: Corpus, images: ImagesConfig) -> list[Group]:
-    groups = load_pass(corpus, np.arange(len(corpus.manifest)), images, batch=BATCH, loader=LoaderConfig(workers=0))
+    parts = parts_of(corpus.manifest, np.arange(len(corpus.manifest)), BATCH)
+    groups = load_pass(corpus, parts, images, batch=BATCH, loader=LoaderConfig(workers=0))
     return list(itertools.islice(groups, READY))
 
 
@@ -62,8 +63,8 @@ def forwards(network: RetrievalNet, groups: list[Group]) -> Iterator[int]:
 
 
 def decodes(corpus: Corpus, images: ImagesConfig) -> Iterator[int]:
-    endless = itertools.repeat(np.arange(len(corpus.manifest)))
-    passes = (read_pass(corpus, every, images, Most(AT_ONCE, PIXELS_AT_ONCE), batch=BATCH) for every in endless)
+    endless = itertools.repeat(parts_of(corpus.manifest, np.arange(len(corpus.manifest)), BATCH))
+    passes = (read_pass(corpus, parts, images, Most(AT_ONCE, PIXELS_AT_ONCE)) for parts in endless)
     return side_by_side(itertools.chain.from_iterable(passes))
 
 

@@ -22,7 +22,7 @@ from torch.nn.functional import interpolate
 
 from largescale.corpus.config import AugmentConfig, ImagesConfig, LoaderConfig, StorageConfig
 from largescale.corpus.images import random_crop
-from largescale.corpus.reading import Corpus, load_pass, load_steps
+from largescale.corpus.reading import Corpus, load_pass, load_steps, parts_of
 from largescale.distributed import own_cores
 from tests.benchmarks.table import Row, report
 from tests.conftest import ROOT
@@ -94,7 +94,8 @@ def steps(corpus: Corpus, images: ImagesConfig, workers: int) -> Iterator[int]:
 
 def passes(corpus: Corpus, images: ImagesConfig) -> Iterator[int]:
     """One long pass: the corpus holds the photographs many times, a shard each time."""
-    for group in load_pass(corpus, np.arange(len(corpus.manifest)), images, batch=BATCH, loader=LoaderConfig(workers=WORKERS)):
+    parts = parts_of(corpus.manifest, np.arange(len(corpus.manifest)), BATCH)
+    for group in load_pass(corpus, parts, images, batch=BATCH, loader=LoaderConfig(workers=WORKERS)):
         yield len(group.ids)
 
 

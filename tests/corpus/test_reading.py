@@ -13,7 +13,7 @@ from largescale.corpus.batches import Group, Step
 from largescale.corpus.config import AugmentConfig, ImagesConfig, LoaderConfig, StorageConfig
 from largescale.corpus.images import decode_into
 from largescale.corpus.manifest import Manifest, sha256_of
-from largescale.corpus.reading import Corpus, load_pass, load_steps
+from largescale.corpus.reading import Corpus, load_pass, load_steps, parts_of
 from largescale.corpus.storage import LocalStorage
 from largescale.corpus.workers import check_loader
 from largescale.settings import UserError
@@ -191,7 +191,7 @@ class TestSteps:
 
 def groups_of(corpus: Corpus, ids: np.ndarray, rank: int = 0, size: int = 1, workers: int = 0, batch: int = 4) -> list[Group]:
     images, loader = ImagesConfig(size=28), LoaderConfig(workers=workers)
-    groups = load_pass(corpus, ids, images, batch=batch, loader=loader, share=(rank, size))
+    groups = load_pass(corpus, parts_of(corpus.manifest, ids, batch, share=(rank, size)), images, batch=batch, loader=loader)
     return [Group(group.images.clone(), group.ids, group.bad) for group in groups]
 
 
@@ -229,7 +229,7 @@ class TestPass:
         loader = LoaderConfig(workers=0)
         config = ImagesConfig(size=28, augment=AugmentConfig(crop_scale=(0.1, 0.2), flip=1))
         plain = groups_of(corpus, np.arange(64))
-        augmented = load_pass(corpus, np.arange(64), config, batch=4, loader=loader)
+        augmented = load_pass(corpus, parts_of(corpus.manifest, np.arange(64), 4), config, batch=4, loader=loader)
         assert all(torch.equal(a.images, b.images) for a, b in zip(plain, augmented, strict=True))
 
     def test_bad_images_are_left_out_and_reported(self, damaged: Corpus) -> None:
@@ -248,7 +248,8 @@ class TestPass:
         corpus = Corpus.open(str(write_corpus(tmp_path / "q", [(encode(p), 80, 60) for p in pixels], np.full(3, -1))))
         boxes = np.array([[0, 0, 40, 40], [10, 10, 50, 50], [0, 0, 80, 60]])
         loader = LoaderConfig(workers=1)
-        groups = list(load_pass(corpus, np.arange(3), ImagesConfig(size=40), batch=4, loader=loader, boxes=boxes))
+        parts = parts_of(corpus.manifest, np.arange(3), 4, boxes=boxes)
+        groups = list(load_pass(corpus, parts, ImagesConfig(size=40), batch=4, loader=loader))
         assert {tuple(group.ids.tolist()): tuple(group.images.shape) for group in groups} == {
             (0, 1): (2, 3, 20, 20),
             (2,): (1, 3, 30, 40),
@@ -277,7 +278,7 @@ class TestLoader:
         corpus = Corpus.open(str(folder))
         for run in (
             steps_of(corpus, workers=1),
-            load_pass(corpus, np.arange(24), AUGMENTED, batch=4, loader=LoaderConfig(workers=1)),
+            load_pass(corpus, parts_of(corpus.manifest, np.arange(24), 4), AUGMENTED, batch=4, loader=LoaderConfig(workers=1)),
         ):
             with pytest.raises(UserError, match=r"shard-00001\.tar: expected [\d,]+ bytes, found 5,000"):
                 list(run)
