@@ -127,6 +127,16 @@ def test_a_pass_that_is_left_early_computes_to_its_end_in_evaluation_mode(networ
     assert not any(found)
 
 
+def test_a_continued_pass_has_the_groups_of_the_whole_and_counts_what_is_left(
+    network: RetrievalNet, corpus: Corpus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, left = run(network, corpus), corpus.manifest.shard_start[1:3]
+    groups = run(network, corpus, shards={1}, progress="rest")
+    ids = [group.ids.tolist() for group in groups]
+    assert ids == [group.ids.tolist() for group in whole if left[0] <= group.ids[0] < left[1]]
+    assert f"/{left[1] - left[0]} [" in capsys.readouterr().err
+
+
 def test_stops_when_asked(network: RetrievalNet, corpus: Corpus) -> None:
     answers = iter([False, False, True, True, True])
     groups = run(network, corpus, should_stop=lambda: next(answers))
