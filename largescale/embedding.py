@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from largescale.corpus.config import ImagesConfig, LoaderConfig
 from largescale.corpus.grouping import Most
-from largescale.corpus.reading import BadImage, Corpus, Group, load_pass, parts_of, read_pass
+from largescale.corpus.reading import BadImage, Corpus, Group, images_of, load_pass, parts_of, read_pass
 from largescale.distributed import World, own_cores, single_threads
 from largescale.models.multiscale import AtScales
 from largescale.models.network import RetrievalNet, normalise
@@ -44,8 +44,7 @@ class Embedded:
 
 def own_images(corpus: Corpus, ids: np.ndarray, batch: int, share: tuple[int, int]) -> np.ndarray:
     """The images that a rank embeds in a pass over `ids`: a contiguous run of them, without gap or overlap between ranks."""
-    parts = parts_of(corpus.manifest, ids, batch, share=share)
-    return np.concatenate([ids[:0], *(own for own, _ in parts)])
+    return images_of(parts_of(corpus.manifest, ids, batch, share=share))
 
 
 def embed(
@@ -87,7 +86,7 @@ def embed(
     else:  # the core that decodes images computes them, while they are in its cache
         groups = read_pass(corpus, parts, images, Most(min(batch, AT_ONCE), PIXELS_AT_ONCE))
     threads = 1 if device.type == "cuda" else own_cores()
-    total = sum(len(own) for own, _ in parts)
+    total = len(images_of(parts))
     # the threads end before the network is in another mode again, also where the consumer leaves early
     with progress_bar(progress, total, "image") as bar, in_evaluation_mode(network), single_threads(threads) as pool:
         wanted = takewhile(lambda _: not should_stop(), groups)

@@ -182,7 +182,7 @@ def load_pass(
         batch: most images of a group.
     """
     loader, images = loader or LoaderConfig(), _plain(images)
-    ids = np.concatenate([own for own, _ in parts]) if parts else np.empty(0, np.int64)
+    ids = images_of(parts)
     areas = target_areas(corpus.manifest, ids[:: len(ids) // SAMPLE + 1], images)
     decoder = Decoder(corpus, images, buffers_for(loader, int(areas.max(initial=0)) * 3 * batch))
     for packed in run_workers(PassReader(decoder, parts, batch), loader):
@@ -224,6 +224,11 @@ def parts_of(
     first, last = np.searchsorted([cut.start for cut in cuts], [rank * len(ids) / size, (rank + 1) * len(ids) / size])
     own = [cut for cut in cuts[first:last] if shards is None or manifest.shard[ids[cut.start]] in shards]
     return [(ids[cut], None if boxes is None else boxes[cut]) for cut in own]
+
+
+def images_of(parts: list[Part]) -> np.ndarray:
+    """`(n,)` ids of the images of parts, in their order."""
+    return np.concatenate([np.empty(0, np.int64), *(ids for ids, _ in parts)])
 
 
 def _plain(images: ImagesConfig) -> ImagesConfig:
