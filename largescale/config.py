@@ -196,7 +196,7 @@ def run_program(main: Any) -> None:
     """Run `main(arguments)` and end the process; a UserError is printed as a sentence, without a traceback, with exit status 2.
 
     Where nobody reads its output any more (`| head`), it ends without a word, with the status that SIGPIPE gives other programs.
-    The process ends without the interpreter's finalisation, in which the threads of process groups that are still referenced
+    The process ends without the interpreter's finalization, in which the threads of process groups that are still referenced
     may ask for the interpreter and abort the process, although the work is done.
     """
     status = 0

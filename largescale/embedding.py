@@ -17,12 +17,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from largescale.corpus.batches import BadImage, Group
 from largescale.corpus.config import ImagesConfig, LoaderConfig
+from largescale.corpus.corpus import Corpus
 from largescale.corpus.grouping import Most
-from largescale.corpus.reading import BadImage, Corpus, Group, images_of, load_pass, parts_of, read_pass
+from largescale.corpus.loading import images_of, load_pass, parts_of, read_pass
 from largescale.distributed import World, own_cores, single_threads
 from largescale.models.multiscale import AtScales
-from largescale.models.network import RetrievalNet, normalise
+from largescale.models.network import RetrievalNet, normalize
 
 Network = RetrievalNet | AtScales
 Result = TypeVar("Result")
@@ -138,5 +140,5 @@ def _embed_group(network: Network, decoded: Callable[[], Group], device: torch.d
     if not len(group.ids):  # all of them were bad
         return Embedded(group.ids, torch.empty((0, network.dim), device=device), group.bad)
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=autocast and device.type == "cuda"):
-        descriptors = network(normalise(group.images.to(device, non_blocking=True)))
+        descriptors = network(normalize(group.images.to(device, non_blocking=True)))
     return Embedded(group.ids, descriptors.float(), group.bad)

@@ -16,8 +16,8 @@ def main(arguments: list[str]) -> None:
         return
     if len(arguments) not in (2, 3):
         raise UserError(f"expected two folders of results and perhaps one for the pages, found {len(arguments)} arguments")
-    from largescale.evaluation.compare import compare_results, pairs, table
     from largescale.evaluation.report import write_comparison
+    from largescale.evaluation.scoring.compare import compare_results, pairs, table
 
     a, b = map(Path, arguments[:2])
     both = pairs(a, b)

@@ -87,7 +87,7 @@ def score_descriptors(config: EvaluateConfig, world: "World") -> "Results":
 
 def pictures(config: EvaluateConfig) -> "Pictures | None":
     """Where the images of the report are; none where only descriptors were given."""
-    from largescale.corpus.reading import Corpus
+    from largescale.corpus.loading import Corpus
     from largescale.evaluation.report import Pictures
 
     if config.gallery is None:

@@ -35,8 +35,8 @@ def main(arguments: list[str]) -> None:
 
 def follow(run: str, config: ServiceConfig) -> None:
     from largescale.distributed import StopSignal, World
-    from largescale.mining.exchange import ServiceExchange
-    from largescale.mining.service import Service
+    from largescale.mining.service.exchange import ServiceExchange
+    from largescale.mining.service.service import Service
 
     world = World.start(config.timeout, config.timeout)
     signal, exchange = StopSignal(world), None
@@ -63,7 +63,7 @@ def working_folder(config: ServiceConfig, world: "World") -> Path:
 
 
 def plan(config: PlanConfig) -> None:
-    from largescale.mining.cost import Rates, table
+    from largescale.mining.cost.model import Rates, table
 
     given = {name: getattr(config, name) for name in ("decode", "forward", "search", "network", "cores", "gpu")}
     missing = [name for name, value in given.items() if value is None]
@@ -76,9 +76,9 @@ def measure_here(config: PlanConfig) -> dict[str, Any] | None:
     """The rates of this machine; on ranks other than the first None."""
     from largescale.corpus.config import ImagesConfig
     from largescale.corpus.default import default_corpus
-    from largescale.corpus.reading import Corpus
+    from largescale.corpus.loading import Corpus
     from largescale.distributed import World
-    from largescale.mining.calibration import measure
+    from largescale.mining.cost.calibration import measure
     from largescale.models.config import ModelConfig
 
     corpus = Corpus.open(config.corpus or default_corpus())

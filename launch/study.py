@@ -5,12 +5,12 @@ Each prints a table and writes it to OUT with a page that plots it. Descriptors 
 """
 
 from largescale.config import explain, load, run_program
-from largescale.evaluation.config_studies import (
+from largescale.evaluation.studies.config import (
     AnchorsConfig,
     DecomposabilityConfig,
     DistractorsConfig,
     LeaksConfig,
-    NeighboursConfig,
+    NeighborsConfig,
     PoolingConfig,
     ScalesConfig,
     StudyConfig,
@@ -22,7 +22,7 @@ STUDIES: dict[str, type[StudyConfig]] = {
     "decomposability": DecomposabilityConfig,
     "distractors": DistractorsConfig,
     "leaks": LeaksConfig,
-    "neighbours": NeighboursConfig,
+    "neighbors": NeighborsConfig,
     "pooling": PoolingConfig,
     "scales": ScalesConfig,
 }
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
 
 def run(name: str, config: StudyConfig) -> None:
     from largescale.evaluation import stoppable_world
-    from largescale.evaluation.studies import Embedder, studies
+    from largescale.evaluation.studies.studies import Embedder, studies
 
     with stoppable_world() as (world, signal):
         study = studies[name](config, Embedder(config, world, lambda: signal.received))

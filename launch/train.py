@@ -21,16 +21,16 @@ def train(config: TrainConfig, dry: bool) -> None:
 
     from largescale.commit import remove_directory, write_text
     from largescale.corpus.default import default_corpus
-    from largescale.corpus.reading import Corpus
+    from largescale.corpus.loading import Corpus
     from largescale.distributed import StopSignal, World
-    from largescale.mining.exchange import TrainingExchange
+    from largescale.mining.service.exchange import TrainingExchange
     from largescale.tracking import Tracker
     from largescale.training import Checkpoints, StepModule, WeightAverage, build_engine, callbacks, preflight
-    from largescale.training.anchors import build_loss
-    from largescale.training.plans import build_planner
-    from largescale.training.rehearsal import rehearse
+    from largescale.training.dry_run import rehearse
+    from largescale.training.engine.class_anchors import build_loss
+    from largescale.training.planning.first_projection import start_projection
+    from largescale.training.planning.planners import build_planner
     from largescale.training.trainer import Trainer
-    from largescale.training.whitening import start_projection
 
     # -----------------------------------------------------------------------------
     # Processes, and what they read
@@ -44,7 +44,7 @@ def train(config: TrainConfig, dry: bool) -> None:
     corpus = Corpus.open(location, config.storage)
     torch.manual_seed(config.seed)  # all ranks begin with the same weights
     network = config.model.build()
-    identity = {**config.binding(), "fingerprint of the corpus": corpus.manifest.fingerprint}
+    identity = {**config.resume_identity(), "fingerprint of the corpus": corpus.manifest.fingerprint}
     checkpoints = Checkpoints(config.directory / "checkpoints", config.checkpoint, world, identity)
     if checkpoints.newest() is None and not dry:
         start_projection(network, config, corpus, world)

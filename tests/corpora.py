@@ -13,12 +13,12 @@ from largescale.corpus.manifest import Shard, sha256_of, write_manifest
 
 
 def photograph(label: int, view: int, width: int, height: int) -> np.ndarray:
-    """`(height, width, 3)` uint8: waves whose frequencies and colours belong to the label, shifted and lit by the view."""
+    """`(height, width, 3)` uint8: waves whose frequencies and colors belong to the label, shifted and lit by the view."""
     of_label, of_view = np.random.default_rng([1, label + 1]), np.random.default_rng([2, label + 1, view])
     y, x = np.mgrid[0:height, 0:width] / max(width, height)
     waves = of_label.uniform(-25, 25, (6, 2)) @ np.stack([x.ravel(), y.ravel()]) + of_view.uniform(0, 1, (6, 1))
-    colours = np.sin(waves).T @ of_label.uniform(-60, 60, (6, 3)) + of_label.uniform(90, 160, 3)
-    pixels = colours * of_view.uniform(0.8, 1.2) + of_view.normal(0, 6, colours.shape)
+    colors = np.sin(waves).T @ of_label.uniform(-60, 60, (6, 3)) + of_label.uniform(90, 160, 3)
+    pixels = colors * of_view.uniform(0.8, 1.2) + of_view.normal(0, 6, colors.shape)
     return pixels.clip(0, 255).astype(np.uint8).reshape(height, width, 3)
 
 
@@ -35,22 +35,22 @@ def make_corpus(
     shards: int = 2,
     size: int = 32,
     pairs: bool = False,
-    unlabelled: int = 0,
+    unlabeled: int = 0,
     mixed: bool = False,
     replace: Mapping[int, bytes] | None = None,
     names: Sequence[str] | None = None,
 ) -> Path:
-    """A complete corpus of `labels * per_label + unlabelled` images whose longest side is `size`.
+    """A complete corpus of `labels * per_label + unlabeled` images whose longest side is `size`.
 
     Args:
-        pairs: write `pairs.arrow`: each labelled image with the next image of its label.
-        unlabelled: images with label -1 after the others.
+        pairs: write `pairs.arrow`: each labeled image with the next image of its label.
+        unlabeled: images with label -1 after the others.
         mixed: landscape, portrait and square images in turn instead of landscapes (4:3) only.
         names: those of the labels.
         replace: other bytes for some images by id; the manifest keeps the size in pixels of the original.
     """
-    label = np.concatenate([np.repeat(np.arange(labels), per_label), np.full(unlabelled, -1)])
-    view = np.concatenate([np.tile(np.arange(per_label), labels), labels * per_label + np.arange(unlabelled)])
+    label = np.concatenate([np.repeat(np.arange(labels), per_label), np.full(unlabeled, -1)])
+    view = np.concatenate([np.tile(np.arange(per_label), labels), labels * per_label + np.arange(unlabeled)])
     shapes = [(size, size * 3 // 4), (size * 3 // 4, size), (size, size)]
 
     def images() -> Iterator[tuple[bytes, int, int]]:

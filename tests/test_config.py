@@ -36,7 +36,7 @@ def test_exponents_are_numbers_where_any_value_is_allowed():
         ("model.backbon=x", "model.backbone"),
         ("lr=1", "optim.lr"),
         ("epoch=1", "epochs"),
-        ("tupels.per_step=1", "tuples"),
+        ("tupels.batch_size=1", "tuples"),
         ("loss.margim=1", "loss.margin"),
         ("images.augment.flop=1", "images.augment.flip"),
     ],
@@ -59,10 +59,10 @@ def test_every_fault_is_named():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["tuples.per_step=3"], "tuples: loss.name=metric_learning learns from labels"),
+        (["tuples.batch_size=3"], "tuples: loss.name=metric_learning learns from labels"),
         (["mining.negatives=3"], "mined negatives would never be read"),
-        (["engine.accumulation=2"], "use engine.chunk=IMAGES"),
-        (["engine.chunk=8", "model.freeze_batchnorm=false"], "would see each chunk twice and never the batch"),
+        (["engine.gradient_accumulation=2"], "use engine.gradcache_chunk=IMAGES"),
+        (["engine.gradcache_chunk=8", "model.freeze_batchnorm=false"], "would see each chunk twice and never the batch"),
     ],
 )
 def test_contradictions_say_the_consequence(arguments, said):
@@ -70,13 +70,13 @@ def test_contradictions_say_the_consequence(arguments, said):
 
 
 def test_class_anchors_need_descriptors_as_they_are():
-    assert "use model.normalise=false" in message("loss.name=class_anchor")
-    assert "set loss.memory=0" in message("loss.name=class_anchor", "loss.memory=9", "model.normalise=false")
-    assert load(TrainConfig, ["loss.name=class_anchor", "model.normalise=false"]).loss.learned
+    assert "use model.normalize=false" in message("loss.name=class_anchor")
+    assert "set loss.memory=0" in message("loss.name=class_anchor", "loss.memory=9", "model.normalize=false")
+    assert load(TrainConfig, ["loss.name=class_anchor", "model.normalize=false"]).loss.learned
 
 
 def test_batches_of_labels_contradict_a_tuple_loss():
-    assert "batches: loss.name=contrastive learns from tuples" in message("batches.labels=3")
+    assert "batches: loss.name=contrastive learns from tuples" in message("batches.classes_per_batch=3")
 
 
 def test_plan_follows_from_the_loss():
@@ -111,13 +111,20 @@ def test_help_documents_every_setting():
 
 
 def test_settings_that_decide_the_result_bind_a_run():
-    base = load(TrainConfig, []).binding()
+    base = load(TrainConfig, []).resume_identity()
     free = ["epochs=99", "loader.workers=0", "tracking.wandb=off", "engine.kind=deepspeed", "checkpoint.every=3", "name=other"]
-    assert load(TrainConfig, free).binding() == base
-    for argument in ("optim.lr=1", "seed=1", "images.size=32", "mining.negatives=2", "model.backbone=vgg16", "engine.clip=1"):
-        changed = load(TrainConfig, [argument]).binding()
+    assert load(TrainConfig, free).resume_identity() == base
+    for argument in (
+        "optim.lr=1",
+        "seed=1",
+        "images.size=32",
+        "mining.negatives=2",
+        "model.backbone=vgg16",
+        "engine.max_grad_norm=1",
+    ):
+        changed = load(TrainConfig, [argument]).resume_identity()
         assert [key for key in base if base[key] != changed[key]] == [argument.partition("=")[0]]
-    assert "epochs" in load(TrainConfig, ["schedule.name=cosine"]).binding()
+    assert "epochs" in load(TrainConfig, ["schedule.name=cosine"]).resume_identity()
 
 
 def test_settings_need_no_torch():

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from largescale.corpus.config import AugmentConfig, ImagesConfig, LoaderConfig
-from largescale.corpus.reading import Corpus, load_pass, parts_of
+from largescale.corpus.corpus import Corpus
+from largescale.corpus.loading import load_pass, parts_of
 from largescale.embedding import AT_ONCE, Embedded, embed, own_images
 from largescale.models.config import ModelConfig
-from largescale.models.network import RetrievalNet, normalise
+from largescale.models.network import RetrievalNet, normalize
 from tests.corpora import make_corpus
 from tests.laws import check_coverage
 
@@ -24,7 +25,7 @@ ALONE = LoaderConfig(workers=0)
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """60 images of three shapes in 4 shards, two of them no images."""
     folder = tmp_path_factory.mktemp("embedding") / "corpus"
-    return Corpus.open(str(make_corpus(folder, 10, 5, 4, 64, unlabelled=10, mixed=True, replace={7: b"no image", 33: b"?"})))
+    return Corpus.open(str(make_corpus(folder, 10, 5, 4, 64, unlabeled=10, mixed=True, replace={7: b"no image", 33: b"?"})))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_descriptors_are_the_networks_own(network: RetrievalNet, corpus: Corpus)
     with torch.inference_mode():
         parts = parts_of(corpus.manifest, np.arange(60), 20)
         for group in load_pass(corpus, parts, IMAGES.model_copy(update={"augment": None}), batch=20, loader=ALONE):
-            rows = [row for part in group.images.split(AT_ONCE) for row in network(normalise(part)).tolist()]
+            rows = [row for part in group.images.split(AT_ONCE) for row in network(normalize(part)).tolist()]
             assert [found[i] for i in group.ids.tolist()] == rows
 
 

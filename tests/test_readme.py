@@ -95,4 +95,4 @@ def test_few_shot_lies_over_every_recipe_of_class_anchors() -> None:
     for recipe in set((ROOT / "configs/cam").glob("*.yaml")) - {ROOT / "configs/cam/few-shot.yaml"}:
         config = load(TrainConfig, [str(recipe), str(ROOT / "configs/cam/few-shot.yaml"), "seed=3", "batches.shots=1"])
         assert config.batches is not None
-        assert (config.loss.name, config.batches.shots, config.batches.images) == ("class_anchor", 1, 1)
+        assert (config.loss.name, config.batches.shots, config.batches.images_per_class) == ("class_anchor", 1, 1)

@@ -8,12 +8,12 @@ from .config import LabelPlanConfig as LabelPlanConfig
 from .config import LoaderConfig as LoaderConfig
 from .config import StorageConfig as StorageConfig
 from .config import TuplePlanConfig as TuplePlanConfig
+from .corpus import Corpus as Corpus
+from .loading import load_pass as load_pass
+from .loading import load_steps as load_steps
+from .loading import parts_of as parts_of
 from .manifest import Manifest as Manifest
 from .plan import plan_pool as plan_pool
 from .plan import plan_tuples as plan_tuples
-from .reading import Corpus as Corpus
-from .reading import load_pass as load_pass
-from .reading import load_steps as load_steps
-from .reading import parts_of as parts_of
 from .samplers import plan_labels as plan_labels
 from .storage import open_storage as open_storage

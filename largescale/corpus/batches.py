@@ -7,7 +7,6 @@ n images of a step, b images of a group, h, w pixels. Groups are views of one pi
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,12 +14,10 @@ from torch import Tensor
 
 from largescale.corpus.buffers import Buffers, Lent
 from largescale.corpus.config import ImagesConfig
+from largescale.corpus.corpus import Corpus
 from largescale.corpus.grouping import Encoded, Most, Shape, as_completed, batches_of, by_shape
 from largescale.corpus.images import BadImageError, decode_into, random_draws, target_shapes
 from largescale.settings import UserError
-
-if TYPE_CHECKING:
-    from largescale.corpus.reading import Corpus
 
 REPLACEMENTS = 16
 
@@ -108,7 +105,7 @@ def rows_of(pixels: Tensor, shapes: list[Shape]) -> Iterator[np.ndarray]:
 class Decoder:
     """Decodes images of a corpus; `seed` and `epoch` are those of the augmentation."""
 
-    corpus: "Corpus"
+    corpus: Corpus
     images: ImagesConfig
     buffers: Buffers
     seed: int = 0

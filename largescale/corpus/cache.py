@@ -48,7 +48,7 @@ def make_room(config: StorageConfig, size: int, reservation: IO[str]) -> None:
                 raise (NoRoomError if later else UserError)(
                     f"no room in {config.cache} for a shard of {size:,} bytes: {occupied:,} of storage.cache_bytes="
                     f"{config.cache_bytes:,} are in use, {free:,} are free on the disk; raise storage.cache_bytes, put "
-                    "storage.cache on a larger disk, or narrow plan.window"
+                    "storage.cache on a larger disk, or narrow shuffle_window"
                 )
             oldest = evictable.pop(0)
             if _evict(oldest):

@@ -66,7 +66,7 @@ class BadImagesConfig(Settings):
 class TuplePlanConfig(Settings):
     """An epoch of tuples: query, positive, negatives."""
 
-    per_step: PositiveInt = 5
+    batch_size: PositiveInt = 5
     """Tuples in one step, over all processes."""
     per_epoch: PositiveInt = 2000
     """Queries of one epoch, drawn without replacement; more than the corpus has is cut to that."""
@@ -79,13 +79,13 @@ class TuplePlanConfig(Settings):
     """Of relaxed_inliers: share of the query's points that the positive must exceed."""
     max_scale: float = Field(default=1.5, gt=1)
     """Of relaxed_inliers: ratio of scales that the positive must stay below."""
-    window: PositiveInt | None = None
+    shuffle_window: PositiveInt | None = None
     """Shards whose queries are mixed at a time: a node needs few shards at once. null: the whole corpus is mixed."""
 
     @model_validator(mode="after")
     def _whole_step(self) -> "TuplePlanConfig":
-        if self.per_epoch < self.per_step:
-            raise ValueError(f"per_epoch={self.per_epoch} is less than per_step={self.per_step}: an epoch would have no step")
+        if self.per_epoch < self.batch_size:
+            raise ValueError(f"per_epoch={self.per_epoch} is less than batch_size={self.batch_size}: an epoch would have no step")
         return self
 
     @model_validator(mode="after")
@@ -98,9 +98,9 @@ class TuplePlanConfig(Settings):
 class LabelPlanConfig(Settings):
     """An epoch of batches with P labels x K images."""
 
-    labels: int = Field(default=16, ge=2)
+    classes_per_batch: int = Field(default=16, ge=2)
     """Labels in one batch (P), over all processes."""
-    images: PositiveInt = 4
+    images_per_class: PositiveInt = 4
     """Images of each label in a batch (K); with 1 there are no two of a label to compare, which only anchors and proxies bear."""
     balance: Literal["images", "labels"] = "images"
     """What is shown equally often: each image, or each label, its images in turn."""
@@ -111,15 +111,15 @@ class LabelPlanConfig(Settings):
     super_pairs: PositiveInt | None = None
     """Batches of an epoch for each two super-labels, half of the labels from either; labels are named SUPER/LABEL. null: labels
     from the whole corpus."""
-    window: PositiveInt | None = None
+    shuffle_window: PositiveInt | None = None
     """Shards whose labels are mixed at a time: a node needs few shards at once. null: the whole corpus is mixed."""
 
     @model_validator(mode="after")
     def _halves(self) -> "LabelPlanConfig":
-        if self.super_pairs and (self.labels % 2 or self.per_epoch or self.window):
+        if self.super_pairs and (self.classes_per_batch % 2 or self.per_epoch or self.shuffle_window):
             raise ValueError(
                 f"super_pairs={self.super_pairs} takes half of the labels of a batch from either super-label and has so many "
-                "batches for each pair; use an even number of labels, and neither per_epoch nor window"
+                "batches for each pair; use an even number of labels, and neither per_epoch nor shuffle_window"
             )
         return self
 

@@ -156,10 +156,10 @@ def _open(data: bytes) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow image as 8-bit RGB: 16-bit greys are scaled, transparency is laid over white."""
+    """Any Pillow image as 8-bit RGB: 16-bit grays are scaled, transparency is laid over white."""
     if image.mode.startswith("I"):
-        grey = np.asarray(image.convert("I"))
-        image = Image.fromarray((grey // 257 if grey.max() > 255 else grey).clip(0, 255).astype(np.uint8))
+        gray = np.asarray(image.convert("I"))
+        image = Image.fromarray((gray // 257 if gray.max() > 255 else gray).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))

@@ -40,7 +40,7 @@ class Tuples:
     positives: np.ndarray
     query_labels: np.ndarray
     positive_labels: np.ndarray
-    per_step: int
+    batch_size: int
     statistics: PlanStatistics
     candidates: np.ndarray | None = None
     """`(Q, C)` images of which the nearest to the query is to be the positive, -1 where there are fewer; else None."""
@@ -48,7 +48,7 @@ class Tuples:
     def steps(self, negatives: np.ndarray) -> np.ndarray:
         """`(Q, N)` negatives -> `(steps, T, 2 + N)` image ids: query, positive, negatives."""
         tuples = np.column_stack([self.queries, self.positives, negatives]).astype(np.int64)  # (Q, 2 + N)
-        return tuples.reshape(-1, self.per_step, tuples.shape[1])
+        return tuples.reshape(-1, self.batch_size, tuples.shape[1])
 
 
 def plan_tuples(manifest: Manifest, config: TuplePlanConfig, seed: int, epoch: int) -> Tuples:
@@ -63,13 +63,13 @@ def plan_tuples(manifest: Manifest, config: TuplePlanConfig, seed: int, epoch: i
     rng = generator(manifest, "tuples", seed, epoch)
     draw = _from_candidates if config.positive != "given" else _from_labels if manifest.pairs is None else _from_pairs
     queries, positives, candidates, available, single = draw(manifest, config, rng)
-    window = shard_windows(manifest, config.window, rng)[manifest.shard[queries]]
+    window = shard_windows(manifest, config.shuffle_window, rng)[manifest.shard[queries]]
     order = np.argsort(window, kind="stable")
     queries, positives = queries[order], positives[order]
     candidates = None if candidates is None else candidates[order]
     statistics = PlanStatistics(available, len(queries), 0, single)
     labels = manifest.label[queries], manifest.label[positives]
-    return Tuples(queries, positives, *labels, config.per_step, statistics, candidates)
+    return Tuples(queries, positives, *labels, config.batch_size, statistics, candidates)
 
 
 def check_clusters(manifest: Manifest, negatives: int) -> None:
@@ -103,8 +103,8 @@ def label_runs(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
     label = manifest.label
     starts = np.concatenate([[0], np.flatnonzero(np.diff(label)) + 1])[: len(label)]
     lengths = np.diff(starts, append=len(label))
-    labelled = label[starts] >= 0
-    return starts[labelled], lengths[labelled]
+    labeled = label[starts] >= 0
+    return starts[labeled], lengths[labeled]
 
 
 def shard_windows(manifest: Manifest, window: int | None, rng: np.random.Generator) -> np.ndarray:
@@ -148,11 +148,11 @@ def _from_labels(manifest: Manifest, config: TuplePlanConfig, rng: np.random.Gen
 
 def _draw(manifest: Manifest, available: int, config: TuplePlanConfig, rng: np.random.Generator) -> np.ndarray:
     """Random different numbers below `available`, as many as make whole steps."""
-    count = min(config.per_epoch, available) // config.per_step * config.per_step
+    count = min(config.per_epoch, available) // config.batch_size * config.batch_size
     if count == 0:
         raise UserError(
             f"{manifest.storage.location} offers {available:,} queries (pairs, or images of labels with two or more images), "
-            f"a step takes {config.per_step}: nothing to train on; lower tuples.per_step, or "
+            f"a step takes {config.batch_size}: nothing to train on; lower tuples.batch_size, or "
             "build the corpus with pairs or labels"
         )
     return rng.choice(available, count, replace=False)

@@ -49,7 +49,7 @@ def plan_labels(manifest: Manifest, config: LabelPlanConfig, seed: int, epoch: i
         UserError: too few labels, or no super-labels, for the batches that are asked for.
     """
     runs = _usable(manifest, config, seed)
-    several = runs.lengths >= min(config.images, 2)
+    several = runs.lengths >= min(config.images_per_class, 2)
     single = int(len(several) - several.sum())
     runs, rng = runs.labels(several), generator(manifest, "labels", seed, epoch)
     make = _passes if config.super_pairs is None else _super_pairs
@@ -75,7 +75,8 @@ def _passes(manifest: Manifest, runs: Runs, config: LabelPlanConfig, rng: np.ran
     if not len(passes[0]):
         raise UserError(
             f"{manifest.storage.location} has {len(runs.starts):,} labels with {_enough(config)}, a batch takes "
-            f"{config.labels}: no batch can be made; lower batches.labels, widen batches.window, raise batches.shots, or build a "
+            f"{config.classes_per_batch}: no batch can be made; lower batches.classes_per_batch, widen "
+            "batches.shuffle_window, raise batches.shots, or build a "
             "corpus with more labels"
         )
     while config.per_epoch and sum(map(len, passes)) < config.per_epoch:
@@ -85,14 +86,14 @@ def _passes(manifest: Manifest, runs: Runs, config: LabelPlanConfig, rng: np.ran
 
 def _pass(manifest: Manifest, runs: Runs, config: LabelPlanConfig, rng: np.random.Generator) -> np.ndarray:
     """`(steps, P * K)`: each image of the labels about once, window after window."""
-    window = shard_windows(manifest, config.window, rng)[manifest.shard[runs.ids[runs.starts]]]
+    window = shard_windows(manifest, config.shuffle_window, rng)[manifest.shard[runs.ids[runs.starts]]]
     parts = [_batches(runs.labels(window == w), config, rng) for w in range(window.max(initial=0) + 1)]
     return np.concatenate(parts)
 
 
 def _batches(runs: Runs, config: LabelPlanConfig, rng: np.random.Generator) -> np.ndarray:
     """`(steps, P * K)` from the labels of one window."""
-    P, K = config.labels, config.images
+    P, K = config.classes_per_batch, config.images_per_class
     runs = runs.labels(rng.permutation(len(runs.starts)))
     chunks = np.maximum(runs.lengths // K, 1)
     if config.balance == "labels":
@@ -145,9 +146,9 @@ def _super_pairs(manifest: Manifest, runs: Runs, config: LabelPlanConfig, rng: n
     """`(pairs * super_pairs, P * K)` in random order (Ramzi et al. 2021, the hierarchical sampler of the released code)."""
     groups = _super_labels(manifest, runs, config)
     pairs = [pair for pair in itertools.combinations(groups, 2) for _ in range(config.super_pairs or 0)]
-    half = config.labels // 2
+    half = config.classes_per_batch // 2
     labels = np.array([[rng.choice(group, half, replace=False) for group in pair] for pair in pairs])  # (steps, 2, P / 2)
-    images = [_sample(runs, label, config.images, rng) for label in labels.ravel().tolist()]
+    images = [_sample(runs, label, config.images_per_class, rng) for label in labels.ravel().tolist()]
     return rng.permutation(np.stack(images).reshape(len(pairs), -1))
 
 
@@ -161,11 +162,12 @@ def _super_labels(manifest: Manifest, runs: Runs, config: LabelPlanConfig) -> li
         )
     number = names[manifest.label[runs.ids[runs.starts]]]
     groups = [np.flatnonzero(number == one) for one in np.unique(number)]
-    least, half = min(map(len, groups), default=0), config.labels // 2
+    least, half = min(map(len, groups), default=0), config.classes_per_batch // 2
     if len(groups) < 2 or least < half:
         raise UserError(
-            f"{manifest.storage.location} has {len(groups)} super-labels, the smallest with {least} labels with "
-            f"{_enough(config)}; a batch takes {half} labels from each of two: set batches.labels to {2 * least} or fewer"
+            f"{manifest.storage.location} has {len(groups)} super-labels, the smallest with {least} "
+            f"labels with {_enough(config)}; a batch takes {half} labels from each of two: "
+            f"set batches.classes_per_batch to {2 * least} or fewer"
         )
     return groups
 
@@ -176,7 +178,7 @@ def _sample(runs: Runs, label: int, K: int, rng: np.random.Generator) -> np.ndar
 
 
 def _enough(config: LabelPlanConfig) -> str:
-    return "an image" if config.images == 1 else "two or more images"
+    return "an image" if config.images_per_class == 1 else "two or more images"
 
 
 def _different(ids: np.ndarray, images: int) -> int:

@@ -57,7 +57,7 @@ class PassReader(IterableDataset):
 def run_workers(reader: Dataset, loader: LoaderConfig, sampler: Iterable[np.ndarray] | None = None) -> Iterator[Packed]:
     """Results in order. Workers start from a clean process: CUDA, threads and memory of the training process stay out of it."""
     workers = worker_count(loader)
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["largescale.corpus.reading"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["largescale.corpus.loading"])
     several: dict[str, Any] = {"multiprocessing_context": "forkserver", "prefetch_factor": loader.prefetch} if workers else {}
     results: Iterable[Packed | UserError] = DataLoader(
         reader,

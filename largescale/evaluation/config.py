@@ -17,9 +17,9 @@ SCALES: Mapping[str, tuple[float, ...]] = {"single": (1.0,), "multi": (1.0, 2**-
 
 
 class ExpansionConfig(Settings):
-    """Descriptors are added to their neighbours' (AQE, αQE, DBA)."""
+    """Descriptors are added to their neighbors' (AQE, αQE, DBA)."""
 
-    neighbours: PositiveInt = Field(default=10, le=1000)
+    neighbors: PositiveInt = Field(default=10, le=1000)
     """How many of the most similar images are added. Many where queries have few positives can only harm (Holidays)."""
     alpha: float = Field(default=3.0, ge=0)
     """Each is weighted by its similarity to this power; 0: all alike (average expansion)."""
@@ -40,8 +40,8 @@ class ScoreConfig(Settings):
     database_augmentation: ExpansionConfig | None = None
     """Every image of the gallery has its nearest others added (DBA), up to 200,000 images; null: none has."""
     rerank: Literal["none", "k_reciprocal", "diffusion"] = "none"
-    """Rankings are made anew from the neighbours of neighbours, up to 200,000 images: k-reciprocal encoding (Zhong 2017), or
-    diffusion on the graph of mutual neighbours (Iscen 2017). Both are blind to the ground truth."""
+    """Rankings are made anew from the neighbors of neighbors, up to 200,000 images: k-reciprocal encoding (Zhong 2017), or
+    diffusion on the graph of mutual neighbors (Iscen 2017). Both are blind to the ground truth."""
 
     @model_validator(mode="after")
     def _dimensions_of_whitening(self) -> "ScoreConfig":
@@ -87,7 +87,7 @@ class EvaluateConfig(Settings):
     """One for all test sets."""
     tuned: Mapping[ProtocolName, ScoreConfig] = {}
     """Other settings of score for single test sets, by the name of the protocol: their results are marked as tuned."""
-    batch: PositiveInt = 16
+    batch_size: PositiveInt = 16
     """Images of equal shape that go through the network together."""
     loader: LoaderConfig = LoaderConfig()
     storage: StorageConfig = StorageConfig()

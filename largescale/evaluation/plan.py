@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from largescale.corpus.reading import Corpus
+from largescale.corpus.corpus import Corpus
 from largescale.evaluation.config import EvaluateConfig
-from largescale.evaluation.ground_truth import LabelTruth, ListedTruth, Published, Truth, labels_in_gallery
-from largescale.evaluation.protocols import LABELS, LEAVE_ONE_OUT, UKBENCH, Protocol, landmark_protocols
+from largescale.evaluation.protocol.ground_truth import LabelTruth, ListedTruth, Published, Truth, labels_in_gallery
+from largescale.evaluation.protocol.protocols import LABELS, LEAVE_ONE_OUT, UKBENCH, Protocol, landmark_protocols
 from largescale.settings import UserError
 
 
@@ -98,7 +98,7 @@ def _ukbench_truth(gallery: Corpus, queries: Corpus) -> tuple[Truth, Sequence[Pr
     labels = gallery.manifest.label
     others = np.flatnonzero(np.bincount(labels + 1, minlength=1)[1:] != 4)
     if queries is not gallery or labels.min(initial=0) < 0 or len(others):
-        found = f"found {len(others):,} of another size" if len(others) else "give one gallery, all labelled, and no queries"
+        found = f"found {len(others):,} of another size" if len(others) else "give one gallery, all labeled, and no queries"
         raise UserError(f"protocol=ukbench: each image asks for the 4 of its label, so labels have 4 images; {found}")
     return LabelTruth(labels, labels, gallery.manifest.label_names.to_pylist(), True), [UKBENCH]
 

@@ -58,7 +58,7 @@ class PrecisionRecall:
 
 
 @dataclass(frozen=True)
-class Neighbour:
+class Neighbor:
     """A row of a query's ranking, junk and the query's own image included."""
 
     id: int
@@ -75,7 +75,7 @@ class Neighbour:
 class Suspect:
     """A distractor that stands before a positive of two or more queries: perhaps it shows what was asked for."""
 
-    row: Neighbour
+    row: Neighbor
     """As the query finds it in whose ranking it stands first."""
     place: int
     """There: zero-based, junk and the query's own image included."""
@@ -196,7 +196,7 @@ class QueryRecord:
     first_hit: int | None
     """Rank of the best positive."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    top: list[Neighbour] = field(default_factory=list)
+    top: list[Neighbor] = field(default_factory=list)
     missed: list[Missed] = field(default_factory=list)
     """The lowest-ranked positives, the worst first."""
     precision: list[float] = field(default_factory=list)

@@ -13,19 +13,19 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from largescale.corpus.corpus import Corpus
 from largescale.corpus.manifest import sha256_of
-from largescale.corpus.reading import Corpus
 from largescale.distributed import World
 from largescale.evaluation.config import SCALES, EvaluateConfig, ScoreConfig
-from largescale.evaluation.derived import Transform, derive, digest_of
-from largescale.evaluation.fitting import fitted, images_to_fit
-from largescale.evaluation.ground_truth import ListedTruth, Published
+from largescale.evaluation.descriptors.derived import Transform, derive, digest_of
+from largescale.evaluation.descriptors.fitting import fitted, images_to_fit
+from largescale.evaluation.descriptors.sizes import check_sizes
+from largescale.evaluation.descriptors.store import SEALED, Descriptors, describe, network_digest, seal, unit_rows
 from largescale.evaluation.plan import Plan
-from largescale.evaluation.protocols import landmark_protocols
+from largescale.evaluation.protocol.ground_truth import ListedTruth, Published
+from largescale.evaluation.protocol.protocols import landmark_protocols
 from largescale.evaluation.results import RESULTS, CorpusUsed, ProtocolResult, Results, read_results, write_results
-from largescale.evaluation.search import Search
-from largescale.evaluation.sizes import check_sizes
-from largescale.evaluation.store import SEALED, Descriptors, describe, network_digest, seal, unit_rows
+from largescale.evaluation.search.search import Search
 from largescale.evaluation.task import Described, Rows, Task
 from largescale.models.network import RetrievalNet
 from largescale.settings import UserError
@@ -168,7 +168,7 @@ class Stage:
     def measure(self) -> list[ProtocolResult]:
         """The scores alone, for studies: no records, and no more of a query's best rows than expansion needs."""
         expansion = self.rules.query_expansion
-        search = replace(self._search, kept=expansion.neighbours + 1 if expansion else 1)
+        search = replace(self._search, kept=expansion.neighbors + 1 if expansion else 1)
         search.run(self.world, self.should_stop)
         return self.world.decide(search.score)
 

@@ -10,8 +10,8 @@ from typing import Protocol as Interface
 import numpy as np
 import pyarrow as pa
 
-from largescale.evaluation.ground_truth import Truth
-from largescale.evaluation.protocols import Protocol
+from largescale.evaluation.protocol.ground_truth import Truth
+from largescale.evaluation.protocol.protocols import Protocol
 from largescale.evaluation.results import CorpusUsed, Part
 
 

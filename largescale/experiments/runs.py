@@ -91,7 +91,7 @@ class Run:
         if not self.done.exists():
             return False
         kept = check(TrainConfig, yaml.safe_load((self.train.directory / "config.yaml").read_text()))
-        same = kept.binding() == self.train.binding() and kept.corpus == self.train.corpus
+        same = kept.resume_identity() == self.train.resume_identity() and kept.corpus == self.train.corpus
         if not same or self.done.read_text() != to_yaml(self.evaluate):
             raise UserError(
                 f"{self.train.directory} was trained or scored with other settings than the experiment has now, so one table "
@@ -137,17 +137,17 @@ def _run(config: ExperimentConfig, folder: Path, point: Point, seed: int) -> Run
 def _budget(train: TrainConfig, images: int) -> tuple[int, str]:
     """Steps of the training, and the setting that gives an epoch its share of them."""
     per_epoch = max(1, round(images / (images_of_a_step(train) * train.epochs)))
-    setting = f"tuples.per_epoch={per_epoch * train.tuples.per_step}" if train.tuples else f"batches.per_epoch={per_epoch}"
+    setting = f"tuples.per_epoch={per_epoch * train.tuples.batch_size}" if train.tuples else f"batches.per_epoch={per_epoch}"
     return per_epoch * train.epochs, setting
 
 
 def images_of_a_step(train: TrainConfig) -> int:
     """Over all processes, negatives included."""
     if train.batches is not None:
-        return train.batches.labels * train.batches.images
+        return train.batches.classes_per_batch * train.batches.images_per_class
     assert train.tuples is not None
     assert train.mining is not None
-    return train.tuples.per_step * (2 + train.mining.negatives)
+    return train.tuples.batch_size * (2 + train.mining.negatives)
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from largescale.commit import write_json, write_text
 from largescale.evaluation.report.study import Cell
 from largescale.evaluation.results import ProtocolResult, QueryRecord, read_records, read_results
-from largescale.evaluation.statistics import Comparison, compare, holm
+from largescale.evaluation.scoring.statistics import Comparison, compare, holm
 from largescale.experiments.config import ExperimentConfig, Point
 from largescale.experiments.runs import Run
 from largescale.settings import UserError

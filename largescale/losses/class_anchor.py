@@ -52,7 +52,7 @@ class Alone:
 
 
 class ClassAnchorLoss(LabelLoss):
-    """Attractor + repeller + minimum norm, with unit weights; descriptors are compared as they are, not normalised.
+    """Attractor + repeller + minimum norm, with unit weights; descriptors are compared as they are, not normalized.
 
     mean of ½ |e - c_y|² over the batch, ½ Σ [2 radius - |c_y - c_y'|]₊² over the ordered pairs of different anchors, and
     ½ Σ [min_norm - |c_y|]₊² over all anchors. Anchors at the same place push each other nowhere: they have no direction.

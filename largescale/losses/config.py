@@ -1,4 +1,4 @@
-"""Which loss a run minimises: a choice by name, contrastive where none is given."""
+"""Which loss a run minimizes: a choice by name, contrastive where none is given."""
 
 from typing import Annotated, Any
 

@@ -37,7 +37,7 @@ class BatchHardConfig(LabelSettings):
     name: Literal["batch_hard"] = "batch_hard"
     """Triplets of the farthest match and the nearest other image of each image."""
     margin: PositiveFloat = 0.2
-    """Distance by which the negative must be farther; descriptors are normalised, distances not squared."""
+    """Distance by which the negative must be farther; descriptors are normalized, distances not squared."""
     mean: Literal["anchors", "nonzero"] = "anchors"
     """Mean over all images, or over those whose term is not zero (as pytorch-metric-learning)."""
 
@@ -53,7 +53,7 @@ class MSMLConfig(LabelSettings):
     name: Literal["msml"] = "msml"
     """The farthest match against the nearest two images of different labels, in the whole batch."""
     margin: PositiveFloat = 0.6
-    """Distance by which the negative pair must be farther apart; descriptors are normalised, distances not squared."""
+    """Distance by which the negative pair must be farther apart; descriptors are normalized, distances not squared."""
 
     def plain(self, num_classes: int, dim: int) -> "LabelLoss":
         from largescale.losses.batch_hard import MSMLLoss
@@ -65,7 +65,7 @@ class ClassAnchorConfig(LabelSettings):
     """Class anchor margin loss (CAM): attractor, repeller, minimum norm."""
 
     name: Literal["class_anchor"] = "class_anchor"
-    """A learned point for each class; the descriptors must not be normalised (model.normalise=false)."""
+    """A learned point for each class; the descriptors must not be normalized (model.normalize=false)."""
     radius: PositiveFloat = 1.0
     """Half the least distance of two anchors (m)."""
     min_norm: NonNegativeFloat = 1.0

@@ -80,7 +80,7 @@ class LRMLConfig(TupleSettings):
     teacher: Path | None = None
     """Weights file of the network that puts the negatives in order, frozen; null: the network in training itself."""
     ranking: Literal["euclidean", "cosine"] = "euclidean"
-    """The distance by which it does; the order differs only where descriptors are not normalised, the values always."""
+    """The distance by which it does; the order differs only where descriptors are not normalized, the values always."""
     reduction: Reduction = "mean"
     """Mean over the tuples of a step, or their sum."""
 

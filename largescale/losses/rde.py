@@ -15,7 +15,7 @@ _RANGES = {"unit": (0.0, 1.0), "signed": (-1.0, 1.0)}
 def histograms(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor, bins: int, soft: bool) -> torch.Tensor:
     """`(..., D) -> (..., K)`, the share of the values in each of K equal bins from `low` to `high` (`(..., 1)` each).
 
-    Values beyond an end count in the last bin. With `soft`, a value is shared between the two bins whose centres it lies
+    Values beyond an end count in the last bin. With `soft`, a value is shared between the two bins whose centers it lies
     between, which gives it a gradient.
     """
     scale = bins / torch.where(high > low, high - low, 1)
@@ -29,7 +29,7 @@ def histograms(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor, bins: int
 
 
 def _mean_row(rows: torch.Tensor, index: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-    """Mean of the (weighted) rows at `(..., D)`; unlike a scatter it needs no atomics, unlike bincount no synchronisation."""
+    """Mean of the (weighted) rows at `(..., D)`; unlike a scatter it needs no atomics, unlike bincount no synchronization."""
     weights = None if weights is None else weights.flatten(0, -2)
     total = embedding_bag(index.flatten(0, -2), rows, mode="sum", per_sample_weights=weights)
     return (total / index.shape[-1]).unflatten(0, index.shape[:-1])

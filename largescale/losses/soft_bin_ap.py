@@ -9,12 +9,12 @@ from largescale.losses.ranking import ELEMENTS, RankingLoss
 
 
 class SoftBinAPLoss(RankingLoss):
-    """1 - mean AP of scores quantised into bins: Σ precision · Δrecall from the highest bin to the lowest.
+    """1 - mean AP of scores quantized into bins: Σ precision · Δrecall from the highest bin to the lowest.
 
-    Each score is shared between the two bins whose centres it lies between; beyond the ends it counts in the last bin.
+    Each score is shared between the two bins whose centers it lies between; beyond the ends it counts in the last bin.
 
     Args:
-        bins: centres, equally spaced from `high` down to `low` (ROADMAP 20 on [-1, 1], naver 25 on [0, 1]).
+        bins: centers, equally spaced from `high` down to `low` (ROADMAP 20 on [-1, 1], naver 25 on [0, 1]).
     """
 
     def __init__(self, bins: int = 20, low: float = -1.0, high: float = 1.0, self_in_gallery: bool = True) -> None:

@@ -17,7 +17,7 @@ class MiningConfig(Settings):
     """nearest: the most similar images (hard negatives); farthest: the least similar, by the other reading of LRML."""
     semi_hard: bool = False
     """Only negatives that are less similar to the query than its positive is; positives are embedded too."""
-    ceiling: float | None = None
+    similarity_cap: float | None = None
     """Images whose similarity to the query reaches this are no negatives: they may show what the query shows. null: none."""
     duplicate: float | None = None
     """A cluster with an image that is as similar to the query or more, a near-duplicate, gives no negatives. null: off."""
@@ -26,7 +26,7 @@ class MiningConfig(Settings):
     those of mined negatives, then of others of the pool; new with each generation. They are constants in the loss."""
     pool: PositiveInt | None = None
     """Images among which negatives are searched, drawn anew each epoch; null: all images of the corpus."""
-    batch: PositiveInt = 32
+    batch_size: PositiveInt = 32
     """Images of one shape that are decoded together, and on a GPU embedded together; fewer where a shard has fewer."""
     index: str = "auto"
     """exact: the best image of every cluster, by brute force; else a FAISS factory string, e.g. IVF1024,SQfp16 (on the CPU; Flat
@@ -41,15 +41,15 @@ class MiningConfig(Settings):
     index_sample: PositiveInt = 100_000
     """Descriptors of the whole pool on which a FAISS index is trained."""
     depth: PositiveInt = 256
-    """Neighbours that a FAISS index returns at first; queries left short of clusters search 4 times deeper, again and again."""
+    """Neighbors that a FAISS index returns at first; queries left short of clusters search 4 times deeper, again and again."""
     block_bytes: int | None = Field(default=None, ge=2**20)
     """Memory of one block of similarities in each process, null: 32 MiB on a CPU, 512 MiB on a GPU; about three times as much
     is in use at once. The negatives do not depend on it."""
 
     home: Literal["inline", "service"] = "inline"
-    """inline: the training processes mine at each epoch's border; service: launch/mine.py mines beside them."""
+    """inline: the training processes mine at each epoch's boundary; service: launch/mine.py mines beside them."""
     wait: Literal["never", "always"] | NonNegativeFloat = "never"
-    """How long training waits at a border for the service: never, so many seconds, or always, which gives the negatives of the
+    """How long training waits at a boundary for the service: never, so many seconds, or always, which gives the negatives of the
     inline miner. Without a generation of its epoch it goes on with an earlier one, and with random clusters for the rest."""
 
     exchange: str | None = None
@@ -70,7 +70,7 @@ class MiningConfig(Settings):
 
     @model_validator(mode="after")
     def _limits_of_the_nearest(self) -> "MiningConfig":
-        values = {"semi_hard": self.semi_hard or None, "ceiling": self.ceiling, "duplicate": self.duplicate}
+        values = {"semi_hard": self.semi_hard or None, "similarity_cap": self.similarity_cap, "duplicate": self.duplicate}
         limits = [name for name, value in values.items() if value is not None]
         if self.order == "farthest" and limits:
             raise ValueError(

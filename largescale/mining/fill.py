@@ -6,7 +6,7 @@ import numpy as np
 
 from largescale.corpus.manifest import Manifest
 from largescale.corpus.plan import generator
-from largescale.mining.select import NO_IMAGE, cluster_keys
+from largescale.mining.search.select import NO_IMAGE, cluster_keys
 from largescale.settings import UserError
 
 

@@ -11,21 +11,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from largescale.corpus.batches import BadImage
 from largescale.corpus.config import BadImagesConfig, ImagesConfig, LoaderConfig
+from largescale.corpus.corpus import Corpus
 from largescale.corpus.plan import Tuples, plan_pool
-from largescale.corpus.reading import BadImage, Corpus
 from largescale.distributed import World
 from largescale.embedding import embed, own_images, progress_bar
-from largescale.mining.ceilings import ceilings
 from largescale.mining.config import MiningConfig
-from largescale.mining.factory import Trained, choose
 from largescale.mining.faults import within_budget, without_descriptor
 from largescale.mining.fill import RandomNegatives
 from largescale.mining.generations import Generation, Generations, Part, distances
-from largescale.mining.index import ShardedIndex
-from largescale.mining.recall import SAMPLE, RecallProbe
-from largescale.mining.select import NO_IMAGE, cluster_keys
-from largescale.mining.shelf import Shelf
+from largescale.mining.search.embedding_buffer import EmbeddingBuffer
+from largescale.mining.search.factory import Trained, choose
+from largescale.mining.search.index import ShardedIndex
+from largescale.mining.search.recall import SAMPLE, RecallProbe
+from largescale.mining.search.select import NO_IMAGE, cluster_keys
+from largescale.mining.search.similarity_caps import caps
 from largescale.mining.stages import Stages, own_threads
 from largescale.mining.stored import Stored, choose_stored
 from largescale.models.network import RetrievalNet
@@ -86,7 +87,7 @@ class Miner:
                 with stages.time("embed"):
                     pool, queries, faults = self._embed(network, epoch, tuples)
                 with stages.time("index"):
-                    limits = ceilings(self.config, self.world, queries, tuples)
+                    limits = caps(self.config, self.world, queries, tuples)
                     index = self._index(self.config, pool, self._trained)
                 with stages.time("recall"):
                     index, recall = self._trusted(index, pool, queries, tuples, limits)
@@ -99,15 +100,17 @@ class Miner:
         statistics |= {"faults": len(faults)} | stages.seconds(self.world)
         return self._publish(epoch, step, part, stored, faults, statistics)
 
-    def _embed(self, network: RetrievalNet, epoch: int, tuples: Tuples) -> tuple[Shelf, Shelf, list[BadImage]]:
+    def _embed(
+        self, network: RetrievalNet, epoch: int, tuples: Tuples
+    ) -> tuple[EmbeddingBuffer, EmbeddingBuffer, list[BadImage]]:
         """This rank's descriptors of the pool and of the queries, each image read once, and what no rank could use."""
         pool = plan_pool(self.corpus.manifest, self.config.pool, self.seed, epoch)
         asked = np.union1d(tuples.queries, tuples.positives) if self.config.semi_hard else tuples.queries
         ids, share = np.union1d(pool, asked), (self.world.rank, self.world.size)
-        own, device = own_images(self.corpus, ids, self.config.batch, share), self.world.device
+        own, device = own_images(self.corpus, ids, self.config.batch_size, share), self.world.device
         kind = torch.float16 if device.type == "cuda" else torch.float32
-        shelves = tuple(
-            Shelf(own[np.isin(own, wanted)], network.dim, kind, place)
+        buffers = tuple(
+            EmbeddingBuffer(own[np.isin(own, wanted)], network.dim, kind, place)
             for wanted, place in ((pool, self._place(own[np.isin(own, pool)], network.dim, kind)), (asked, device))
         )
         faults = list[BadImage]()
@@ -116,7 +119,7 @@ class Miner:
             self.corpus,
             ids,
             self.images,
-            batch=self.config.batch,
+            batch=self.config.batch_size,
             loader=self.loader,
             device=device,
             autocast=self.autocast,
@@ -125,25 +128,25 @@ class Miner:
             should_stop=self.should_stop,
         )
         for group in groups:
-            for shelf in shelves:
-                shelf.put(group.ids, group.descriptors)
+            for buffer in buffers:
+                buffer.put(group.ids, group.descriptors)
             faults += group.bad
         self._heed_stop()
-        faults += without_descriptor(self.corpus.manifest, np.union1d(*(shelf.close_up() for shelf in shelves)))
-        return shelves[0], shelves[1], within_budget(self.world, self.bad_images, faults, len(ids))
+        faults += without_descriptor(self.corpus.manifest, np.union1d(*(buffer.close_up() for buffer in buffers)))
+        return buffers[0], buffers[1], within_budget(self.world, self.bad_images, faults, len(ids))
 
     def _place(self, own: np.ndarray, dim: int, kind: torch.dtype) -> torch.device:
         """Where the pool's descriptors stand: the device for exact search, else the memory of the node."""
         index, _ = choose(self.config, int(self.world.max(len(own))[0]), dim, kind.itemsize)
         return self.world.device if index == "exact" else torch.device("cpu")
 
-    def _index(self, config: MiningConfig, pool: Shelf, trained: Trained | None = None) -> ShardedIndex:
+    def _index(self, config: MiningConfig, pool: EmbeddingBuffer, trained: Trained | None = None) -> ShardedIndex:
         clusters = cluster_keys(self.corpus.manifest.label[pool.ids], pool.ids)
         ids, of_image = (torch.from_numpy(column).to(pool.rows.device) for column in (pool.ids, clusters))
         return ShardedIndex(config, self.world, pool.rows, ids, of_image, trained)
 
     def _trusted(
-        self, index: ShardedIndex, pool: Shelf, queries: Shelf, tuples: Tuples, limits: Tensor | None
+        self, index: ShardedIndex, pool: EmbeddingBuffer, queries: EmbeddingBuffer, tuples: Tuples, limits: Tensor | None
     ) -> tuple[ShardedIndex, dict[str, float]]:
         """An index that finds enough of the true negatives, if there is one, and what share it finds.
 
@@ -162,7 +165,7 @@ class Miner:
         index.bytes_sent = 0
         return index, {"recall": recall, "effort": self._trained.effort}
 
-    def _search(self, index: ShardedIndex, queries: Shelf, epoch: int, tuples: Tuples, limits: Tensor | None) -> Part:
+    def _search(self, index: ShardedIndex, queries: EmbeddingBuffer, epoch: int, tuples: Tuples, limits: Tensor | None) -> Part:
         """The negatives of the queries that this rank holds; rank 0 answers for those that no rank could embed."""
         rows, excluded = np.flatnonzero(np.isin(tuples.queries, queries.ids)), excluded_clusters(tuples)  # (q,), (Q, 2)
         with progress_bar(self._label(epoch, "searching"), len(rows), "query") as bar:
@@ -182,7 +185,7 @@ class Miner:
         RandomNegatives(self.corpus.manifest, self.seed, epoch).fill(negatives, excluded[rows], rows)
         return Part(rows, tuples.queries[rows], negatives, similarities)
 
-    def _stored(self, pool: Shelf, part: Part, epoch: int, tuples: Tuples) -> Stored | None:
+    def _stored(self, pool: EmbeddingBuffer, part: Part, epoch: int, tuples: Tuples) -> Stored | None:
         """This rank's share of the descriptors that the generation carries; None where it carries none."""
         if not self.config.stored:
             return None
@@ -199,7 +202,7 @@ class Miner:
         dist.all_reduce(holders)
         return np.flatnonzero(holders.cpu().numpy() == 0) if self.world.is_first else rows[:0]
 
-    def _statistics(self, part: Part, pool: Shelf, index: ShardedIndex) -> dict[str, float]:
+    def _statistics(self, part: Part, pool: EmbeddingBuffer, index: ShardedIndex) -> dict[str, float]:
         random = np.isnan(part.similarities)  # (q, N)
         mined = part.similarities[~random].astype(np.float64)
         sums = (

@@ -11,7 +11,7 @@ import numpy as np
 from largescale.corpus.manifest import Manifest
 from largescale.corpus.plan import generator, plan_pool
 from largescale.mining.config import MiningConfig
-from largescale.mining.select import cluster_keys
+from largescale.mining.search.select import cluster_keys
 
 
 @dataclass(frozen=True)

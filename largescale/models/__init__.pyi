@@ -2,7 +2,7 @@ from .config import ModelConfig as ModelConfig
 from .multiscale import merge_scales as merge_scales
 from .multiscale import resize as resize
 from .network import RetrievalNet as RetrievalNet
-from .network import normalise as normalise
+from .network import normalize as normalize
 from .pooling import MAC as MAC
 from .pooling import RMAC as RMAC
 from .pooling import GeM as GeM

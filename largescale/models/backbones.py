@@ -1,6 +1,6 @@
-"""Trunks of torchvision and timm without their classifiers: images to a feature map `(B, C, H, W)`.
+"""Backbones of torchvision and timm without their classifiers: images to a feature map `(B, C, H, W)`.
 
-A trunk keeps the parameter names of its source, so that published weights load as they are.
+A backbone keeps the parameter names of its source, so that published weights load as they are.
 B images, C channels, T tokens, s stride in pixels.
 """
 
@@ -18,7 +18,7 @@ from largescale.settings import UserError
 
 
 def build_backbone(name: str, class_token: bool = False) -> tuple[nn.Module, int]:
-    """A trunk with random weights, and its number of channels.
+    """A backbone with random weights, and its number of channels.
 
     Transformers yield their patch tokens as a map, or with `class_token` that token as a map of one cell.
 
@@ -26,10 +26,10 @@ def build_backbone(name: str, class_token: bool = False) -> tuple[nn.Module, int
         name: a name of torchvision, or `timm:NAME`.
 
     Raises:
-        UserError: timm has no such model, or the trunk has no class token.
+        UserError: timm has no such model, or the backbone has no class token.
     """
     if name.startswith("timm:"):
-        return _timm_trunk(name.removeprefix("timm:"), class_token)
+        return _timm_backbone(name.removeprefix("timm:"), class_token)
     model = _torchvision(name)
     if name == "vit_b_16":
         return TorchvisionTransformer(model, class_token), model.hidden_dim
@@ -44,9 +44,9 @@ def source_keys(name: str) -> set[str]:
         return set(_published(name).state_dict())
 
 
-def named_as_published(trunk: nn.Module) -> nn.Module:
-    """The part of a trunk whose state dict has the names of its source."""
-    return trunk.model if isinstance(trunk, TimmTrunk) else trunk
+def named_as_published(backbone: nn.Module) -> nn.Module:
+    """The part of a backbone whose state dict has the names of its source."""
+    return backbone.model if isinstance(backbone, TimmBackbone) else backbone
 
 
 def download_weights(name: str) -> dict[str, torch.Tensor]:
@@ -133,7 +133,7 @@ def _tokens_to_map(tokens: torch.Tensor, prefix: int, height: int, width: int, c
     return kept.transpose(1, 2).unflatten(2, grid)
 
 
-class TimmTrunk(nn.Module):
+class TimmBackbone(nn.Module):
     """A model of timm; the layout of its features is learned from a dry run (on the meta device) at its own input size."""
 
     def __init__(self, model: Any, features: torch.Size, size: int, class_token: bool) -> None:
@@ -162,7 +162,7 @@ def _timm(name: str, **options: Any) -> Any:
     return timm.create_model(name, **options)
 
 
-def _timm_trunk(name: str, class_token: bool) -> tuple[nn.Module, int]:
+def _timm_backbone(name: str, class_token: bool) -> tuple[nn.Module, int]:
     from timm.models import Eva, SwinTransformer, SwinTransformerV2, VisionTransformer
 
     with torch.device("meta"):
@@ -174,7 +174,7 @@ def _timm_trunk(name: str, class_token: bool) -> tuple[nn.Module, int]:
         any_size = {"dynamic_img_size": True}
     elif isinstance(probe, (SwinTransformer, SwinTransformerV2)):
         any_size = {"strict_img_size": False}
-    trunk = TimmTrunk(_timm(name, num_classes=0, **any_size), features, size, class_token)
-    if class_token and not (trunk.tokens and trunk.prefix):
-        raise UserError(f"timm:{name} has no class token; choose another pooling or another trunk")
-    return trunk, trunk.model.num_features
+    backbone = TimmBackbone(_timm(name, num_classes=0, **any_size), features, size, class_token)
+    if class_token and not (backbone.tokens and backbone.prefix):
+        raise UserError(f"timm:{name} has no class token; choose another pooling or another backbone")
+    return backbone, backbone.model.num_features

@@ -26,30 +26,30 @@ Pooling = Literal["gem", "mac", "spoc", "rmac", "class_token"]
 
 
 class ModelConfig(Settings):
-    """The descriptor network: trunk, pooling, optional projection, and its first weights."""
+    """The descriptor network: backbone, pooling, optional projection, and its first weights."""
 
     backbone: str = "resnet18"
-    """Trunk: alexnet, vgg16, vgg19, resnet18, resnet50, resnet101, squeezenet1_1, mobilenet_v2, swin_t, vit_b_16
+    """Backbone: alexnet, vgg16, vgg19, resnet18, resnet50, resnet101, squeezenet1_1, mobilenet_v2, swin_t, vit_b_16
     (torchvision's), or timm:NAME for any model of timm."""
     pooling: Pooling = "gem"
-    """How a feature map becomes a vector: gem (generalised mean), mac (maximum), spoc (mean), rmac (regions),
+    """How a feature map becomes a vector: gem (generalized mean), mac (maximum), spoc (mean), rmac (regions),
     class_token (for transformers that have one)."""
     gem_p: PositiveFloat = 3.0
     """The exponent of GeM, or its initial value."""
     gem_exponent: Literal["learned", "fixed", "per_channel"] = "learned"
     """One learned exponent, a fixed one, or one learned per channel."""
     projection: PositiveInt | None = None
-    """Dimensions of a learned linear layer between two normalisations; none: the descriptor has the channels of the trunk."""
+    """Dimensions of a learned linear layer between two normalizations; none: the descriptor has the channels of the backbone."""
     projection_start: Literal["random", "pca", "learned"] = "random"
     """First weights of the projection: random, or a whitening of what it projects, fitted on the training corpus as the run
     begins: from principal components, or learned from matching pairs (end-to-end whitening)."""
-    normalise: bool = True
+    normalize: bool = True
     """Make unit rows; class anchors (loss.name=class_anchor) need descriptors as they are."""
     weights: str = "none"
     """none (random), imagenet (downloaded), or a file: a torchvision or timm state dict (.pth, .pt, .safetensors),
     or a weights file of an earlier run."""
     freeze_batchnorm: bool = True
-    """Keep the running statistics of batch normalisation as they are while training; scale and shift are still learned."""
+    """Keep the running statistics of batch normalization as they are while training; scale and shift are still learned."""
     channels_last: bool = True
     """Keep the channels of a pixel together in memory: faster convolutions, on CPUs and on tensor cores."""
 
@@ -58,7 +58,7 @@ class ModelConfig(Settings):
     def _known_backbone(cls, name: str) -> str:
         if name not in TORCHVISION and not name.startswith("timm:"):
             near = difflib.get_close_matches(name, TORCHVISION, 1, 0)[0]
-            raise ValueError(f"no such trunk; the nearest is {near}, and timm's models are written timm:NAME")
+            raise ValueError(f"no such backbone; the nearest is {near}, and timm's models are written timm:NAME")
         return name
 
     @model_validator(mode="after")
@@ -77,11 +77,11 @@ class ModelConfig(Settings):
         """The network with its weights, on the CPU, in training mode.
 
         Raises:
-            UserError: the weights do not fit the trunk, or cannot be downloaded.
+            UserError: the weights do not fit the backbone, or cannot be downloaded.
         """
         from largescale.models.network import RetrievalNet
-        from largescale.models.weights import initialise
+        from largescale.models.weights import initialize
 
         net = RetrievalNet(self)
-        initialise(net, self.weights)
+        initialize(net, self.weights)
         return net

@@ -18,19 +18,19 @@ class AtScales(nn.Module):
     def __init__(self, networks: Sequence[RetrievalNet], scales: Sequence[float]) -> None:
         """
         Args:
-            networks: that of each descriptor; they have one trunk, which sees an image once per different scale.
+            networks: that of each descriptor; they have one backbone, which sees an image once per different scale.
         """
         super().__init__()
         self.networks, self.scales, self.dim = nn.ModuleList(networks), tuple(scales), networks[0].dim
         self.train(networks[0].training)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """`(B, 3, H, W)`, normalised -> `(B, S, D)`."""
+        """`(B, 3, H, W)`, normalized -> `(B, S, D)`."""
         networks = cast("list[RetrievalNet]", list(self.networks))
         maps = {scale: networks[0].features(resize(images, scale)) for scale in set(self.scales)}
         pairs = zip(networks, self.scales, strict=True)
         rows = torch.stack([network.describe(maps[scale]) for network, scale in pairs], dim=1)
-        return rows if networks[0].config.normalise else normalize(rows, dim=2)
+        return rows if networks[0].config.normalize else normalize(rows, dim=2)
 
 
 def resize(images: torch.Tensor, scale: float) -> torch.Tensor:
@@ -39,7 +39,7 @@ def resize(images: torch.Tensor, scale: float) -> torch.Tensor:
 
 
 def merge_scales(descriptors: torch.Tensor, exponent: float = 1.0) -> torch.Tensor:
-    """`(S, B, D) -> (B, D)`: the generalised mean over scales, unit rows.
+    """`(S, B, D) -> (B, D)`: the generalized mean over scales, unit rows.
 
     Args:
         exponent: that of GeM where the descriptors come straight from it, which makes them non-negative; else 1

@@ -1,4 +1,4 @@
-"""From images to descriptors: trunk, pooling, normalisation, optional projection. B images, C channels, D dimensions."""
+"""From images to descriptors: backbone, pooling, normalization, optional projection. B images, C channels, D dimensions."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from torch import nn
 
 from largescale.models.backbones import build_backbone
 from largescale.models.config import ModelConfig, Pooling
-from largescale.models.pooling import MAC, RMAC, GeM, SPoC, l2_normalise
+from largescale.models.pooling import MAC, RMAC, GeM, SPoC, l2_normalize
 from largescale.models.weights import load_exactly, load_weights
 from largescale.settings import UserError
 
@@ -16,7 +16,7 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
-def normalise(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def normalize(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """uint8 `(B, 3, H, W)` to floats with ImageNet's mean 0 and deviation 1 per channel; the channels of a pixel together."""
     rows = images.permute(0, 2, 3, 1).flatten(2)  # (B, H, 3 W): a constant per channel would be added three numbers at a time
     mean, std = (torch.tensor(values, dtype=torch.float64).repeat(images.shape[3]) for values in (MEAN, STD))
@@ -27,7 +27,7 @@ def normalise(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch
 
 
 class RetrievalNet(nn.Module):
-    """A descriptor network: trunk, pooling, L2, and where `projection` is set a linear layer and L2 again (as cirtorch)."""
+    """A descriptor network: backbone, pooling, L2, and where `projection` is set a linear layer and L2 again (as cirtorch)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -63,29 +63,29 @@ class RetrievalNet(nn.Module):
         """Descriptors of images.
 
         Args:
-            images: `(B, 3, H, W)`, normalised (see `normalise`).
+            images: `(B, 3, H, W)`, normalized (see `normalize`).
 
         Returns:
-            `(B, D)` unit rows (unless `normalise` is off), float32 also under autocast: pooling, normalisation and projection
+            `(B, D)` unit rows (unless `normalize` is off), float32 also under autocast: pooling, normalization and projection
             are never done in bf16.
         """
         return self.describe(self.features(images))
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """`(B, 3, H, W) -> (B, C, H / s, W / s)`: the trunk alone."""
+        """`(B, 3, H, W) -> (B, C, H / s, W / s)`: the backbone alone."""
         return self.backbone(images.contiguous(memory_format=self.memory_format))
 
     def describe(self, features: torch.Tensor) -> torch.Tensor:
-        """`(B, C, H / s, W / s) -> (B, D)`: what follows the trunk."""
+        """`(B, C, H / s, W / s) -> (B, D)`: what follows the backbone."""
         with torch.autocast(features.device.type, enabled=False):
             x = self._scaled(self.pool(features.to(torch.promote_types(features.dtype, torch.float32))))
             return x if self.projection is None else self._scaled(self.projection(x))
 
     def pooled(self, pooling: Pooling) -> "RetrievalNet":
-        """The same trunk, not a copy, under another pooling and without projection; the network's own pooling as it is learned.
+        """The same backbone, not a copy, under another pooling and without projection; its own pooling as it is learned.
 
         Raises:
-            UserError: the trunk gives a class token, and no map that could be pooled.
+            UserError: the backbone gives a class token, and no map that could be pooled.
         """
         if "class_token" in (pooling, self.config.pooling):
             raise UserError("pooling=class_token is no map of features, so there is no other pooling of it")
@@ -100,10 +100,10 @@ class RetrievalNet(nn.Module):
         return other.to(next(self.parameters()).device).train(self.training)
 
     def _scaled(self, x: torch.Tensor) -> torch.Tensor:
-        return l2_normalise(x) if self.config.normalise else x
+        return l2_normalize(x) if self.config.normalize else x
 
     def train(self, mode: bool = True) -> "RetrievalNet":
-        """As `nn.Module.train`, but frozen batch normalisation keeps using its running statistics."""
+        """As `nn.Module.train`, but frozen batch normalization keeps using its running statistics."""
         super().train(mode)
         if self.config.freeze_batchnorm:
             for module in self.modules():

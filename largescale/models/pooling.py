@@ -9,7 +9,7 @@ from torch.nn import functional
 EPS = 1e-6
 
 
-def l2_normalise(x: torch.Tensor) -> torch.Tensor:
+def l2_normalize(x: torch.Tensor) -> torch.Tensor:
     """`(B, C) -> (B, C)`, x / (|x| + 1e-6): a zero row stays zero (cirtorch's l2n)."""
     return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + EPS)
 
@@ -29,7 +29,7 @@ class SPoC(nn.Module):
 
 
 class GeM(nn.Module):
-    """Generalised mean (Radenovic 2018, eq. 3): `(B, C, H, W) -> (B, C)`, (mean of max(x, eps)^p)^(1/p).
+    """Generalized mean (Radenovic 2018, eq. 3): `(B, C, H, W) -> (B, C)`, (mean of max(x, eps)^p)^(1/p).
 
     Args:
         p: the exponent, or where its learning starts.
@@ -54,7 +54,7 @@ class GeM(nn.Module):
 
 
 class RMAC(nn.Module):
-    """Sum of the normalised maxima of the whole map and of square regions (Tolias 2016): `(B, C, H, W) -> (B, C)`.
+    """Sum of the normalized maxima of the whole map and of square regions (Tolias 2016): `(B, C, H, W) -> (B, C)`.
 
     Args:
         levels: regions of side floor(2 min(H, W) / (l + 1)) for l = 1 ... levels, overlapping by about 40 %.
@@ -67,7 +67,7 @@ class RMAC(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         boxes = rmac_regions(x.shape[2], x.shape[3], self.levels)
         regions = [x[:, :, top : top + h, left : left + w] for top, left, h, w in boxes]
-        return torch.stack([l2_normalise(region.amax((2, 3))) for region in regions]).sum(0)
+        return torch.stack([l2_normalize(region.amax((2, 3))) for region in regions]).sum(0)
 
 
 def rmac_regions(height: int, width: int, levels: int) -> list[tuple[int, int, int, int]]:

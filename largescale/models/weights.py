@@ -54,7 +54,7 @@ def load_weights(path: Path) -> tuple[ModelConfig, dict[str, torch.Tensor], dict
     return ModelConfig.model_validate_json(header["model"]), state, json.loads(header["metadata"])
 
 
-def initialise(net: "RetrievalNet", source: str) -> None:
+def initialize(net: "RetrievalNet", source: str) -> None:
     """Load `none`, `imagenet` or a file into a network.
 
     Raises:
@@ -63,14 +63,14 @@ def initialise(net: "RetrievalNet", source: str) -> None:
     if source == "none":
         return
     if source == "imagenet":
-        _load_trunk(net, download_weights(net.config.backbone), f"the ImageNet weights of {net.config.backbone}")
+        _load_backbone(net, download_weights(net.config.backbone), f"the ImageNet weights of {net.config.backbone}")
         return
     path = Path(source)
     state, header = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), {})
     if header.get("format") == FORMAT:
         load_exactly(net, state, source)
     else:
-        _load_trunk(net, state, source)
+        _load_backbone(net, state, source)
 
 
 def load_exactly(module: torch.nn.Module, state: State, source: str) -> None:
@@ -91,11 +91,11 @@ def load_exactly(module: torch.nn.Module, state: State, source: str) -> None:
     module.load_state_dict(state, strict=False)
 
 
-def _load_trunk(net: "RetrievalNet", state: State, source: str) -> None:
+def _load_backbone(net: "RetrievalNet", state: State, source: str) -> None:
     """The classifier of the published model is left out; any other name must fit."""
-    trunk = named_as_published(net.backbone)
-    classifier = source_keys(net.config.backbone) - set(trunk.state_dict())
-    load_exactly(trunk, {name: x for name, x in state.items() if name not in classifier}, source)
+    backbone = named_as_published(net.backbone)
+    classifier = source_keys(net.config.backbone) - set(backbone.state_dict())
+    load_exactly(backbone, {name: x for name, x in state.items() if name not in classifier}, source)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from largescale.distributed import World
-from largescale.models.pooling import l2_normalise
+from largescale.models.pooling import l2_normalize
 from largescale.settings import UserError
 
 Form = Literal["cirtorch", "paper"]
@@ -48,7 +48,7 @@ Rows = torch.Tensor | np.ndarray | Parts
 
 @dataclass(frozen=True)
 class Whitening:
-    """A centre and directions by which descriptors are compared better than by themselves."""
+    """A center and directions by which descriptors are compared better than by themselves."""
 
     mean: torch.Tensor
     """`(D,)`."""
@@ -56,13 +56,13 @@ class Whitening:
     """`(D, D)`, one scaled direction per row, the most telling first; the sign of a row has no meaning."""
 
     def apply(self, x: torch.Tensor | np.ndarray, dim: int | None = None) -> torch.Tensor:
-        """`(N, D) -> (N, d)`: centred, projected onto the first `dim` directions (None: all), unit rows.
+        """`(N, D) -> (N, d)`: centerd, projected onto the first `dim` directions (None: all), unit rows.
 
         Computed in the precision of `x`, in float32 at least. A row equal to the mean becomes zero.
         """
         x = x if isinstance(x, torch.Tensor) else torch.from_numpy(np.array(x))
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        return l2_normalise((x - self.mean.to(x)) @ self.directions[:dim].to(x).T)
+        return l2_normalize((x - self.mean.to(x)) @ self.directions[:dim].to(x).T)
 
 
 class PCAWhitening(Whitening):
@@ -162,10 +162,10 @@ class Moments:
         return self.sum / self.count
 
     def covariance(self, about: torch.Tensor | None = None) -> torch.Tensor:
-        """`(D, D)` mean of (x - c)(x - c)', about the mean of the rows or another centre."""
-        centre = self.mean if about is None else about
-        cross = torch.outer(self.mean, centre)
-        return self.outer / self.count - cross - cross.T + torch.outer(centre, centre)
+        """`(D, D)` mean of (x - c)(x - c)', about the mean of the rows or another center."""
+        center = self.mean if about is None else about
+        cross = torch.outer(self.mean, center)
+        return self.outer / self.count - cross - cross.T + torch.outer(center, center)
 
     def between(self, matching: "Moments") -> torch.Tensor:
         """`(D, D)` sum of (x - y)(x - y)' over all pairs of the rows but those whose differences are given."""

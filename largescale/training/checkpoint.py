@@ -46,7 +46,7 @@ def load(path: Path, identity: Mapping[str, Any]) -> Checkpoint:
         identity: what must be the same in the run that wrote it, such as the corpus's fingerprint and the network's name.
 
     Raises:
-        UserError: it was written for another corpus, network or optimiser.
+        UserError: it was written for another corpus, network or optimizer.
     """
     record = json.loads((path / "progress.json").read_text())
     _check_identity(path, record, identity)

@@ -1,4 +1,4 @@
-"""The settings of training: engine, optimiser, schedule, average of weights, checkpoints."""
+"""The settings of training: engine, optimizer, schedule, average of weights, checkpoints."""
 
 from pathlib import Path
 from typing import Literal
@@ -9,20 +9,20 @@ from largescale.settings import Settings
 
 
 class EngineConfig(Settings):
-    """Who averages gradients and holds the optimiser's state."""
+    """Who averages gradients and holds the optimizer's state."""
 
     kind: Literal["ddp", "deepspeed"] = "ddp"
     """`ddp` keeps everything on every rank; `deepspeed` shards it as `zero_stage` says. Both give the same results."""
     zero_stage: Literal[0, 1, 2, 3] = 1
-    """What DeepSpeed shards over the ranks: 1 = optimiser state, 2 = and gradients, 3 = and weights, 0 = nothing."""
+    """What DeepSpeed shards over the ranks: 1 = optimizer state, 2 = and gradients, 3 = and weights, 0 = nothing."""
     deepspeed_config: Path | None = None
     """A DeepSpeed JSON file with further settings; those that this configuration decides are errors in it."""
-    accumulation: int = Field(default=1, ge=1)
+    gradient_accumulation: int = Field(default=1, ge=1)
     """Forward and backward passes of a rank per step over tuples, to save memory; the step and its gradient stay the same."""
-    chunk: int | None = Field(default=None, ge=1)
+    gradcache_chunk: int | None = Field(default=None, ge=1)
     """Images that a rank runs through the network at once, for steps larger than memory: descriptors first, the loss over
     all of them, then each chunk again with its gradient. The gradient stays the same; forward passes double. Empty = all."""
-    clip: float | None = Field(default=None, gt=0)
+    max_grad_norm: float | None = Field(default=None, gt=0)
     """Largest L2 norm of the gradient; larger ones are scaled down to it. Empty = no clipping. Class anchors take no part:
     their gradient grows with the number of classes."""
     autocast: bool = True
@@ -36,27 +36,27 @@ class EngineConfig(Settings):
 
 
 class OptimConfig(Settings):
-    """The optimiser and its parameter groups."""
+    """The optimizer and its parameter groups."""
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     """AdamW decouples the decay from the gradient; Adam is cirtorch's choice."""
     lr: float = Field(default=1e-4, gt=0)
     """Learning rate of the backbone, before the schedule."""
     weight_decay: float = Field(default=1e-4, ge=0)
-    """Of weights with two and more dimensions; biases and the parameters of normalisation layers are not decayed."""
+    """Of weights with two and more dimensions; biases and the parameters of normalization layers are not decayed."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Of SGD."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Of Adam and AdamW."""
-    exponent_rate: float = Field(default=10.0, ge=0)
+    gem_lr_mult: float = Field(default=10.0, ge=0)
     """Learning rate of the GeM exponent, times `lr` (cirtorch: 10)."""
-    exponent_decay: float = Field(default=0.0, ge=0)
+    gem_weight_decay: float = Field(default=0.0, ge=0)
     """Weight decay of the GeM exponent."""
-    projection_rate: float = Field(default=1.0, ge=0)
+    head_lr_mult: float = Field(default=1.0, ge=0)
     """Learning rate of the projection after pooling, times `lr`."""
-    loss_rate: float = Field(default=1.0, ge=0)
-    """Learning rate of the loss's own parameters (proxies, class anchors, which have an optimiser of their own), times `lr`."""
-    loss_decay: float = Field(default=0.0, ge=0)
+    loss_lr_mult: float = Field(default=1.0, ge=0)
+    """Learning rate of the loss's own parameters (proxies, class anchors, which have an optimizer of their own), times `lr`."""
+    loss_weight_decay: float = Field(default=0.0, ge=0)
     """Weight decay of the loss's own parameters."""
 
 

@@ -11,7 +11,7 @@ import torch
 
 from largescale.distributed import World
 from largescale.settings import UserError
-from largescale.training.plans import Planner
+from largescale.training.planning.planners import Planner
 from largescale.training.recipe import TrainConfig
 
 OPEN_FILES = 4096
@@ -40,11 +40,13 @@ def check_run(config: TrainConfig, world: World, planner: Planner, parameters: i
     Raises:
         UserError: a rank would have no part of a step, or the disk would run full.
     """
-    units = config.tuples.per_step if config.tuples else planner.images
-    name = "tuples.per_step" if config.tuples else "batches.labels * batches.images"
-    parts = world.size * config.engine.accumulation
+    units = config.tuples.batch_size if config.tuples else planner.images
+    name = "tuples.batch_size" if config.tuples else "batches.classes_per_batch * batches.images_per_class"
+    parts = world.size * config.engine.gradient_accumulation
     if parts > units:
-        found = f"{world.size} processes with engine.accumulation={config.engine.accumulation} but {name}={units}"
+        found = (
+            f"{world.size} processes with engine.gradient_accumulation={config.engine.gradient_accumulation} but {name}={units}"
+        )
         raise UserError(f"{found}: some would have no part of a step; use {units} parts or fewer")
     world.decide(lambda: _check_disk(config, parameters))
 

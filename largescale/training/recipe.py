@@ -30,7 +30,7 @@ FREE = (
         "evaluation",
         "tracking",
     ),
-    *("engine.kind", "engine.zero_stage", "engine.accumulation", "engine.chunk", "model.channels_last"),
+    *("engine.kind", "engine.zero_stage", "engine.gradient_accumulation", "engine.gradcache_chunk", "model.channels_last"),
     *("mining.block_bytes", "mining.home", "mining.wait", "mining.exchange"),
 )
 WITHOUT_PAIRS = ("class_anchor", "cross_entropy", "metric_learning")
@@ -117,37 +117,41 @@ class TrainConfig(Settings):
             raise ValueError(
                 f"batches: loss.name={name} learns from tuples, so batches of labels would never be read; use tuples.*"
             )
-        if kind == "labels" and self.engine.accumulation > 1:
+        if kind == "labels" and self.engine.gradient_accumulation > 1:
             raise ValueError(
-                f"engine.accumulation={self.engine.accumulation}: loss.name={name} needs all images of a step at once, "
-                "a part of them would give another gradient; use engine.chunk=IMAGES, which keeps it"
+                f"engine.gradient_accumulation={self.engine.gradient_accumulation}: loss.name={name} needs "
+                "all images of a step at once, "
+                "a part of them would give another gradient; use engine.gradcache_chunk=IMAGES, which keeps it"
             )
         return self
 
     @model_validator(mode="after")
     def _pairs_to_compare(self) -> "TrainConfig":
-        if self.batches is not None and self.batches.images == 1 and self.loss.name not in WITHOUT_PAIRS:
+        if self.batches is not None and self.batches.images_per_class == 1 and self.loss.name not in WITHOUT_PAIRS:
             raise ValueError(
-                f"batches.images=1 with loss.name={self.loss.name}: it compares images of a label, a batch would have no two; "
-                "use batches.images=2 or more"
+                f"batches.images_per_class=1 with loss.name={self.loss.name}: it compares images of a "
+                "label, a batch would have no two; "
+                "use batches.images_per_class=2 or more"
             )
         return self
 
     @model_validator(mode="after")
     def _anchors_see_lengths(self) -> "TrainConfig":
-        if self.loss.name == "class_anchor" and self.model.normalise:
+        if self.loss.name == "class_anchor" and self.model.normalize:
             raise ValueError(
-                "model.normalise=true with loss.name=class_anchor: unit descriptors could never reach anchors of another length; "
-                "use model.normalise=false"
+                "model.normalize=true with loss.name=class_anchor: unit descriptors could never reach anchors of another length; "
+                "use model.normalize=false"
             )
         return self
 
     @model_validator(mode="after")
     def _chunks_keep_the_gradient(self) -> "TrainConfig":
-        if self.engine.chunk is not None and not self.model.freeze_batchnorm:
+        if self.engine.gradcache_chunk is not None and not self.model.freeze_batchnorm:
             raise ValueError(
-                f"engine.chunk={self.engine.chunk} with model.freeze_batchnorm=false: batch normalisation would see each chunk "
-                "twice and never the batch, which gives another gradient; use model.freeze_batchnorm=true or no engine.chunk"
+                f"engine.gradcache_chunk={self.engine.gradcache_chunk} with model.freeze_batchnorm=false: "
+                "batch normalization would see each chunk "
+                "twice and never the batch, which gives another gradient; use model.freeze_batchnorm=true "
+                "or no engine.gradcache_chunk"
             )
         return self
 
@@ -172,7 +176,7 @@ class TrainConfig(Settings):
         if served and self.tuples is not None and self.tuples.positive == "descriptor":
             raise ValueError(
                 "tuples.positive=descriptor with mining.home=service: the positives follow from the weights at the epoch's "
-                "border, which the service may not have yet; use mining.home=inline"
+                "boundary, which the service may not have yet; use mining.home=inline"
             )
         return self
 
@@ -181,7 +185,7 @@ class TrainConfig(Settings):
         if self.mining is not None and self.mining.wait == "always" and self.checkpoint.epochs > 1:
             raise ValueError(
                 f"checkpoint.epochs={self.checkpoint.epochs}: with mining.wait=always the service needs the weights of every "
-                "border, and training would wait for ever; use checkpoint.epochs=1"
+                "boundary, and training would wait for ever; use checkpoint.epochs=1"
             )
         return self
 
@@ -194,7 +198,7 @@ class TrainConfig(Settings):
             )
         return value
 
-    def binding(self) -> dict[str, Any]:
+    def resume_identity(self) -> dict[str, Any]:
         """The settings that decide what is learned, by dotted key: a run is continued with the same ones only."""
         # a cosine ends at the last epoch: with more epochs the steps already taken would have had other rates
         free = [key for key in FREE if key != "epochs" or self.schedule.name != "cosine"]

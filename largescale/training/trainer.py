@@ -4,17 +4,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, cast
 
-from largescale.corpus.reading import Corpus, Step, load_steps
+from largescale.corpus.batches import Step
+from largescale.corpus.corpus import Corpus
+from largescale.corpus.loading import load_steps
 from largescale.distributed import World
 from largescale.models.network import RetrievalNet
 from largescale.tracking import Tracker
 from largescale.training.callbacks.base import Callback
 from largescale.training.checkpoint import Checkpoint
-from largescale.training.ema import WeightAverage
-from largescale.training.engine import Engine, Update, share_statistics
-from largescale.training.moments import Tensors
-from largescale.training.optim import rate_factor
-from largescale.training.plans import EpochPlan, Planner, step_seed
+from largescale.training.engine.ema import WeightAverage
+from largescale.training.engine.engine import Engine, Update, share_statistics
+from largescale.training.engine.optim import rate_factor
+from largescale.training.engine.optimizer_state import Tensors
+from largescale.training.planning.planners import EpochPlan, Planner, step_seed
 from largescale.training.recipe import TrainConfig
 
 
@@ -86,7 +88,7 @@ class Trainer:
         """Train until the last epoch is done or a callback stops the run."""
         for callback in self.callbacks:
             callback.start()
-        while self._border_crossed():
+        while self._cross_epoch_boundary():
             plan = self.planner.plan(self)
             if plan is None:
                 self.stop("a stop signal while mining")
@@ -106,11 +108,11 @@ class Trainer:
         """End the run after this step."""
         self.stopping = self.stopping or reason
 
-    def _border_crossed(self) -> bool:
+    def _cross_epoch_boundary(self) -> bool:
         """Do what belongs between two epochs; whether an epoch, or the rest of one, follows."""
         if self.progress.done == 0 and not self.stopping:
             for callback in self.callbacks:
-                callback.at_border()
+                callback.at_epoch_boundary()
         return not self.stopping and not self.finished
 
     def _images(self, plan: EpochPlan) -> Iterator[Step]:
@@ -127,7 +129,7 @@ class Trainer:
     def _take_step(self, plan: EpochPlan, images: Step) -> Outcome:
         progress, config = self.progress, self.config
         batch = plan.batch(images, progress.done, step_seed(config.seed, progress.step))
-        loss = float(self.engine.backward(batch.split(config.engine.accumulation)))
+        loss = float(self.engine.backward(batch.split(config.engine.gradient_accumulation)))
         factor = rate_factor(config.schedule, progress.step, self.planner.steps, self.total_steps)
         update = self.engine.step(factor)
         if self.average is not None and not update.skipped:

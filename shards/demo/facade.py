@@ -76,7 +76,7 @@ class Style:
     @staticmethod
     def draw(rng: Generator) -> "Style":
         wall = Masonry.draw(rng, WALLS)
-        trim = np.clip((WALLS[rng.integers(len(WALLS))] + wall.colour) / 2 * rng.choice([0.65, 1.25]), 0, 0.95)
+        trim = np.clip((WALLS[rng.integers(len(WALLS))] + wall.color) / 2 * rng.choice([0.65, 1.25]), 0, 0.95)
         roof = Masonry.draw(rng, ROOFS, coarse=1.2)
         return Style(wall, trim, roof, tuple(Storey.draw(rng) for _ in range(3)), rng.uniform(2.4, 4.5))
 
@@ -109,7 +109,7 @@ def _paint_storey(rng: Generator, picture: np.ndarray, style: Style, storey: Sto
     depth = form.depth(x, y, bay, storey.height)  # (h, w)
     if storey.shutters:
         leaf = (np.abs(np.abs(x) - 1.5 * form.half * bay) < 0.5 * form.half * bay) & (y > form.sill * storey.height)
-        picture[leaf & (y < form.spring * storey.height)] = style.roof.colour
+        picture[leaf & (y < form.spring * storey.height)] = style.roof.color
     picture[(depth > -form.frame) & (depth <= 0)] = style.trim
     glass = GLASS * rng.uniform(0.6, 1.8, (bays, 1))
     glazed = depth > 0
@@ -159,7 +159,7 @@ def _paint_emblem(rng: Generator, picture: np.ndarray, style: Style) -> None:
         picture[distance < 0.85] = rng.choice([[0.85, 0.82, 0.75], [0.2, 0.25, 0.4]])
         picture[(distance < 0.6) & (np.abs(np.sin(angle - rng.uniform(0, 3))) < 0.15)] = 0.1
     elif kind == 2:
-        colours = rng.uniform(0.2, 0.8, (4, 3))
+        colors = rng.uniform(0.2, 0.8, (4, 3))
         panel = (np.abs(x) < radius * 1.4) & (np.abs(y) < radius)
         field = np.clip(noise(rng, h, w, 9) * 1.2 + 2, 0, 3.99).astype(int)
-        picture[panel] = colours[field[panel]]
+        picture[panel] = colors[field[panel]]

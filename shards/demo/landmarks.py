@@ -123,22 +123,22 @@ def tower(b: Builder, radius: float, height: float, x: float = 0, y: float = 0, 
     foot = rectangle(2 * radius, 2 * radius, x, y) if sides == 4 else polygon(radius, sides, x, y)
     around = b.wall(2 * radius, height - bottom) if sides == 4 else b.wall(6.3 * radius, height - bottom)
     b.loft(foot, foot, bottom, height, [around] * 4 if sides == 4 else around)
-    centre = np.array([x, y])
+    center = np.array([x, y])
     cap = b.rng.integers(4)
     if cap == 0:
-        eaves = centre + (foot - centre) * 1.12
-        b.loft(eaves, centre + 0 * foot, height, height + radius * b.rng.uniform(1.5, 4.5), b.tiles())
+        eaves = center + (foot - center) * 1.12
+        b.loft(eaves, center + 0 * foot, height, height + radius * b.rng.uniform(1.5, 4.5), b.tiles())
     elif cap == 1:
         dome(b, foot, height, radius * b.rng.uniform(0.8, 1.5))
     elif cap == 2:
-        rim = centre + (foot - centre) * 1.15
+        rim = center + (foot - center) * 1.15
         b.loft(rim, rim, height - 0.8, height + 1.2, b.wall(6, 2))
         b.lid(rim, height + 1.2, b.tiles())
     else:
-        small = centre + (foot - centre) * 0.65
+        small = center + (foot - center) * 0.65
         b.lid(foot, height, b.tiles())
         b.loft(small, small, height, height + 2 * radius, b.wall(4 * radius, 2 * radius))
-        b.loft(centre + (foot - centre) * 0.75, centre + 0 * foot, height + 2 * radius, height + 3.5 * radius, b.tiles())
+        b.loft(center + (foot - center) * 0.75, center + 0 * foot, height + 2 * radius, height + 3.5 * radius, b.tiles())
 
 
 def drum(b: Builder, radius: float, bottom: float) -> None:
@@ -150,10 +150,10 @@ def drum(b: Builder, radius: float, bottom: float) -> None:
 
 
 def dome(b: Builder, foot: np.ndarray, bottom: float, rise: float) -> None:
-    centre, tiles = foot.mean(0), b.tiles(16, 3)
+    center, tiles = foot.mean(0), b.tiles(16, 3)
     bulge, rings = b.rng.choice([0.0, 0.25]), 4
     angle = np.linspace(0, np.pi / 2, rings + 1)
     spread = np.cos(angle) * (1 + bulge * np.sin(2 * angle))
     for ring in range(rings):
-        low, high = (centre + (foot - centre) * spread[ring + i] for i in (0, 1))
+        low, high = (center + (foot - center) * spread[ring + i] for i in (0, 1))
         b.loft(low, high, bottom + rise * np.sin(angle[ring]), bottom + rise * np.sin(angle[ring + 1]), tiles)

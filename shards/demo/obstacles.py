@@ -18,10 +18,10 @@ def tree(rng: Generator) -> np.ndarray:
     h, w = 64, 56
     x, y = np.linspace(-1, 1, w), np.linspace(-0.75, 1.25, h)[:, None]
     crown = np.hypot(x / 0.75, (y - 0.35) / 0.7) + 0.16 * noise(rng, h, w, 6, 14) < 0.95
-    trunk = (np.abs(x + 0.05 * y) < rng.uniform(0.04, 0.1)) & (y < 0.3)
+    backbone = (np.abs(x + 0.05 * y) < rng.uniform(0.04, 0.1)) & (y < 0.3)
     green = np.array([0.22, 0.33, 0.14]) * rng.uniform(0.6, 1.3, 3)
-    colour = np.where(crown[..., None], green * (1 + 0.3 * noise(rng, h, w, 8, 20)[..., None] + 0.25 * y[..., None]), WOOD)
-    return np.dstack([colour, crown | trunk])
+    color = np.where(crown[..., None], green * (1 + 0.3 * noise(rng, h, w, 8, 20)[..., None] + 0.25 * y[..., None]), WOOD)
+    return np.dstack([color, crown | backbone])
 
 
 def person(rng: Generator) -> np.ndarray:
@@ -29,17 +29,17 @@ def person(rng: Generator) -> np.ndarray:
     x, y = np.linspace(-1, 1, 20), np.linspace(0, 1, 48)[:, None]
     head, coat = np.hypot(x / 0.35, (y - 0.9) / 0.1) < 1, (np.abs(x) < 0.75 - 0.3 * y) & (y > 0.42) & (y < 0.82)
     legs = (np.abs(np.abs(x) - 0.3) < 0.22) & (y <= 0.42)
-    colours = [np.array([0.65, 0.48, 0.38]), rng.uniform(0.05, 0.8, 3), rng.uniform(0.05, 0.4, 3)]
-    colour = np.select([head[..., None], coat[..., None]], colours[:2], colours[2])
-    return np.dstack([colour, head | coat | legs])
+    colors = [np.array([0.65, 0.48, 0.38]), rng.uniform(0.05, 0.8, 3), rng.uniform(0.05, 0.4, 3)]
+    color = np.select([head[..., None], coat[..., None]], colors[:2], colors[2])
+    return np.dstack([color, head | coat | legs])
 
 
 def pole(rng: Generator) -> np.ndarray:
     """`(64, 16, 4)`: a lamp post or a sign."""
     x, y = np.linspace(-1, 1, 16), np.linspace(0, 1, 64)[:, None]
     plate = (np.abs(y - rng.uniform(0.75, 0.95)) < rng.uniform(0.04, 0.15)) & (np.abs(x) < 0.9)
-    colour = np.where(plate[..., None], rng.uniform(0.1, 0.9, 3), np.array([0.2, 0.2, 0.22]))
-    return np.dstack([colour, plate | (np.abs(x) < 0.2)])
+    color = np.where(plate[..., None], rng.uniform(0.1, 0.9, 3), np.array([0.2, 0.2, 0.22]))
+    return np.dstack([color, plate | (np.abs(x) < 0.2)])
 
 
 def car(rng: Generator) -> np.ndarray:
@@ -47,8 +47,8 @@ def car(rng: Generator) -> np.ndarray:
     x, y = np.linspace(-1, 1, 64), np.linspace(0, 1, 28)[:, None]
     body, cabin = (np.abs(x) < 0.97) & (y > 0.15) & (y < 0.58), (np.abs(x + 0.05) < 0.85 - 0.5 * y) & (y >= 0.58)
     wheel = np.hypot((np.abs(x) - 0.6) / 0.17, (y - 0.18) / 0.2) < 1
-    colour = np.where(cabin[..., None] & (y < 0.9)[..., None], GLASS, rng.uniform(0.05, 0.85, 3))
-    return np.dstack([np.where(wheel[..., None], 0.05, colour), body | cabin | wheel])
+    color = np.where(cabin[..., None] & (y < 0.9)[..., None], GLASS, rng.uniform(0.05, 0.85, 3))
+    return np.dstack([np.where(wheel[..., None], 0.05, color), body | cabin | wheel])
 
 
 KINDS = {tree: (10, 6.0, 0.9), person: (10, 1.75, 0.42), pole: (6, 5.5, 0.25), car: (8, 1.55, 2.6)}

@@ -10,7 +10,7 @@ import numpy as np
 import simplejpeg
 
 from shards.demo.obstacles import place_obstacles
-from shards.demo.render import Camera, rasterise, visible
+from shards.demo.render import Camera, rasterize, visible
 from shards.demo.scene import Mesh, Scene, unit_normals
 from shards.demo.textures import Generator, noise
 
@@ -46,7 +46,7 @@ class View:
 
     def sees(self, scene: Scene, size: int) -> np.ndarray:
         """`(P,)` which of the scene's points are visible."""
-        hits = rasterise(scene.mesh + self.obstacles, scene.atlas, self.camera, size)
+        hits = rasterize(scene.mesh + self.obstacles, scene.atlas, self.camera, size)
         return visible(scene.points, self.camera, hits)
 
 
@@ -57,12 +57,12 @@ def _expose(rng: Generator, scene: Scene, view: View, size: int) -> np.ndarray:
     _lay_ground(rng, behind, view.camera, light)
     fine = size * SUPERSAMPLING
     mesh = scene.mesh + view.obstacles
-    hits = rasterise(mesh, scene.atlas, view.camera, fine)
-    colour = scene.atlas.look(mesh.texture[hits.triangle], hits.st)[:, :3]
+    hits = rasterize(mesh, scene.atlas, view.camera, fine)
+    color = scene.atlas.look(mesh.texture[hits.triangle], hits.st)[:, :3]
     places = view.camera.position.astype(np.float32) + view.camera.rays(fine)[hits.pixel] / hits.nearness[hits.pixel, None]
-    colour *= light(places, unit_normals(mesh.corners)[hits.triangle])
+    color *= light(places, unit_normals(mesh.corners)[hits.triangle])
     row, column = hits.pixel // fine // SUPERSAMPLING, hits.pixel % fine // SUPERSAMPLING
-    samples = [np.bincount(row * size + column, part, size * size) for part in (*colour.T, None)]
+    samples = [np.bincount(row * size + column, part, size * size) for part in (*color.T, None)]
     front = np.stack(samples, 1) / SUPERSAMPLING**2  # (s * s, 4): the last is the share that is covered
     return front[:, :3] + (1 - front[:, 3:]) * behind
 
@@ -74,7 +74,7 @@ class _Light:
         far = 20 * scene.size
         self.sun, self.strength, self.ambient, self.sky = sun.astype(np.float32), strength, ambient, sky
         self.camera = Camera.aim(scene.middle + far * sun, scene.middle, 0, far / (2.2 * scene.size))
-        self.hits = rasterise(scene.mesh, scene.atlas, self.camera, SHADOW_SIZE)
+        self.hits = rasterize(scene.mesh, scene.atlas, self.camera, SHADOW_SIZE)
 
     @staticmethod
     def draw(rng: Generator, scene: Scene) -> "_Light":
@@ -101,14 +101,14 @@ def _lay_ground(rng: Generator, picture: np.ndarray, camera: Camera, light: _Lig
     below = np.flatnonzero(rays[:, 2] < -1e-3)
     distance = -camera.position[2].astype(np.float32) / rays[below, 2]
     places = camera.position.astype(np.float32) + rays[below] * distance[:, None]
-    colour = GROUNDS[rng.integers(len(GROUNDS))] * rng.uniform(0.85, 1.15)
+    color = GROUNDS[rng.integers(len(GROUNDS))] * rng.uniform(0.85, 1.15)
     grain = (places[:, :2] * rng.uniform(2, 8)).astype(np.int64) % 256
     shade = 1 + 0.12 * _patterns()[rng.integers(2, 4)][grain[:, 1], grain[:, 0]]
     if rng.random() < 0.4:
         shade *= 1 - 0.2 * (places[:, :2] % rng.uniform(0.8, 3) < 0.12).any(1)
     haze = np.exp(-distance / 150)[:, None]
     bright = light(places, np.array([0, 0, 1], np.float32)) * shade[:, None]
-    picture[below] = haze * bright * colour + (1 - haze) * light.sky[1] * 0.8
+    picture[below] = haze * bright * color + (1 - haze) * light.sky[1] * 0.8
 
 
 @lru_cache(maxsize=1)
@@ -118,32 +118,32 @@ def _patterns() -> np.ndarray:
     return np.stack([noise(rng, 256, 256, *cells) for cells in ((6, 12, 30), (10, 20, 60), (30, 90), (64, 128))])
 
 
-def _sky(rng: Generator, rays: np.ndarray, colours: np.ndarray) -> np.ndarray:
+def _sky(rng: Generator, rays: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """`(s * s, 3)` gradient, clouds and a skyline of hills and roofs."""
     up = rays[:, 2] / np.linalg.norm(rays, axis=1)
     mix = np.sqrt(np.clip(up, 0, 1))[:, None]
-    sky = (1 - mix) * colours[1] + mix * colours[0]
+    sky = (1 - mix) * colors[1] + mix * colors[0]
     pattern = _patterns()[rng.integers(2)]
     plane = (rays[:, :2] / (np.abs(rays[:, 2:]) + 0.15) * rng.uniform(15, 50) + rng.uniform(0, 256, 2)).astype(np.int64) % 256
     cloud = np.clip(pattern[plane[:, 1], plane[:, 0]] * 0.5 + rng.uniform(-0.4, 0.5), 0, 0.9)[:, None]
-    sky = (1 - cloud) * sky + cloud * (0.75 + 0.25 * colours[1])
+    sky = (1 - cloud) * sky + cloud * (0.75 + 0.25 * colors[1])
     profile = pattern[rng.integers(256)] * rng.uniform(0.01, 0.05) + rng.uniform(0, 0.08)
     blocks = rng.choice([1, 1, 3, 6])
     angle = ((np.arctan2(rays[:, 0], rays[:, 1]) * rng.uniform(20, 60)).astype(np.int64) // blocks * blocks) % 256
-    sky[up < profile[angle]] = colours[1] * rng.uniform(0.45, 0.8) * rng.uniform(0.9, 1.1, 3)
+    sky[up < profile[angle]] = colors[1] * rng.uniform(0.45, 0.8) * rng.uniform(0.9, 1.1, 3)
     return sky
 
 
 def _develop(rng: Generator, picture: np.ndarray) -> bytes:
-    """Exposure, colour cast, contrast, blur, grain and JPEG artefacts on `(s, s, 3)`."""
+    """Exposure, color cast, contrast, blur, grain and JPEG artefacts on `(s, s, 3)`."""
     picture = picture * np.exp(rng.normal(0, 0.15)) * rng.normal(1, 0.04, 3)
     picture = np.clip(picture, 0, 1) ** np.exp(rng.normal(0, 0.12))
     picture = 0.5 + rng.uniform(0.7, 1.15) * (picture - 0.5)
     if rng.random() < 0.5:
-        centre = rng.uniform(0.4, 0.8)
+        center = rng.uniform(0.4, 0.8)
         for axis in (0, 1):
-            side = (1 - centre) / 2 * (np.roll(picture, 1, axis) + np.roll(picture, -1, axis))
-            picture = centre * picture + side
+            side = (1 - center) / 2 * (np.roll(picture, 1, axis) + np.roll(picture, -1, axis))
+            picture = center * picture + side
     picture += rng.uniform(0.005, 0.03) * rng.standard_normal(picture.shape, np.float32)
     levels = (np.clip(picture, 0, 1) * 255).astype(np.uint8)
     return simplejpeg.encode_jpeg(levels, quality=int(rng.integers(40, 91)), colorspace="RGB")

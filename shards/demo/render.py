@@ -1,6 +1,6 @@
 """Cameras, and a z-buffer of textured triangles without a loop.
 
-Homogeneous rasterisation (Olano and Greer 1997): with a triangle's corners in camera coordinates as the columns of M, the
+Homogeneous rasterization (Olano and Greer 1997): with a triangle's corners in camera coordinates as the columns of M, the
 rows of the inverse of M give, at the ray d = (x, y, 1) of a pixel, barycentric coordinates divided by depth. They are
 linear in the pixel, need no clipping, and the inside of a triangle on a row of pixels is an interval.
 
@@ -64,7 +64,7 @@ class Hits:
         return _evaluate(self.planes, self.pixel, self.size)
 
 
-def rasterise(mesh: Mesh, atlas: Atlas, camera: Camera, size: int) -> Hits:
+def rasterize(mesh: Mesh, atlas: Atlas, camera: Camera, size: int) -> Hits:
     number, edges = _edges(mesh.corners, camera, size)
     texture, planes = mesh.texture[number], _planes(mesh.st[number], edges)
     triangle, pixel, nearness = _cover(mesh.corners[number], edges, camera, size)

@@ -1,7 +1,7 @@
 """Noise and masonry, of which walls, roofs, hills and clouds are made.
 
 Textures are `(h, w, 3)` with row 0 at the bottom; h, w texels. All landmarks draw from the same palettes, so that they
-differ in layout and detail more than in colour.
+differ in layout and detail more than in color.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ def noise(rng: Generator, h: int, w: int, *cells: int) -> np.ndarray:
 class Masonry:
     """Blocks in courses; lengths in metres."""
 
-    colour: np.ndarray
+    color: np.ndarray
     course: float
     block: float
     joint: float
@@ -53,10 +53,10 @@ class Masonry:
 
     @staticmethod
     def draw(rng: Generator, palette: np.ndarray, coarse: float = 1.0) -> "Masonry":
-        colour = palette[rng.integers(len(palette))] * rng.uniform(0.9, 1.1) + rng.normal(0, 0.015, 3)
+        color = palette[rng.integers(len(palette))] * rng.uniform(0.9, 1.1) + rng.normal(0, 0.015, 3)
         course = coarse * rng.choice([0.35, 0.5, 0.8, 1.2])
         band = rng.choice([0.0, 0.0, 0.0, 0.35])
-        return Masonry(colour, course, course * rng.uniform(1, 2.4), rng.uniform(0, 0.3), rng.uniform(0.02, 0.12), band)
+        return Masonry(color, course, course * rng.uniform(1, 2.4), rng.uniform(0, 0.3), rng.uniform(0.02, 0.12), band)
 
     def paint(self, rng: Generator, h: int, w: int) -> np.ndarray:
         """`(h, w, 3)` of this masonry, stained and weathered."""
@@ -68,4 +68,4 @@ class Masonry:
         shade = shades[level[:, None], number] * (1 - self.band * (level % 2))[:, None]
         shade *= 1 - self.joint * ((row - level < 0.2)[:, None] | (column - number < 0.12))
         shade *= 1 + 0.06 * noise(rng, h, w, 3, 9, 40)
-        return shade[..., None] * self.colour.astype(np.float32)
+        return shade[..., None] * self.color.astype(np.float32)

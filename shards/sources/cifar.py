@@ -25,7 +25,7 @@ BATCHES = {
 """Files of a split by the file with the names of the classes: CIFAR-10 has `batches.meta`, CIFAR-100 has `meta`."""
 NAMES = {"batches.meta.txt": "batches.meta", "fine_label_names.txt": "meta"}
 LEVELS = {"batches.meta": ["label"], "meta": ["coarse_label", "fine_label"]}
-"""What an image is labelled with, in the order of the bytes of the binary version."""
+"""What an image is labeled with, in the order of the bytes of the binary version."""
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 
 from largescale.corpus.config import BadImagesConfig, ImagesConfig, LoaderConfig, TuplePlanConfig
+from largescale.corpus.corpus import Corpus
 from largescale.corpus.plan import plan_tuples
-from largescale.corpus.reading import Corpus
 from largescale.distributed import World
 from largescale.embedding import embed
 from largescale.mining import Miner, MiningConfig, ShardedIndex
-from largescale.mining.calibration import cores_of_node, measure, searching, sending
 from largescale.mining.config import PlanConfig
-from largescale.mining.cost import Cost, Rates, estimate
+from largescale.mining.cost.calibration import cores_of_node, measure, searching, sending
+from largescale.mining.cost.model import Cost, Rates, estimate
 from largescale.mining.stages import own_threads
 from largescale.models.config import ModelConfig
 from largescale.models.network import RetrievalNet
@@ -100,7 +100,7 @@ def _generation(world: World, setting: Setting, folder: Path) -> Outcome:
     rates = measure(setting.plan, corpus, images, network, config.batch, world)
     run, usual = folder / f"run {setting}", {"loader": loader, "bad_images": BadImagesConfig()}
     miner = Miner(config, corpus, world, images, run, seed=0, **usual)
-    tuples = plan_tuples(corpus.manifest, TuplePlanConfig(per_step=1, per_epoch=setting.queries), 0, 0)
+    tuples = plan_tuples(corpus.manifest, TuplePlanConfig(batch_size=1, per_epoch=setting.queries), 0, 0)
     found = miner.run(network, 0, 0, tuples)
     assert found is not None
     seconds = found.statistics

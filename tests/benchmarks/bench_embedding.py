@@ -13,13 +13,15 @@ import numpy as np
 import simplejpeg
 import torch
 
+from largescale.corpus.batches import Group
 from largescale.corpus.config import ImagesConfig, LoaderConfig, StorageConfig
+from largescale.corpus.corpus import Corpus
 from largescale.corpus.grouping import Most
-from largescale.corpus.reading import Corpus, Group, load_pass, parts_of, read_pass
+from largescale.corpus.loading import load_pass, parts_of, read_pass
 from largescale.distributed import own_cores, single_threads
 from largescale.embedding import AT_ONCE, PIXELS_AT_ONCE, Embedded, _embed_group, _in_order, embed
 from largescale.models.config import ModelConfig
-from largescale.models.network import RetrievalNet, normalise
+from largescale.models.network import RetrievalNet, normalize
 from tests.benchmarks.bench_reading import compare, photographs
 from tests.benchmarks.table import Row, report
 from tests.corpora import write_corpus
@@ -45,7 +47,7 @@ def plain_loop(network: RetrievalNet, groups: list[Group]) -> Iterator[int]:
     torch.set_num_threads(own_cores())
     for group in itertools.cycle(groups):
         with torch.inference_mode():
-            network(normalise(group.images))
+            network(normalize(group.images))
         yield len(group.ids)
 
 

@@ -18,11 +18,11 @@ from scipy.optimize import linprog
 
 from largescale.corpus.config import LoaderConfig
 from largescale.corpus.workers import worker_count
-from largescale.evaluation.counting import count
-from largescale.evaluation.protocols import Protocol, landmark_protocols
-from largescale.evaluation.ranking import average_precision, measure
-from largescale.evaluation.rows import Gallery, Judged
-from largescale.evaluation.scoring import Positives
+from largescale.evaluation.protocol.metrics import average_precision, measure
+from largescale.evaluation.protocol.protocols import Protocol, landmark_protocols
+from largescale.evaluation.protocol.relevance import Gallery, Judged
+from largescale.evaluation.scoring.scores import Positives
+from largescale.evaluation.search.counting import count
 from tests.benchmarks.table import Row, report
 
 ROWS, GALLERY, DIM, QUERIES, SHARD = 105_000, 5_000, 2_048, 70, 8_192
@@ -172,13 +172,13 @@ def make(folder: Path) -> tuple[np.ndarray, np.ndarray, Truth]:
 
 
 def by_counting(
-    queries: np.ndarray, shards: list[np.ndarray], truth: Truth, protocols: Sequence[Protocol], neighbours: int
+    queries: np.ndarray, shards: list[np.ndarray], truth: Truth, protocols: Sequence[Protocol], neighbors: int
 ) -> list[float]:
     """mAP of each level, with every prefix of distractors counted on the way."""
     group = np.zeros(ROWS, dtype=np.int8)
     group[GALLERY:] = np.searchsorted(PREFIXES, np.random.default_rng(1).permutation(ROWS - GALLERY), "right")
     judged = Judged.of(truth, LISTS)
-    counted = count(queries, Gallery(shards, group), judged, neighbours, workers=worker_count(LoaderConfig()))
+    counted = count(queries, Gallery(shards, group), judged, neighbors, workers=worker_count(LoaderConfig()))
     scores = []
     for protocol in protocols:
         right = np.isin(judged.list, [LISTS.index(name) for name in protocol.positive])

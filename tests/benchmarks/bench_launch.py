@@ -52,7 +52,11 @@ def run_to(step: int, runs: Path, name: str, settings: list[str]) -> float:
 def resume_seconds(directory: Path) -> tuple[float, float]:
     """From process start to the first step, fastest of several: a fresh run, and one that goes on late in an epoch."""
     corpus = make_corpus(directory / "corpus", labels=1000, per_label=8, shards=8, size=32)
-    plan = ["loss={name: metric_learning, loss: TripletMarginLoss}", "batches={labels: 2, images: 2}", "images.size=32"]
+    plan = [
+        "loss={name: metric_learning, loss: TripletMarginLoss}",
+        "batches={classes_per_batch: 2, images_per_class: 2}",
+        "images.size=32",
+    ]
     settings = [
         f"corpus={corpus}",
         f"runs={directory}",

@@ -33,8 +33,8 @@ from largescale.losses.class_anchor import AnchorInit
 from largescale.losses.config_labels import ClassAnchorConfig
 from largescale.losses.rde import rde_distance
 from largescale.models import LearnedWhitening
-from largescale.training.anchors import build_loss, build_share
 from largescale.training.config import OptimConfig
+from largescale.training.engine.class_anchors import build_loss, build_share
 from tests.benchmarks.bench_mining import extra_memory, seconds
 from tests.benchmarks.table import Row, report
 from tests.world import run_world
@@ -42,8 +42,8 @@ from tests.world import run_world
 
 def batch(size: int, per_class: int = 4, dim: int = 512) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(size // per_class, dim, generator=generator).repeat_interleave(per_class, 0)
-    x = normalize(centres + 2 * torch.randn(size, dim, generator=generator), dim=1)
+    centers = torch.randn(size // per_class, dim, generator=generator).repeat_interleave(per_class, 0)
+    x = normalize(centers + 2 * torch.randn(size, dim, generator=generator), dim=1)
     return x, torch.arange(size // per_class).repeat_interleave(per_class)
 
 
@@ -173,9 +173,9 @@ def _anchor_step(classes: int, dim: int, init: AnchorInit, scale: float, pipe: A
 
     def run(count: int) -> None:
         loss = ClassAnchorLoss(count, dim, init=init, scale=scale)
-        optimiser = torch.optim.Adam(loss.parameters(), fused=True)
+        optimizer = torch.optim.Adam(loss.parameters(), fused=True)
         loss(torch.randn(256, dim), torch.randint(count, (256,))).backward()
-        optimiser.step()
+        optimizer.step()
 
     run(10)
     pipe.send(extra_memory(lambda: run(classes)))

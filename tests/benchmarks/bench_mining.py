@@ -16,7 +16,7 @@ from torch import Tensor
 
 from largescale.distributed import World, own_cores
 from largescale.mining import MiningConfig, ShardedIndex
-from largescale.mining.precision import kinds
+from largescale.mining.search.precision import kinds
 from tests.benchmarks.table import Row, report
 from tests.world import run_world
 
@@ -28,7 +28,7 @@ Drawn = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def draw(images: int, dim: int, clusters: int) -> Drawn:
-    """Descriptors `(P, D)` that gather around the centre of their cluster, clusters `(P,)`, queries `(Q, D)`, their clusters."""
+    """Descriptors `(P, D)` that gather around the center of their cluster, clusters `(P,)`, queries `(Q, D)`, their clusters."""
     generator = torch.Generator().manual_seed(0)
     of_cluster = torch.randint(clusters, (images,), generator=generator).sort().values
     pool = torch.randn(clusters, dim, generator=generator)[of_cluster]

@@ -21,8 +21,9 @@ import webdataset
 from torch.nn.functional import interpolate
 
 from largescale.corpus.config import AugmentConfig, ImagesConfig, LoaderConfig, StorageConfig
+from largescale.corpus.corpus import Corpus
 from largescale.corpus.images import random_crop
-from largescale.corpus.reading import Corpus, load_pass, load_steps, parts_of
+from largescale.corpus.loading import load_pass, load_steps, parts_of
 from largescale.distributed import own_cores
 from tests.benchmarks.table import Row, report
 from tests.conftest import ROOT

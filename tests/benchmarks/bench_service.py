@@ -19,7 +19,7 @@ import torch
 
 from largescale.commit import write_text
 from largescale.config import load, to_yaml
-from largescale.corpus.reading import Corpus
+from largescale.corpus.corpus import Corpus
 from largescale.embedding import embed
 from largescale.mining.stages import own_threads
 from largescale.models.network import RetrievalNet
@@ -31,7 +31,7 @@ from tests.distributed.runs import ENVIRONMENT, ROOT, kill_all, lines
 
 ROUNDS, REFRESHES, STEPS, LEAST_WAIT_S = 2, 3, 16, 0.05
 SETTINGS = [
-    *("images.size=128", "model.backbone=squeezenet1_1", f"tuples={{per_step: 4, per_epoch: {4 * STEPS}}}"),
+    *("images.size=128", "model.backbone=squeezenet1_1", f"tuples={{batch_size: 4, per_epoch: {4 * STEPS}}}"),
     *("tracking={wandb: 'off', every: 1}", "evaluation.every=0"),
 ]
 
@@ -56,7 +56,7 @@ def start(program: str, arguments: list[str], output: Path, prefix: list[str] | 
 
 
 def train(folder: Path, corpus: Path, name: str, served: bool) -> tuple[list[float], float, float]:
-    """Seconds of the steps, the longest wait at a border, and the share of the time in which the service was at work."""
+    """Seconds of the steps, the longest wait at a boundary, and the share of the time in which the service was at work."""
     ours, others = halves()
     directory = folder / name
     mining = "mining={negatives: 2, home: service, wait: never}"
@@ -96,13 +96,13 @@ def trainers() -> Iterator[Row]:
     with_service, alone = (statistics.median(times[served]) for served in (True, False))
     name = f"step with a service that works {100 * min(shares):.0f} % of the time, without (s)"
     yield Row(name, with_service, alone, 1.02, smaller_is_better=True)
-    yield Row(f"longest wait at a border (s, limit {LEAST_WAIT_S})", max(waits), LEAST_WAIT_S, 1, smaller_is_better=True)
+    yield Row(f"longest wait at a boundary (s, limit {LEAST_WAIT_S})", max(waits), LEAST_WAIT_S, 1, smaller_is_better=True)
 
 
 def bare_pass(network: RetrievalNet, corpus: Corpus, config: TrainConfig) -> float:
     """Seconds to embed all images and nothing else."""
     assert config.mining is not None
-    usual = {"batch": config.mining.batch, "loader": config.loader, "device": torch.device("cpu")}
+    usual = {"batch": config.mining.batch_size, "loader": config.loader, "device": torch.device("cpu")}
     start_s = time.perf_counter()
     with own_threads():
         for _ in embed(network, corpus, np.arange(len(corpus.manifest)), config.images, **usual):

@@ -16,7 +16,7 @@ from torch import nn
 from largescale.distributed import own_cores, single_threads
 from largescale.evaluation import EvaluateConfig, evaluate
 from largescale.models.config import ModelConfig
-from largescale.models.network import RetrievalNet, normalise
+from largescale.models.network import RetrievalNet, normalize
 from tests.benchmarks.table import Row, report
 from tests.corpora import encode, photograph, write_corpus
 from tests.evaluation.small import alone
@@ -47,7 +47,7 @@ def forward(network: RetrievalNet, images: int) -> None:
 
     def describe(_: int) -> None:
         with torch.inference_mode():
-            network(normalise(batch))
+            network(normalize(batch))
 
     with single_threads(own_cores()) as pool:
         list(pool.map(describe, range(images)))

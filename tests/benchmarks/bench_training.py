@@ -12,11 +12,11 @@ from largescale.corpus.batches import Step
 from largescale.distributed import World
 from largescale.losses.contrastive import ContrastiveLoss
 from largescale.models.config import ModelConfig
-from largescale.models.network import normalise
+from largescale.models.network import normalize
 from largescale.training.config import EngineConfig, OptimConfig
-from largescale.training.engine import build_engine
-from largescale.training.module import Batch, StepModule
-from largescale.training.optim import build_optimizer
+from largescale.training.engine.engine import build_engine
+from largescale.training.engine.optim import build_optimizer
+from largescale.training.engine.step_module import Batch, StepModule
 from tests.benchmarks.table import Row, report
 
 TUPLES, WIDTH, SIDE, ROUNDS = 6, 7, 160, 12
@@ -29,9 +29,9 @@ def _build(world: World) -> StepModule:
 
 
 def _bare_step(module: StepModule, pixels: Tensor) -> Callable[[], None]:
-    """Forward, loss, backward, update on images that are normalised already."""
+    """Forward, loss, backward, update on images that are normalized already."""
     optimizer = build_optimizer(module, OptimConfig())
-    images = normalise(pixels).contiguous(memory_format=torch.channels_last)
+    images = normalize(pixels).contiguous(memory_format=torch.channels_last)
 
     def step() -> None:
         with torch.autocast("cuda", torch.bfloat16, enabled=module.autocast):

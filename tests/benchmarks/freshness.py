@@ -1,8 +1,8 @@
 """Do old negatives teach as well as fresh ones? `python -m tests.benchmarks.freshness EXPERIMENT.yaml [key=value ...]`
 
 Trains the runs whose negatives are so many epochs old as AGES says, in the place of a service that is always so far behind:
-before each epoch it mines with the weights of an earlier border, then training goes on by one epoch with what it finds. All other
-runs, the scores and the table are those of launch/experiment.py. The same command goes on where it was stopped.
+before each epoch it mines with the weights of an earlier boundary, then training goes on by one epoch with what it finds. All
+other runs, the scores and the table are those of launch/experiment.py. The same command goes on where it was stopped.
 """
 
 import os
@@ -10,8 +10,8 @@ import subprocess
 import sys
 
 from largescale.config import load, run_program
+from largescale.corpus.corpus import Corpus
 from largescale.corpus.plan import plan_tuples
-from largescale.corpus.reading import Corpus
 from largescale.distributed import World
 from largescale.experiments.config import ExperimentConfig
 from largescale.experiments.runs import LAUNCH, Run, plan_runs
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
 
 
 def train_behind(run: Run, age: int, world: World) -> None:
-    """All epochs, each with the negatives that the weights of `age` epochs before its border find."""
+    """All epochs, each with the negatives that the weights of `age` epochs before its boundary find."""
     config, steps = run.train, run.steps // run.train.epochs
     print(f"{config.directory}: {age} epochs behind", flush=True)
     # before the first step there are no older weights: the miner of training finds the same with those that are there

@@ -7,9 +7,9 @@ from largescale.corpus.manifest import Manifest, Shard
 from largescale.corpus.storage import LocalStorage
 
 
-def manifest_of(sizes: np.ndarray, shards: int = 1, unlabelled: int = 0) -> Manifest:
+def manifest_of(sizes: np.ndarray, shards: int = 1, unlabeled: int = 0) -> Manifest:
     """A manifest without images: labels of the given sizes, spread evenly over shards."""
-    label = np.concatenate([np.repeat(np.arange(len(sizes)), sizes), np.full(unlabelled, -1)]).astype(np.int32)
+    label = np.concatenate([np.repeat(np.arange(len(sizes)), sizes), np.full(unlabeled, -1)]).astype(np.int32)
     parts = [len(part) for part in np.array_split(label, shards)]
     columns = {"key": np.zeros(len(label), np.int8), "label": label}
     columns["shard"] = np.repeat(np.arange(shards, dtype=np.int32), parts)

@@ -137,14 +137,14 @@ class TestFormats:
 
     def test_grey_and_cmyk_jpegs(self) -> None:
         image = Image.fromarray(PIXELS)
-        grey = decode(saved(image.convert("L"), "JPEG", quality=95), ImagesConfig())
-        assert distance(grey, np.asarray(image.convert("L").convert("RGB"))) < 2
+        gray = decode(saved(image.convert("L"), "JPEG", quality=95), ImagesConfig())
+        assert distance(gray, np.asarray(image.convert("L").convert("RGB"))) < 2
         assert distance(decode(saved(image.convert("CMYK"), "JPEG", quality=95), ImagesConfig()), PIXELS) < 4
 
     def test_sixteen_bits_are_scaled_not_clipped(self) -> None:
-        grey = PIXELS[:, :, 0]
-        data = saved(Image.fromarray(grey.astype(np.uint16) * 257), "PNG")
-        assert np.array_equal(decode(data, ImagesConfig()), np.repeat(grey[:, :, None], 3, axis=2))
+        gray = PIXELS[:, :, 0]
+        data = saved(Image.fromarray(gray.astype(np.uint16) * 257), "PNG")
+        assert np.array_equal(decode(data, ImagesConfig()), np.repeat(gray[:, :, None], 3, axis=2))
 
     def test_transparency_is_laid_over_white(self) -> None:
         alpha = np.full((120, 160, 1), 255, np.uint8)

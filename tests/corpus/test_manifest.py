@@ -24,7 +24,7 @@ def change(folder: Path, **values: Any) -> None:
 
 
 def test_columns_are_what_was_written(tmp_path: Path) -> None:
-    manifest = open_at(make_corpus(tmp_path / "c", labels=3, per_label=2, shards=2, size=40, unlabelled=1, pairs=True))
+    manifest = open_at(make_corpus(tmp_path / "c", labels=3, per_label=2, shards=2, size=40, unlabeled=1, pairs=True))
     assert manifest.keys.to_pylist() == [f"{i:06d}" for i in range(7)]
     assert manifest.label.tolist() == [0, 0, 1, 1, 2, 2, -1]
     assert manifest.shard.tolist() == [0, 0, 0, 0, 1, 1, 1]

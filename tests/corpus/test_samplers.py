@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from largescale.corpus.config import LabelPlanConfig
+from largescale.corpus.corpus import Corpus
 from largescale.corpus.manifest import Manifest
-from largescale.corpus.reading import Corpus
 from largescale.corpus.samplers import plan_labels
 from largescale.distributed import World
 from largescale.settings import UserError
@@ -32,7 +32,7 @@ class TestPasses:
     @pytest.mark.parametrize("epoch", range(3))
     def test_law_of_batches(self, sizes: list[int], labels: int, images: int, epoch: int) -> None:
         sizes = np.asarray(sizes)
-        manifest = manifest_of(sizes, unlabelled=7)
+        manifest = manifest_of(sizes, unlabeled=7)
         plan = plan_labels(manifest, LabelPlanConfig(labels=labels, images=images), 3, epoch)
         label = manifest.label[plan.steps].reshape(-1, labels, images)  # (steps, P, K)
         assert (label == label[:, :, :1]).all()
@@ -56,7 +56,7 @@ class TestPasses:
 
     def test_labels_equally_often_with_their_images_in_turn(self) -> None:
         manifest = manifest_of(np.array([4, 8, 40, 400]))
-        steps = plan_labels(manifest, LabelPlanConfig(labels=2, images=4, balance="labels"), 0, 0).steps
+        steps = plan_labels(manifest, LabelPlanConfig(classes_per_batch=2, images_per_class=4, balance="labels"), 0, 0).steps
         assert np.allclose(np.bincount(manifest.label[steps].ravel()) / steps.size, 0.25, atol=0.02)
         for label in range(4):
             times = np.bincount(steps.ravel(), minlength=len(manifest))[manifest.label == label]
@@ -65,15 +65,15 @@ class TestPasses:
     def test_labels_meet_different_labels(self) -> None:
         """All chunks of a label sit in other company: batches are not the same labels again and again."""
         manifest = manifest_of(np.full(200, 40))
-        plan = plan_labels(manifest, LabelPlanConfig(labels=10, images=4), 0, 0)
+        plan = plan_labels(manifest, LabelPlanConfig(classes_per_batch=10, images_per_class=4), 0, 0)
         label = manifest.label[plan.steps[:, ::4]]  # (steps, P)
         company = [len(np.unique(label[(label == number).any(axis=1)])) for number in range(200)]
         assert np.mean(company) > 60  # 10 batches x 9 others, less those met twice
 
     def test_a_window_keeps_labels_in_few_shards(self) -> None:
         manifest = manifest_of(np.random.default_rng(0).integers(5, 15, 1000), shards=50)
-        plan = plan_labels(manifest, LabelPlanConfig(labels=8, images=4, window=5), 0, 0)
-        assert shards_at_a_time(manifest, plan.steps, 4) <= 20  # two windows meet, labels at borders reach into a next shard
+        plan = plan_labels(manifest, LabelPlanConfig(classes_per_batch=8, images_per_class=4, shuffle_window=5), 0, 0)
+        assert shards_at_a_time(manifest, plan.steps, 4) <= 20  # two windows meet, labels at boundaries reach into a next shard
         assert len(np.unique(manifest.shard[plan.steps])) == 50
         assert plan.statistics.planned > 0.7 * plan.statistics.available
 
@@ -81,7 +81,7 @@ class TestPasses:
     def test_an_epoch_of_so_many_batches(self, per_epoch: int) -> None:
         """Less than a pass, or several: 96 images of 24 labels make 24 batches of 2 x 2."""
         manifest = manifest_of(np.full(24, 4))
-        config = LabelPlanConfig(labels=2, images=2, per_epoch=per_epoch)
+        config = LabelPlanConfig(classes_per_batch=2, images_per_class=2, per_epoch=per_epoch)
         plan = plan_labels(manifest, config, 0, 0)
         assert plan.steps.shape == (per_epoch, 4)
         for start in range(0, per_epoch, 24):
@@ -90,7 +90,7 @@ class TestPasses:
         assert (plan.statistics.planned, plan.statistics.repeated) == (planned, 4 * per_epoch - planned)
         if per_epoch > 48:
             assert (plan.steps[:24] != plan.steps[24:48]).any()
-        one_pass = plan_labels(manifest, LabelPlanConfig(labels=2, images=2), 0, 0).steps
+        one_pass = plan_labels(manifest, LabelPlanConfig(classes_per_batch=2, images_per_class=2), 0, 0).steps
         assert (plan.steps[:24] == one_pass[:per_epoch]).all()
 
     def test_too_few_labels(self) -> None:
@@ -100,8 +100,8 @@ class TestPasses:
 
 class TestShots:
     def test_so_many_images_of_each_label_the_same_in_every_epoch(self) -> None:
-        manifest = manifest_of(np.array([9, 3, 1, 20, 7]), unlabelled=4)
-        config = LabelPlanConfig(labels=4, images=2, shots=5, per_epoch=50)
+        manifest = manifest_of(np.array([9, 3, 1, 20, 7]), unlabeled=4)
+        config = LabelPlanConfig(classes_per_batch=4, images_per_class=2, shots=5, per_epoch=50)
         subsets = [np.unique(plan_labels(manifest, config, 0, epoch).steps) for epoch in range(3)]
         assert np.bincount(manifest.label[subsets[0]], minlength=5).tolist() == [5, 3, 0, 5, 5]
         assert all((subset == subsets[0]).all() for subset in subsets)
@@ -109,18 +109,18 @@ class TestShots:
 
     def test_each_seed_draws_its_own(self) -> None:
         manifest = manifest_of(np.full(10, 50))
-        config = LabelPlanConfig(labels=10, images=1, shots=1)
+        config = LabelPlanConfig(classes_per_batch=10, images_per_class=1, shots=1)
         draws = {tuple(np.unique(plan_labels(manifest, config, seed, 0).steps)) for seed in range(5)}
         assert len(draws) == 5
         assert all(manifest.label[list(draw)].tolist() == list(range(10)) for draw in draws)
 
     def test_one_shot_has_no_two_images_to_compare(self) -> None:
         with pytest.raises(UserError, match=r"0 labels with two or more images, .* raise batches.shots"):
-            plan_labels(manifest_of(np.full(10, 50)), LabelPlanConfig(labels=5, images=2, shots=1), 0, 0)
+            plan_labels(manifest_of(np.full(10, 50)), LabelPlanConfig(classes_per_batch=5, images_per_class=2, shots=1), 0, 0)
 
 
 class TestSuperPairs:
-    config = LabelPlanConfig(labels=6, images=3, super_pairs=5)
+    config = LabelPlanConfig(classes_per_batch=6, images_per_class=3, super_pairs=5)
 
     @staticmethod
     def manifest(sizes: np.ndarray, supers: list[str]) -> Manifest:
@@ -159,9 +159,11 @@ class TestSuperPairs:
         manifest = Corpus.open(str(make_corpus(tmp_path / "named", labels=4, names=named))).manifest
         assert manifest.super_labels is not None
         assert manifest.super_labels.tolist() == [0, 0, 1, 1]
-        steps = plan_labels(manifest, LabelPlanConfig(labels=4, images=2, super_pairs=2), 0, 0).steps
+        steps = plan_labels(manifest, LabelPlanConfig(classes_per_batch=4, images_per_class=2, super_pairs=2), 0, 0).steps
         assert steps.shape == (2, 8)
-        with pytest.raises(UserError, match=r"2 super-labels, the smallest with 2 labels .* batches.labels to 4 or fewer"):
+        with pytest.raises(
+            UserError, match=r"2 super-labels, the smallest with 2 labels .* batches.classes_per_batch to 4 or fewer"
+        ):
             plan_labels(manifest, self.config, 0, 0)
 
     def test_no_super_labels(self, tmp_path: Path) -> None:
@@ -171,12 +173,12 @@ class TestSuperPairs:
             plan_labels(manifest, self.config, 0, 0)
 
     def test_contradictions(self) -> None:
-        with pytest.raises(ValueError, match="use an even number of labels, and neither per_epoch nor window"):
-            LabelPlanConfig(labels=5, super_pairs=1)
+        with pytest.raises(ValueError, match="use an even number of labels, and neither per_epoch nor shuffle_window"):
+            LabelPlanConfig(classes_per_batch=5, super_pairs=1)
 
 
 def test_ranks_together_read_the_plan() -> None:
-    steps = plan_labels(manifest_of(np.full(50, 9)), LabelPlanConfig(labels=7, images=3), 0, 0).steps
+    steps = plan_labels(manifest_of(np.full(50, 9)), LabelPlanConfig(classes_per_batch=7, images_per_class=3), 0, 0).steps
 
     def share_of(rank: int, size: int) -> np.ndarray:
         return steps[:, World(rank, size, rank, size, torch.device("cpu"), None).share(steps.shape[1])]
@@ -184,7 +186,7 @@ def test_ranks_together_read_the_plan() -> None:
     check_shares(steps, share_of, sizes=(1, 2, 3, 4, 8))
 
 
-@pytest.mark.parametrize("config", [LabelPlanConfig(), LabelPlanConfig(window=8), LabelPlanConfig(shots=20)])
+@pytest.mark.parametrize("config", [LabelPlanConfig(), LabelPlanConfig(shuffle_window=8), LabelPlanConfig(shots=20)])
 def test_millions_of_images(config: LabelPlanConfig) -> None:
     """7.4 million images of 100,000 labels: an epoch is planned in under 3 s (of this process) and 1 GB."""
     manifest = manifest_of(np.random.default_rng(0).multinomial(7_400_000, np.full(100_000, 1e-5)), shards=300)

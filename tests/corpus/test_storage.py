@@ -12,7 +12,7 @@ from moto.server import ThreadedMotoServer
 
 from largescale.corpus import cache, storage
 from largescale.corpus.config import StorageConfig
-from largescale.corpus.reading import Corpus
+from largescale.corpus.corpus import Corpus
 from largescale.corpus.storage import open_storage
 from largescale.distributed import World
 from largescale.settings import UserError
@@ -179,7 +179,7 @@ def test_processes_of_a_node_fetch_a_shard_once(server: FileServer, tmp_path: Pa
 def test_a_fetch_that_was_killed_leaves_nothing_behind(server: FileServer, tmp_path: Path) -> None:
     server.faults["shard-00000.tar"] = ["stalled"]
     program = (
-        "from largescale.corpus.reading import Corpus\nfrom largescale.corpus.config import StorageConfig\n"
+        "from largescale.corpus.loading import Corpus\nfrom largescale.corpus.config import StorageConfig\n"
         f"Corpus.open({server.url!r}, StorageConfig(cache={str(tmp_path)!r})).read([0])"
     )
     process = subprocess.Popen([sys.executable, "-c", program])

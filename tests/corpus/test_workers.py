@@ -14,8 +14,9 @@ import pytest
 
 from largescale.corpus.batches import Step
 from largescale.corpus.config import ImagesConfig, LoaderConfig
+from largescale.corpus.corpus import Corpus
+from largescale.corpus.loading import load_steps
 from largescale.corpus.manifest import Manifest
-from largescale.corpus.reading import Corpus, load_steps
 from largescale.corpus.workers import split
 from largescale.settings import UserError
 from tests.corpora import make_corpus

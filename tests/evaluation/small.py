@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from largescale.corpus.config import ImagesConfig, LoaderConfig
+from largescale.corpus.corpus import Corpus
 from largescale.corpus.manifest import write_manifest
-from largescale.corpus.reading import Corpus
 from largescale.distributed import World
 from largescale.evaluation import EvaluateConfig, Results, evaluate
 from largescale.models.config import ModelConfig

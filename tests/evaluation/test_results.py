@@ -11,7 +11,7 @@ from largescale.evaluation.results import (
     Histogram,
     Interval,
     Missed,
-    Neighbour,
+    Neighbor,
     PrecisionRecall,
     ProtocolResult,
     QueryRecord,
@@ -34,7 +34,7 @@ def some_results() -> Results:
         [CurvePoint(0, {"map_rectangle": Interval(0.6, 0.5, 0.7)}), CurvePoint(5, metrics)],
         Histogram([0, 0.5, 1], [1, 2], [3, 4], [5, 6]),
         PrecisionRecall([0.5, 1], [0.9, 0.1]),
-        Suspects(1000, 70, [Suspect(Neighbour(3, "ü/3", "distractors", 0.25, "distractor", 1), 30, 2, [4, 5])]),
+        Suspects(1000, 70, [Suspect(Neighbor(3, "ü/3", "distractors", 0.25, "distractor", 1), 30, 2, [4, 5])]),
         "queries-labels-leave-one-out.jsonl",
     )
     used = CorpusUsed("data/test", "f00", 10)
@@ -49,7 +49,7 @@ def test_results_there_and_back(tmp_path: Path) -> None:
 
 
 def test_records_there_and_back(tmp_path: Path) -> None:
-    top = [Neighbour(3, "ü/3", "distractors", 0.25, "distractor", 1)]
+    top = [Neighbor(3, "ü/3", "distractors", 0.25, "distractor", 1)]
     found = QueryRecord(4, "ü/4", (0, 1, 2, 3.5), "a label", 0.5, 2, 0, {"map_rectangle": 0.5}, top, [Missed(9, "9", 70, -0.1)])
     nothing = QueryRecord(5, "5", None, "b", None, 0, None)
     with record_file(tmp_path / "queries.jsonl") as write:

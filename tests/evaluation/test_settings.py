@@ -11,10 +11,10 @@ import torch
 from largescale.distributed import World
 from largescale.evaluation import Published, evaluate, evaluate_descriptors, evaluate_rankings, read_records
 from largescale.evaluation.config import EvaluateConfig, ExpansionConfig, ScoreConfig
-from largescale.evaluation.expansion import augment_database, expand_queries
-from largescale.evaluation.fitting import images_to_fit, matching_pairs
-from largescale.evaluation.protocols import landmark_protocols
+from largescale.evaluation.descriptors.fitting import images_to_fit, matching_pairs
+from largescale.evaluation.protocol.protocols import landmark_protocols
 from largescale.evaluation.results import Results
+from largescale.evaluation.search.expansion import augment_database, expand_queries
 from largescale.evaluation.stage import Stage
 from largescale.models.multiscale import merge_scales
 from largescale.models.whitening import LearnedWhitening, PCAWhitening
@@ -29,7 +29,7 @@ from tests.world import run_world
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     make_corpus(folder / "labels", labels=6, per_label=4, shards=3, size=48, mixed=True)
-    make_corpus(folder / "far", labels=0, per_label=0, shards=2, size=48, unlabelled=20)
+    make_corpus(folder / "far", labels=0, per_label=0, shards=2, size=48, unlabeled=20)
     make_corpus(folder / "train", labels=12, per_label=5, shards=2, size=48)
     make_landmarks(folder / "landmarks")
     make_weights(folder / "weights.safetensors")
@@ -88,7 +88,7 @@ def test_expansion_and_augmentation(data: Path, tmp_path: Path, world: World) ->
     rows = merge_scales(
         torch.from_numpy(np.concatenate([raw(data, world, r) for r in ("gallery", "distractors 0")], axis=1))
     ).numpy()
-    three = ExpansionConfig(neighbours=3, alpha=2)
+    three = ExpansionConfig(neighbors=3, alpha=2)
     results = evaluate(tiny_network(), scored(data, tmp_path / "a", score=ScoreConfig(database_augmentation=three)), world)
     augmented = augment_database(rows, 3, 2)
     agree(found_by(results, tmp_path / "a"), rows[:24], augmented)
@@ -112,16 +112,16 @@ def test_reranking_changes_the_order_and_what_is_counted(method: str, data: Path
 
 def test_nothing_is_embedded_again(data: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluate(tiny_network(), scored(data, tmp_path / "first"), world)
-    monkeypatch.setattr("largescale.evaluation.store.embed", None)
-    score = ScoreConfig(whitening="pca", dim=6, query_expansion=ExpansionConfig(neighbours=2, alpha=0), rerank="diffusion")
+    monkeypatch.setattr("largescale.evaluation.descriptors.store.embed", None)
+    score = ScoreConfig(whitening="pca", dim=6, query_expansion=ExpansionConfig(neighbors=2, alpha=0), rerank="diffusion")
     results = evaluate(tiny_network(), scored(data, tmp_path / "second", score=score), world)
-    assert results.score["query_expansion"] == {"neighbours": 2, "alpha": 0}
+    assert results.score["query_expansion"] == {"neighbors": 2, "alpha": 0}
     evaluate(tiny_network(), scored(data, tmp_path / "third", scales="single"), world)  # one of the three
 
 
 @pytest.mark.parametrize("size", [2])
 def test_number_of_ranks_changes_nothing(size: int, data: Path, tmp_path: Path) -> None:
-    two = ExpansionConfig(neighbours=2, alpha=1)
+    two = ExpansionConfig(neighbors=2, alpha=1)
     score = ScoreConfig(whitening="learned", dim=12, query_expansion=two, database_augmentation=two, rerank="diffusion")
     for ranks in (1, size):
         config = scored(data, tmp_path / str(ranks), score=score, store=tmp_path / f"store{ranks}")
@@ -131,11 +131,11 @@ def test_number_of_ranks_changes_nothing(size: int, data: Path, tmp_path: Path) 
 
 def test_settings_of_one_test_set_are_marked(data: Path, tmp_path: Path, world: World) -> None:
     """At scale 1: a query that was cut out of 48 pixels is too small for less."""
-    both = {"tuned": {"oxford5k": ScoreConfig(query_expansion=ExpansionConfig(neighbours=1))}, "scales": "single"}
+    both = {"tuned": {"oxford5k": ScoreConfig(query_expansion=ExpansionConfig(neighbors=1))}, "scales": "single"}
     labels = evaluate(tiny_network(), scored(data, tmp_path / "labels", **both), world)
     landmarks = evaluate(tiny_network(), scored(data, tmp_path / "landmarks", gallery=str(data / "landmarks"), **both), world)
     assert (labels.tuned, landmarks.tuned) == (False, True)
-    assert landmarks.score["query_expansion"] == {"neighbours": 1, "alpha": 3}
+    assert landmarks.score["query_expansion"] == {"neighbors": 1, "alpha": 3}
     assert json.loads((tmp_path / "landmarks" / "results.json").read_text())["tuned"] is True
 
 
@@ -150,7 +150,7 @@ def test_ukbench_asks_every_image_for_its_four(data: Path, tmp_path: Path, world
 
 
 def test_images_that_whitening_is_fitted_on(data: Path) -> None:
-    from largescale.corpus.reading import Corpus
+    from largescale.corpus.loading import Corpus
 
     manifest = Corpus.open(str(data / "train")).manifest
     assert len(images_to_fit(manifest, 60)) == 60
@@ -162,8 +162,8 @@ def test_images_that_whitening_is_fitted_on(data: Path) -> None:
     assert np.isin(pairs, some).all(axis=1).sum() >= 10
 
 
-def test_real_descriptors_among_their_neighbours(shared_data: Path, tmp_path: Path, world: World) -> None:
-    """Oxford5k, 128 dimensions of CaffeNet: few neighbours help, and ten harm, of which half are wrong; as by hand."""
+def test_real_descriptors_among_their_neighbors(shared_data: Path, tmp_path: Path, world: World) -> None:
+    """Oxford5k, 128 dimensions of CaffeNet: few neighbors help, and ten harm, of which half are wrong; as by hand."""
     folder = shared_data / "oxford5k"
     found = read_test_set(folder / "gnd_oxford5k.json")
     published = Published.parse({"protocol": found.protocol, "queries": found.queries, "gallery": found.images}, "gnd")
@@ -181,10 +181,10 @@ def test_real_descriptors_among_their_neighbours(shared_data: Path, tmp_path: Pa
     place = {name: row for row, name in enumerate(given["names"].read_text().split())}
     asked = rows[[place[query.key] for query in published.queries]]
     lists = [{name: [place[key] for key in keys] for name, keys in query.lists.items()} for query in published.queries]
-    for neighbours, alpha, expected in [(2, 0, 41.50), (5, 1, 41.50), (10, 0, 36.96)]:
-        queries = expand_queries(asked, rows, neighbours, alpha)  # a query's own image is one of its neighbours
+    for neighbors, alpha, expected in [(2, 0, 41.50), (5, 1, 41.50), (10, 0, 36.96)]:
+        queries = expand_queries(asked, rows, neighbors, alpha)  # a query's own image is one of its neighbors
         order = np.argsort(-queries @ rows.T, axis=1, kind="stable")
         by_hand = evaluate_rankings(order.T, lists, landmark_protocols("oxford5k", False)[0])
-        expansion = ExpansionConfig(neighbours=neighbours, alpha=alpha)
-        assert score(f"{neighbours}-{alpha}", query_expansion=expansion) == expected
+        expansion = ExpansionConfig(neighbors=neighbors, alpha=alpha)
+        assert score(f"{neighbors}-{alpha}", query_expansion=expansion) == expected
         assert round(100 * by_hand.mean["map_trapezoid"], 2) == expected

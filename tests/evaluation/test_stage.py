@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from largescale.corpus.reading import Corpus
+from largescale.corpus.corpus import Corpus
 from largescale.distributed import World
 from largescale.evaluation import QueryRecord, Stopped, evaluate, read_records, store
 from largescale.evaluation.config import EvaluateConfig
-from largescale.evaluation.ground_truth import LISTS
-from largescale.models.network import RetrievalNet, normalise
+from largescale.evaluation.protocol.ground_truth import LISTS
+from largescale.models.network import RetrievalNet, normalize
 from largescale.settings import UserError
 from tests.corpora import make_corpus
 from tests.evaluation.small import (
@@ -37,7 +37,7 @@ from tests.world import run_world, start_world
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     make_corpus(folder / "labels", labels=8, per_label=5, shards=12, size=48, mixed=True)
-    make_corpus(folder / "far", labels=0, per_label=0, shards=8, size=48, unlabelled=40)
+    make_corpus(folder / "far", labels=0, per_label=0, shards=8, size=48, unlabeled=40)
     make_landmarks(folder / "landmarks")
     make_weights(folder / "weights.safetensors")
     return folder
@@ -237,12 +237,12 @@ def describe(network: RetrievalNet, location: Path, boxes: dict[int, tuple[int, 
         for id, encoded in enumerate(corpus.read(np.arange(len(corpus.manifest)))):
             image = Image.open(io.BytesIO(encoded)).crop(boxes[id]) if id in boxes else Image.open(io.BytesIO(encoded))
             pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
-            rows.append(network.eval()(normalise(pixels))[0].numpy())
+            rows.append(network.eval()(normalize(pixels))[0].numpy())
     return np.stack(rows)
 
 
 def test_queries_of_another_corpus_are_matched_by_the_names_of_labels(data: Path, tmp_path: Path, world: World) -> None:
-    make_corpus(tmp_path / "queries", labels=8, per_label=5, shards=1, size=48, unlabelled=2, mixed=True)
+    make_corpus(tmp_path / "queries", labels=8, per_label=5, shards=1, size=48, unlabeled=2, mixed=True)
     config = settings(tmp_path / "out", gallery=str(data / "labels"), queries=str(tmp_path / "queries"))
     (protocol,) = evaluate(tiny_network(), config, world).protocols
     assert (protocol.protocol, protocol.queries, protocol.clusters) == ("labels-query-gallery", 40, 8)

@@ -42,7 +42,7 @@ def test_two_processes_print_a_table_and_write_results_and_report(
     tmp_path: Path, world: World, signal: StopSignal, capfd: pytest.CaptureFixture[str]
 ) -> None:
     gallery = make_corpus(tmp_path / "test", labels=5, per_label=4, shards=4, size=SIZE)
-    far = make_corpus(tmp_path / "far", labels=0, per_label=0, shards=2, size=SIZE, unlabelled=12)
+    far = make_corpus(tmp_path / "far", labels=0, per_label=0, shards=2, size=SIZE, unlabeled=12)
     weights, out = make_weights(tmp_path / "w.safetensors"), tmp_path / "out"
     settings = [f"weights={weights}", f"gallery={gallery}", f"distractors={far}", f"out={out}", *SMALL]
     found = evaluate(*settings, processes=2)

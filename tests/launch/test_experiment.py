@@ -32,7 +32,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
     corpus = str(make_corpus(folder / "corpus", labels=8, per_label=4, size=48))
     common = {"corpus": corpus, "epochs": 2, "images": {"size": 48}, "loader": {"workers": 0}, "tracking": {"wandb": "off"}}
     methods = {
-        "contrastive": {"loss": {"name": "contrastive"}, "tuples": {"per_step": 4}, "mining": {"negatives": 2}},
+        "contrastive": {"loss": {"name": "contrastive"}, "tuples": {"batch_size": 4}, "mining": {"negatives": 2}},
         "batch-hard": {"loss": {"name": "batch_hard"}, "batches": {"labels": 4, "images": 2}},
     }
     values = {
@@ -83,7 +83,9 @@ def test_an_experiment_leaves_one_table_and_goes_on(described: Path, first: str)
 @pytest.mark.usefixtures("first")
 def test_a_method_that_fails_does_not_keep_the_others_from_their_table(described: Path) -> None:
     """What the experiment above has trained of the first seed is not trained again."""
-    diverging = "methods.diverging={loss: {name: batch_hard}, batches: {labels: 4, images: 2}, optim: {lr: 1.0e30}}"
+    diverging = (
+        "methods.diverging={loss: {name: batch_hard}, batches: {classes_per_batch: 4, images_per_class: 2}, optim: {lr: 1.0e30}}"
+    )
     said = experiment(described / "tiny.yaml", diverging, "seeds=[0,1]", status=2)
     assert said.count("train.py ") == 3 + said.count("train.py of diverging")  # of the second seed it is not tried
     assert "not in the table for a run that failed: diverging" in said

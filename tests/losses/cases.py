@@ -246,7 +246,7 @@ CASES = [
     Case("sup_ap", "labels", SupAPLoss, lambda x, labels: _mean_precision(x, labels, _sup)),
     Case("sup_ap alone", "labels", lambda: SupAPLoss("2021", self_in_gallery=False)),
     Case("smooth_ap", "labels", lambda: SmoothAPLoss(0.1), lambda x, labels: _mean_precision(x, labels, _smooth)),
-    # inputs of norm 1 lie on the last bin's centre, where the gradient has a kink
+    # inputs of norm 1 lie on the last bin's center, where the gradient has a kink
     Case(
         "soft_bin_ap", "labels", lambda: SoftBinAPLoss(7), lambda x, labels: _mean_precision(x, labels, _soft_bins), smooth=False
     ),

@@ -43,11 +43,11 @@ def tuples(seed: int = 0, count: int = 5, negatives: int = 3, dim: int = 6) -> I
 
 
 def batch(seed: int = 0, labels: tuple[int, ...] = (0, 1, 0, 2, 2, 1, 0, 3, 2, 1), dim: int = 6) -> Inputs:
-    """Unit rows `(B, D)` around the centres of their classes, and labels `(B,)`."""
+    """Unit rows `(B, D)` around the centers of their classes, and labels `(B,)`."""
     generator = torch.Generator().manual_seed(seed)
-    centres = torch.randn(8, dim, generator=generator, dtype=torch.float64)
+    centers = torch.randn(8, dim, generator=generator, dtype=torch.float64)
     noise = torch.randn(len(labels), dim, generator=generator, dtype=torch.float64)
-    return normalize(centres[list(labels)] + noise, dim=1), torch.tensor(labels)
+    return normalize(centers[list(labels)] + noise, dim=1), torch.tensor(labels)
 
 
 def inputs(case: Case, seed: int = 0) -> Inputs:

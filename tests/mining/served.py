@@ -10,11 +10,11 @@ import torch
 
 from largescale.commit import write_text
 from largescale.config import load, to_yaml
+from largescale.corpus.corpus import Corpus
 from largescale.corpus.plan import plan_tuples
-from largescale.corpus.reading import Corpus
 from largescale.distributed import World
 from largescale.mining import Generation, Generations, Miner
-from largescale.mining.service import Service
+from largescale.mining.service.service import Service
 from largescale.models.network import RetrievalNet
 from largescale.models.weights import save_weights
 from largescale.training.recipe import TrainConfig
@@ -22,13 +22,13 @@ from largescale.training.recipe import TrainConfig
 STEPS, EPOCHS = 4, 3
 SETTINGS = [
     *("images.size=64", "loader.workers=0", "model={backbone: 'timm:test_resnet', weights: none}", f"epochs={EPOCHS}"),
-    *("tuples={per_step: 4, per_epoch: 16}", "tracking.wandb=off", "bad_images.budget=0.1"),
+    *("tuples={batch_size: 4, per_epoch: 16}", "tracking.wandb=off", "bad_images.budget=0.1"),
 ]
 
 
 def settings_of(directory: Path, corpus: Path, wait: str) -> TrainConfig:
     place = [f"runs={directory.parent}", f"name={directory.name}", f"corpus={corpus}"]
-    return load(TrainConfig, [*SETTINGS, *place, f"mining={{negatives: 2, batch: 4, home: service, wait: {wait}}}"])
+    return load(TrainConfig, [*SETTINGS, *place, f"mining={{negatives: 2, batch_size: 4, home: service, wait: {wait}}}"])
 
 
 def network_of(step: int) -> RetrievalNet:

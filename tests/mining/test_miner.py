@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from largescale.corpus.config import BadImagesConfig, ImagesConfig, LoaderConfig, TuplePlanConfig
+from largescale.corpus.corpus import Corpus
 from largescale.corpus.manifest import Manifest
 from largescale.corpus.plan import Tuples, plan_pool, plan_tuples
-from largescale.corpus.reading import Corpus
 from largescale.distributed import World
 from largescale.embedding import embed
 from largescale.mining import Generation, Generations, Miner, MiningConfig
-from largescale.mining.select import NO_IMAGE
+from largescale.mining.search.select import NO_IMAGE
 from largescale.models.config import ModelConfig
 from largescale.settings import UserError
 from tests.corpora import encode, make_corpus
@@ -27,7 +27,7 @@ from tests.mining.reference import nearest
 from tests.world import kill_in_world, run_world
 
 SEED, EPOCH, STEP = 1, 3, 12
-PLAN = TuplePlanConfig(per_step=4, per_epoch=40)
+PLAN = TuplePlanConfig(batch_size=4, per_epoch=40)
 CONFIG = MiningConfig(batch=4)
 CONFIGS = {
     "all images": CONFIG,
@@ -40,14 +40,14 @@ CONFIGS = {
 APPROXIMATE = ("approximate", "automatic, too large for exact search")
 
 
-class Colours(nn.Module):
-    """Descriptors of 4 x 4 mean colours; a black image has none that is finite, a white one has none that is not zero."""
+class Colors(nn.Module):
+    """Descriptors of 4 x 4 mean colors; a black image has none that is finite, a white one has none that is not zero."""
 
     dim = 48
 
     def forward(self, images: Tensor) -> Tensor:
-        colours = nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)
-        descriptors = nn.functional.normalize(colours - colours.mean(1, keepdim=True))
+        colors = nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)
+        descriptors = nn.functional.normalize(colors - colors.mean(1, keepdim=True))
         black, white = images.amax((1, 2, 3)) < -1, images.amin((1, 2, 3)) > 2
         return descriptors.masked_fill(black[:, None], torch.nan).masked_fill(white[:, None], 0)
 
@@ -74,8 +74,8 @@ def mine_all(world: World, corpus: Path, runs: Path) -> dict[str, Generation | N
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """68 images of three shapes; 12 labels and 20 images without one; labels cross the borders of shards."""
-    return make_corpus(tmp_path_factory.mktemp("mining") / "corpus", 12, 4, shards=5, unlabelled=20, mixed=True)
+    """68 images of three shapes; 12 labels and 20 images without one; labels cross the boundaries of shards."""
+    return make_corpus(tmp_path_factory.mktemp("mining") / "corpus", 12, 4, shards=5, unlabeled=20, mixed=True)
 
 
 @pytest.fixture(scope="module")
@@ -143,13 +143,13 @@ BLACK, WHITE = (encode(np.full((48, 64, 3), value, np.uint8)) for value in (0, 2
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     replaced = {3: BLACK, 4: WHITE, 21: b"no image", 60: BLACK, 61: BLACK}
-    return make_corpus(tmp_path_factory.mktemp("faulty") / "corpus", 12, 4, shards=5, size=64, unlabelled=20, replace=replaced)
+    return make_corpus(tmp_path_factory.mktemp("faulty") / "corpus", 12, 4, shards=5, size=64, unlabeled=20, replace=replaced)
 
 
 def mine_faulty(world: World, corpus: Path, run: Path, budget: float) -> Generation | str:
     made, tuples = miner(world, corpus, run, CONFIG, budget)
     try:
-        return made.run(Colours(), EPOCH, STEP, replace(tuples, queries=np.where(tuples.queries < 6, 3, tuples.queries)))
+        return made.run(Colors(), EPOCH, STEP, replace(tuples, queries=np.where(tuples.queries < 6, 3, tuples.queries)))
     except UserError as error:
         return str(error)
 
@@ -184,37 +184,43 @@ def test_too_many_faults_stop_every_rank(faulty: Path, tmp_path: Path) -> None:
     assert Generations(tmp_path, Corpus.open(str(faulty)).manifest.fingerprint).read(EPOCH, STEP) is None
 
 
-def mine_colours(world: World, corpus: Path, run: Path, config: MiningConfig) -> Generation | None:
+def mine_colors(world: World, corpus: Path, run: Path, config: MiningConfig) -> Generation | None:
     made, tuples = miner(world, corpus, run, config)
-    return made.run(Colours(), EPOCH, STEP, tuples)
+    return made.run(Colors(), EPOCH, STEP, tuples)
 
 
 @pytest.fixture(scope="module")
-def colours(corpus: Path) -> np.ndarray:
+def colors(corpus: Path) -> np.ndarray:
     """`(68, 48)` float64 descriptors of all images."""
     opened, cpu = Corpus.open(str(corpus)), torch.device("cpu")
     loader = LoaderConfig(workers=0)
-    groups = list(embed(Colours(), opened, np.arange(68), ImagesConfig(size=64), batch=4, loader=loader, device=cpu))
+    groups = list(embed(Colors(), opened, np.arange(68), ImagesConfig(size=64), batch=4, loader=loader, device=cpu))
     order = np.argsort(np.concatenate([group.ids for group in groups]))
     return torch.cat([group.descriptors for group in groups])[order].double().numpy()
 
 
-RULES = [{}, {"pool": 25}, {"semi_hard": True}, {"ceiling": 0.3}, {"semi_hard": True, "ceiling": 0.4, "duplicate": 0.6}]
+RULES = [
+    {},
+    {"pool": 25},
+    {"semi_hard": True},
+    {"similarity_cap": 0.3},
+    {"semi_hard": True, "similarity_cap": 0.4, "duplicate": 0.6},
+]
 
 
 @pytest.mark.parametrize("rule", [*RULES, {"order": "farthest"}], ids=str)
-def test_equals_brute_force_over_the_pool(corpus: Path, tmp_path: Path, colours: np.ndarray, rule: dict[str, Any]) -> None:
+def test_equals_brute_force_over_the_pool(corpus: Path, tmp_path: Path, colors: np.ndarray, rule: dict[str, Any]) -> None:
     """Where too few images are eligible, random ones take the last places, and the queries are counted."""
     manifest, config = Corpus.open(str(corpus)).manifest, CONFIG.model_copy(update=rule)
     tuples, ids = plan_tuples(manifest, PLAN, SEED, EPOCH), plan_pool(manifest, config.pool, SEED, EPOCH)
     clusters = np.where(manifest.label >= 0, manifest.label, -2 - np.arange(68))
     excluded = np.stack([clusters[tuples.queries], clusters[tuples.positives]], 1).tolist()
     sign = -1 if config.order == "farthest" else 1
-    of_positive = (colours[tuples.queries] * colours[tuples.positives]).sum(1) if config.semi_hard else np.full(40, np.inf)
-    limits = np.minimum(of_positive, np.inf if config.ceiling is None else config.ceiling)
-    similarities = sign * (colours[tuples.queries] @ colours[ids].T)
+    of_positive = (colors[tuples.queries] * colors[tuples.positives]).sum(1) if config.semi_hard else np.full(40, np.inf)
+    limits = np.minimum(of_positive, np.inf if config.similarity_cap is None else config.similarity_cap)
+    similarities = sign * (colors[tuples.queries] @ colors[ids].T)
     expected, values = nearest(similarities, ids, clusters[ids], excluded, 5, limits, config.duplicate or np.inf)
-    for generation in run_world(2, mine_colours, corpus, tmp_path, config):
+    for generation in run_world(2, mine_colors, corpus, tmp_path, config):
         mined = ~np.isnan(generation.similarities)
         np.testing.assert_array_equal(mined, expected != NO_IMAGE)
         np.testing.assert_array_equal(generation.negatives[mined], expected[mined])
@@ -265,7 +271,7 @@ def mine_disturbed(world: World, corpus: Path, run: Path, stage: str, victim: in
     made, tuples = miner(world, corpus, run, CONFIG, should_stop=asked)
     if met:
         made.generations = Mortal(made.generations, stage)
-    return made.run(Colours(), EPOCH, STEP, tuples), asked.calls
+    return made.run(Colors(), EPOCH, STEP, tuples), asked.calls
 
 
 @pytest.fixture(scope="module")

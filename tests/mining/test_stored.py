@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from largescale.corpus.corpus import Corpus
 from largescale.corpus.plan import plan_pool
-from largescale.corpus.reading import Corpus
 from largescale.distributed import World
 from largescale.mining import Generation, Generations
 from largescale.mining.miner import excluded_clusters
-from largescale.mining.select import cluster_keys
+from largescale.mining.search.select import cluster_keys
 from largescale.mining.stored import Stored, choose_stored, eligible
 from tests.corpora import make_corpus
-from tests.mining.test_miner import BLACK, CONFIG, EPOCH, PLAN, SEED, STEP, Colours, miner, plan_tuples
+from tests.mining.test_miner import BLACK, CONFIG, EPOCH, PLAN, SEED, STEP, Colors, miner, plan_tuples
 from tests.world import run_world
 
 STORED = CONFIG.model_copy(update={"stored": 30})
@@ -24,15 +24,15 @@ STORED = CONFIG.model_copy(update={"stored": 30})
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """12 labels of 4 images and 20 without a label, of which one cannot be used."""
     replaced = {60: BLACK}
-    return make_corpus(tmp_path_factory.mktemp("stored") / "corpus", 12, 4, shards=5, unlabelled=20, mixed=True, replace=replaced)
+    return make_corpus(tmp_path_factory.mktemp("stored") / "corpus", 12, 4, shards=5, unlabeled=20, mixed=True, replace=replaced)
 
 
 def mine(world: World, corpus: Path, run: Path) -> tuple[Generation, dict[int, np.ndarray]]:
     """The generation, and this rank's descriptors of the pool by image id."""
     made, tuples = miner(world, corpus, run, STORED)
-    generation = made.run(Colours(), EPOCH, STEP, tuples)
+    generation = made.run(Colors(), EPOCH, STEP, tuples)
     assert generation is not None
-    pool, *_ = made._embed(Colours(), EPOCH, tuples)
+    pool, *_ = made._embed(Colors(), EPOCH, tuples)
     return generation, dict(zip(pool.ids.tolist(), pool.rows.numpy(), strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Trunks of torchvision and timm."""
+"""Backbones of torchvision and timm."""
 
 import pytest
 import torch
@@ -29,8 +29,8 @@ TRUNKS = {
 @pytest.mark.parametrize("name", TRUNKS)
 def test_a_map_at_any_size(name: str) -> None:
     with torch.device("meta"):
-        trunk, channels = build_backbone(name)
-        features = trunk.eval()(torch.randn(2, 3, 85, 131))
+        backbone, channels = build_backbone(name)
+        features = backbone.eval()(torch.randn(2, 3, 85, 131))
     assert (channels, tuple(features.shape)) == (TRUNKS[name][0], (2, channels, *TRUNKS[name][1]))
 
 
@@ -42,28 +42,28 @@ def test_transformer_of_torchvision_is_torchvisions() -> None:
     torch.manual_seed(0)
     whole = VisionTransformer(image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32).eval()
     whole.heads = nn.Identity()
-    trunk = TorchvisionTransformer(whole, class_token=True)
+    backbone = TorchvisionTransformer(whole, class_token=True)
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        torch.testing.assert_close(trunk.eval()(images)[:, :, 0, 0], whole(images))
+        torch.testing.assert_close(backbone.eval()(images)[:, :, 0, 0], whole(images))
         assert TorchvisionTransformer(whole, class_token=False)(torch.randn(2, 3, 50, 27)).shape == (2, 16, 6, 3)
 
 
 def test_tokens_of_timm_keep_their_places() -> None:
-    trunk, _ = build_backbone("timm:test_vit")
+    backbone, _ = build_backbone("timm:test_vit")
     images = torch.randn(1, 3, 160, 160)
     with torch.no_grad():
-        tokens = trunk.eval().model.forward_features(images)
-        features, token = trunk(images), build_backbone("timm:test_vit", class_token=True)[0]
-        token.load_state_dict(trunk.state_dict())
+        tokens = backbone.eval().model.forward_features(images)
+        features, token = backbone(images), build_backbone("timm:test_vit", class_token=True)[0]
+        token.load_state_dict(backbone.state_dict())
         torch.testing.assert_close(token.eval()(images)[:, :, 0, 0], tokens[:, 0])
     assert features[0, :, 2, 3].equal(tokens[0, 1 + 2 * 10 + 3])
 
 
 def test_maps_of_timm_with_channels_last() -> None:
     with torch.device("meta"):
-        trunk, channels = build_backbone("timm:swin_tiny_patch4_window7_224")
-        assert trunk.eval()(torch.randn(1, 3, 64, 96)).shape == (1, channels, 2, 3)
+        backbone, channels = build_backbone("timm:swin_tiny_patch4_window7_224")
+        assert backbone.eval()(torch.randn(1, 3, 64, 96)).shape == (1, channels, 2, 3)
 
 
 def test_class_token_needs_one() -> None:

@@ -38,7 +38,7 @@ def test_network_at_scales() -> None:
     assert found.shape == (2, 3, 24)
 
 
-def test_several_poolings_of_one_trunk() -> None:
+def test_several_poolings_of_one_backbone() -> None:
     network, images = ModelConfig(backbone="squeezenet1_1", gem_p=2.5).build().eval(), torch.randn(2, 3, 64, 48)
     poolings: tuple[Pooling, ...] = ("gem", "mac", "spoc", "rmac")
     networks = [network.pooled(pooling) for pooling in poolings]

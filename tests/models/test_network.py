@@ -9,7 +9,7 @@ import torch
 from largescale.losses import ContrastiveLoss
 from largescale.models.config import ModelConfig
 from largescale.models.multiscale import merge_scales, resize
-from largescale.models.network import MEAN, STD, RetrievalNet, normalise
+from largescale.models.network import MEAN, STD, RetrievalNet, normalize
 from tests.goldens import FOLDER, PRECISIONS, Golden, goldens
 
 
@@ -38,7 +38,7 @@ def _network(case: Golden, dtype: torch.dtype) -> RetrievalNet:
 
 
 def _images(case: Golden, dtype: torch.dtype) -> torch.Tensor:
-    """Normalised in float32 also for float64, step by step as the peer's were."""
+    """Normalized in float32 also for float64, step by step as the peer's were."""
     return _as_torchvision(torch.tensor(case.arrays()["in_images"]).permute(0, 3, 1, 2)).to(dtype)
 
 
@@ -52,7 +52,7 @@ def _as_torchvision(images: torch.Tensor) -> torch.Tensor:
 def test_pixels_become_the_floats_of_torchvision(memory_format: torch.memory_format) -> None:
     every = torch.arange(256, dtype=torch.uint8).repeat(3, 1).T.reshape(2, 8, 16, 3).permute(0, 3, 1, 2)
     images = every.contiguous(memory_format=memory_format)
-    floats = normalise(images)
+    floats = normalize(images)
     torch.testing.assert_close(floats, _as_torchvision(images), rtol=0, atol=5e-7)
     assert floats.is_contiguous(memory_format=torch.channels_last)
 
@@ -76,7 +76,7 @@ def test_scales_equal_cirtorch(case: Golden) -> None:
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("case", goldens("network", "network_training_step"))
 def test_training_step_equals_cirtorch(case: Golden, precision: str) -> None:
-    """In training mode: frozen batch normalisation is what cirtorch does by evaluation mode."""
+    """In training mode: frozen batch normalization is what cirtorch does by evaluation mode."""
     dtype = getattr(torch, precision)
     net = _network(case, dtype).train()
     x = net(_images(case, dtype))
@@ -100,7 +100,7 @@ def test_merged_scales() -> None:
     assert merge_scales(torch.tensor([[[-0.6, 0.8]], [[0.6, 0.8]]]), 3).isfinite().all()
 
 
-def test_batch_normalisation_is_frozen_or_not() -> None:
+def test_batch_normalization_is_frozen_or_not() -> None:
     images = torch.randn(2, 3, 32, 32)
     frozen, free = ModelConfig().build(), ModelConfig(freeze_batchnorm=False).build()
     before = frozen.backbone.bn1.running_mean.clone()
@@ -112,7 +112,7 @@ def test_batch_normalisation_is_frozen_or_not() -> None:
     assert not free.backbone.bn1.running_mean.equal(before)
 
 
-def test_low_precision_stays_in_the_trunk() -> None:
+def test_low_precision_stays_in_the_backbone() -> None:
     torch.manual_seed(0)
     net = ModelConfig(backbone="squeezenet1_1", projection=32).build().eval()
     images = torch.randn(2, 3, 64, 48)
@@ -131,7 +131,7 @@ def test_low_precision_stays_in_the_trunk() -> None:
 def test_descriptors_as_they_are() -> None:
     torch.manual_seed(0)
     images = torch.randn(2, 3, 48, 48)
-    raw, unit = (ModelConfig(backbone="squeezenet1_1", normalise=normalise).build().eval() for normalise in (False, True))
+    raw, unit = (ModelConfig(backbone="squeezenet1_1", normalize=normalize).build().eval() for normalize in (False, True))
     unit.load_state_dict(raw.state_dict())
     with torch.no_grad():
         x = raw(images)
@@ -139,10 +139,10 @@ def test_descriptors_as_they_are() -> None:
     assert not x.norm(dim=1).allclose(torch.ones(2), atol=0.01)
 
 
-def test_normalise() -> None:
+def test_normalize() -> None:
     black, white = torch.zeros(1, 3, 1, 1, dtype=torch.uint8), torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)
-    np.testing.assert_allclose(normalise(black).flatten(), [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225], rtol=1e-6)
-    np.testing.assert_allclose(normalise(white).flatten(), [0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225], rtol=1e-6)
+    np.testing.assert_allclose(normalize(black).flatten(), [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225], rtol=1e-6)
+    np.testing.assert_allclose(normalize(white).flatten(), [0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225], rtol=1e-6)
 
 
 def test_memory_format_changes_nothing() -> None:

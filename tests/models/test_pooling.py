@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from largescale.models.pooling import MAC, RMAC, GeM, SPoC, l2_normalise, rmac_regions
+from largescale.models.pooling import MAC, RMAC, GeM, SPoC, l2_normalize, rmac_regions
 from tests.goldens import PRECISIONS, Golden, goldens
 
 POOLS: dict[str, Callable[[dict], nn.Module]] = {
@@ -45,8 +45,8 @@ def test_learned_exponent_equals_cirtorch(case: Golden, precision: str) -> None:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("case", goldens("pooling", "l2n"))
-def test_normalisation_equals_cirtorch(case: Golden, precision: str) -> None:
-    _check(case, l2_normalise, precision)
+def test_normalization_equals_cirtorch(case: Golden, precision: str) -> None:
+    _check(case, l2_normalize, precision)
 
 
 @pytest.mark.parametrize("case", goldens("pooling", "rmac_regions"))
@@ -57,7 +57,7 @@ def test_regions_equal_cirtorch(case: Golden) -> None:
 
 @pytest.mark.parametrize("shape", [(11, 3), (2, 32), (2, 63), (40, 25), (1, 9)])
 def test_regions_of_each_size_reach_both_ends(shape: tuple[int, int]) -> None:
-    """cirtorch's float32 arithmetic rounds some last starts down (2 x 32, level 2), so that its regions miss the border."""
+    """cirtorch's float32 arithmetic rounds some last starts down (2 x 32, level 2), so that its regions miss the boundary."""
     boxes = np.array(rmac_regions(*shape, levels=3)[1:])
     for side in np.unique(boxes[:, 2]):
         same = boxes[boxes[:, 2] == side]

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torchvision.models import squeezenet1_1
 
 from largescale.models.config import ModelConfig
-from largescale.models.network import RetrievalNet, normalise
+from largescale.models.network import RetrievalNet, normalize
 from largescale.models.weights import load_weights, save_weights
 from largescale.settings import UserError
 
@@ -103,7 +103,7 @@ def test_interchange_file(tmp_path: Path, channels_last: bool) -> None:
     net, path = config.build().eval(), tmp_path / "weights" / "step-7.safetensors"
     save_weights(net, path, {"step": 7, "corpus": "abc"})
     assert [file.name for file in path.parent.iterdir()] == [path.name]
-    images = normalise(torch.randint(256, (2, 3, 64, 80), dtype=torch.uint8))
+    images = normalize(torch.randint(256, (2, 3, 64, 80), dtype=torch.uint8))
     again, metadata = RetrievalNet.from_file(path)
     assert (again.config, metadata) == (config, {"step": 7, "corpus": "abc"})
     with torch.no_grad():

@@ -13,7 +13,7 @@ from shards.demo import corpus
 from shards.demo.corpus import Demo, DemoSource, build_demo, compare
 from shards.demo.obstacles import place_obstacles
 from shards.demo.photograph import View
-from shards.demo.render import Camera, rasterise, visible
+from shards.demo.render import Camera, rasterize, visible
 from shards.demo.scene import Atlas, Mesh, Scene
 from shards.verify import Unchecked, verify
 
@@ -49,13 +49,13 @@ def test_rays_and_projection_are_inverse() -> None:
     np.testing.assert_allclose(places.reshape(8, 8, 2), np.stack(np.meshgrid(grid, grid), 2), atol=1e-5)
 
 
-def test_rasteriser_agrees_with_casting_every_ray_at_every_triangle() -> None:
+def test_rasterizer_agrees_with_casting_every_ray_at_every_triangle() -> None:
     rng = np.random.default_rng(0)
     corners = rng.normal(0, 1, (40, 1, 3)) + rng.normal(0, 0.7, (40, 3, 3))  # some reach behind the camera
     mesh = Mesh(corners, rng.random((40, 3, 2)), np.zeros(40, int))
     atlas = Atlas.pack([np.ones((4, 4, 3))])
     camera, size = Camera.aim(np.array([0.2, -2.5, 0.3]), np.zeros(3), 0.3, 0.9), 48
-    hits = rasterise(mesh, atlas, camera, size)
+    hits = rasterize(mesh, atlas, camera, size)
     nearness, triangle, st = cast(mesh, camera, size)
     np.testing.assert_allclose(hits.nearness, nearness, rtol=1e-4, atol=1e-5)
     seen = np.flatnonzero(nearness)
@@ -88,15 +88,15 @@ def test_holes_of_a_texture_show_what_is_behind() -> None:
     left_only[:, 1, 3] = 0
     mesh = Mesh(np.concatenate([square[halves], square[halves] + [0, 3, 0]]), np.tile(st, (2, 1, 1)), np.array([0, 0, 1, 1]))
     camera = Camera.aim(np.array([0, -4.0, 0]), np.zeros(3), 0, 1.5)
-    hits = rasterise(mesh, Atlas.pack([left_only, np.ones((2, 2, 3))]), camera, 32)
+    hits = rasterize(mesh, Atlas.pack([left_only, np.ones((2, 2, 3))]), camera, 32)
     nearness = hits.nearness.reshape(32, 32)[16]
     np.testing.assert_allclose(nearness[8:15], 1 / 4, rtol=1e-5)
     np.testing.assert_allclose(nearness[17:20], 1 / 7, rtol=1e-5)
 
 
-def test_visible_points_have_the_colour_of_their_texture(scene: Scene) -> None:
+def test_visible_points_have_the_color_of_their_texture(scene: Scene) -> None:
     size, view = 2048, look_from(scene, 25)  # pixels well below texels
-    hits = rasterise(scene.mesh, scene.atlas, view.camera, size)
+    hits = rasterize(scene.mesh, scene.atlas, view.camera, size)
     seen = visible(scene.points, view.camera, hits)
     picture = np.zeros((size * size, 3))
     picture[hits.pixel] = scene.atlas.look(scene.mesh.texture[hits.triangle], hits.st)[:, :3]
@@ -201,7 +201,7 @@ def test_build_end_to_end(tmp_path: Path) -> None:
         assert tar[manifest.offset[-1] :][: manifest.size[-1]] == source.read(place)
 
 
-def test_colour_statistics_are_poor() -> None:
+def test_color_statistics_are_poor() -> None:
     _, test, distractors = Demo(test_landmarks=10, test_views=4, distractors=250, size=64).sources()
     images = np.stack([pixels(source.read(item.place)) for source in (test, distractors) for item in source.items()]) / 255.0
     label = np.concatenate([np.repeat(np.arange(10), 4), np.full(250, -1)])
@@ -211,7 +211,7 @@ def test_colour_statistics_are_poor() -> None:
 
 
 def mean_average_precision(descriptors: np.ndarray, label: np.ndarray) -> float:
-    """Leave-one-out over the labelled rows."""
+    """Leave-one-out over the labeled rows."""
     precisions = []
     for query in np.flatnonzero(label >= 0):
         order = np.argsort(np.linalg.norm(descriptors - descriptors[query], axis=1), kind="stable")

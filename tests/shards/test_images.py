@@ -82,7 +82,7 @@ def test_exif_orientation_is_applied_and_boxes_follow(orientation: int) -> None:
     np.testing.assert_allclose(box, [left, top, right, bottom], atol=0.01)
 
 
-def test_boxes_end_at_the_border_of_the_image() -> None:
+def test_boxes_end_at_the_boundary_of_the_image() -> None:
     assert stored_box([-4.0, 10.0, 170.0, 60.0], encode(np.zeros((120, 160, 3), np.uint8)), 80, 60) == [0.0, 5.0, 80.0, 30.0]
 
 

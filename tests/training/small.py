@@ -9,8 +9,8 @@ from largescale.distributed import World
 from largescale.losses.contrastive import ContrastiveLoss
 from largescale.models.pooling import GeM
 from largescale.training.config import EngineConfig, OptimConfig
-from largescale.training.engine import Engine, build_engine
-from largescale.training.module import Batch, StepModule
+from largescale.training.engine.engine import Engine, build_engine
+from largescale.training.engine.step_module import Batch, StepModule
 
 TUPLES, WIDTH, CLASSES = 5, 4, 3
 SHAPES = [(8, 8)] * 12 + [(6, 10), (8, 8)] * 4

@@ -27,7 +27,7 @@ Outcome = tuple[list[float], dict[str, np.ndarray]]
 
 def _learn(world: World, chunk: int | None) -> Outcome:
     """Losses and norms of four steps of 20 images, and the state with the queue, which they fill more than twice."""
-    config = EngineConfig(autocast=False, chunk=chunk)
+    config = EngineConfig(autocast=False, gradcache_chunk=chunk)
     engine = small_engine(world, config, CrossBatchMemory(RoadmapLoss(), SIZE, 5, weight=0.5), name="sgd")
     numbers = []
     for step in range(4):
@@ -69,7 +69,7 @@ def test_the_queue_survives_a_kill(tmp_path: Path) -> None:
         *(f"corpus={corpus}", f"runs={tmp_path}", "images.size=48", "loader.workers=0", "epochs=2"),
         "optim={name: sgd, lr: 1e-3}",
         *("model={backbone: 'timm:test_resnet', weights: none}", "tracking={wandb: 'off', every: 1}"),
-        *("loss={name: roadmap, memory: 20}", "batches={labels: 4, images: 2}", "checkpoint.every=3"),
+        *("loss={name: roadmap, memory: 20}", "batches={classes_per_batch: 4, images_per_class: 2}", "checkpoint.every=3"),
     ]
     whole = run_world(2, train, [*settings, "name=whole"])
     members, _ = start_world(2, train, [*settings, "name=killed"], [], [_Die(5)])

@@ -13,14 +13,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from largescale.config import load
-from largescale.corpus.reading import Corpus
+from largescale.corpus.corpus import Corpus
 from largescale.distributed import StopSignal, World
 from largescale.settings import UserError
 from largescale.tracking import Tracker
 from largescale.training import Checkpoints, StepModule, WeightAverage, build_engine, callbacks
-from largescale.training.anchors import build_loss
 from largescale.training.callbacks import Callback
-from largescale.training.plans import build_planner
+from largescale.training.engine.class_anchors import build_loss
+from largescale.training.planning.planners import build_planner
 from largescale.training.recipe import TrainConfig
 from largescale.training.trainer import Trainer
 from tests.corpora import make_corpus
@@ -37,8 +37,8 @@ class SignalAt(Callback):
     def __init__(self, place: str, step: int) -> None:
         self.place, self.step = place, step
 
-    def at_border(self) -> None:
-        if (self.place, self.step) == ("border", self.trainer.progress.step):
+    def at_epoch_boundary(self) -> None:
+        if (self.place, self.step) == ("boundary", self.trainer.progress.step):
             os.kill(os.getpid(), signal.SIGTERM)
 
     def after_step(self, images: Any, outcome: Any) -> None:
@@ -58,7 +58,7 @@ def train(world: World, settings: Sequence[str], first: Sequence[Callback] = (),
     loss = build_loss(config.loss, len(corpus.manifest.label_names), network.dim, world)
     engine = build_engine(config.engine, config.optim, StepModule(network, loss, world))
     planner = build_planner(config, world, corpus, stop)
-    checkpoints = Checkpoints(config.directory / "checkpoints", config.checkpoint, world, config.binding())
+    checkpoints = Checkpoints(config.directory / "checkpoints", config.checkpoint, world, config.resume_identity())
     checkpointing = callbacks.Checkpointing(checkpoints, config.directory / "weights")
     usual = [callbacks.Preemption(stop), callbacks.Evaluation(config, stop, checkpointing), checkpointing, callbacks.Console()]
     tracker = Tracker(config.tracking, config.directory, {}, world)
@@ -76,7 +76,7 @@ def train(world: World, settings: Sequence[str], first: Sequence[Callback] = (),
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory) -> list[str]:
     corpus = make_corpus(tmp_path_factory.mktemp("corpus"), labels=8, per_label=4, shards=3, size=48)
-    plan = ["tuples={per_step: 4, per_epoch: 16}", "mining.negatives=2", "epochs=2", "optim.lr=1e-4"]
+    plan = ["tuples={batch_size: 4, per_epoch: 16}", "mining.negatives=2", "epochs=2", "optim.lr=1e-4"]
     model = ["model={backbone: 'timm:test_resnet', weights: none}", "images.size=48", "loader.workers=0"]
     return [f"corpus={corpus}", *plan, *model, "tracking={wandb: 'off', every: 1}"]
 
@@ -90,13 +90,13 @@ def whole(settings, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("place", "step", "stopped"), [("border", 4, "a stop signal while mining"), ("step", 6, "a stop signal")]
+    ("place", "step", "stopped"), [("boundary", 4, "a stop signal while mining"), ("step", 6, "a stop signal")]
 )
 def test_stop_is_heeded_in_mining_and_in_steps(settings, whole, tmp_path, place, step, stopped):
-    # the signal comes after Preemption has asked at the border, so that mining is the first to see it
+    # the signal comes after Preemption has asked at the boundary, so that mining is the first to see it
     (first,) = run_world(1, train, [*settings, f"runs={tmp_path}"], [], [SignalAt(place, step)])
     assert first["stopping"] == stopped
-    assert first["step"] == (4 if place == "border" else 7)
+    assert first["step"] == (4 if place == "boundary" else 7)
     (second,) = run_world(1, train, [*settings, f"runs={tmp_path}"])
     assert second["step"] == 8
     assert losses(tmp_path / "default") == losses(whole)
@@ -136,7 +136,7 @@ def test_exported_weights_are_the_average(settings, tmp_path):
 
 
 def test_labels_do_not_depend_on_the_world(settings, tmp_path):
-    plan = ["batches={labels: 4, images: 2}", "epochs=1", "optim={name: sgd, lr: 1e-3}"]
+    plan = ["batches={classes_per_batch: 4, images_per_class: 2}", "epochs=1", "optim={name: sgd, lr: 1e-3}"]
     arguments = [settings[0], *settings[5:], TRIPLETS, *plan]
     for size in (1, 2):
         run_world(size, train, [*arguments, f"runs={tmp_path}", f"name={size}"])
@@ -144,7 +144,7 @@ def test_labels_do_not_depend_on_the_world(settings, tmp_path):
     assert len(losses(tmp_path / "1")) == 4
 
 
-def test_batch_normalisation_that_learns_resumes_exactly(settings, tmp_path):
+def test_batch_normalization_that_learns_resumes_exactly(settings, tmp_path):
     """Each rank has statistics of its own images; mining reads their mean, and a checkpoint keeps it."""
     arguments = [*settings, f"runs={tmp_path}", "model.freeze_batchnorm=false", "model.weights=none"]
     run_world(2, train, [*arguments, "name=whole"])

@@ -8,18 +8,19 @@ import pytest
 import torch
 
 from largescale.config import load
+from largescale.corpus.corpus import Corpus
+from largescale.corpus.loading import load_steps
 from largescale.corpus.plan import plan_tuples
-from largescale.corpus.reading import Corpus, load_steps
 from largescale.distributed import StopSignal, World
 from largescale.losses.lrml import sequence
 from largescale.models.config import ModelConfig
-from largescale.models.network import RetrievalNet, normalise
+from largescale.models.network import RetrievalNet, normalize
 from largescale.models.weights import save_weights
 from largescale.settings import UserError
-from largescale.training.plans import TuplePlanner, build_planner
-from largescale.training.positives import NearestPositives
+from largescale.training.planning.planners import TuplePlanner, build_planner
+from largescale.training.planning.positives import NearestPositives
+from largescale.training.planning.teacher import Teacher
 from largescale.training.recipe import TrainConfig
-from largescale.training.teacher import Teacher
 from tests.corpora import make_corpus
 from tests.distributed.runs import lines, run_alone
 from tests.world import run_world
@@ -42,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings(folder: Path, *more: str) -> list[str]:
     common = [f"corpus={folder}/corpus", f"runs={folder}", "images.size=32", "loader.workers=0", "tracking.wandb=off", "epochs=1"]
-    model = ["model.backbone=timm:test_resnet.r160_in1k", "tuples.per_step=4", "mining.negatives=3"]
+    model = ["model.backbone=timm:test_resnet.r160_in1k", "tuples.batch_size=4", "mining.negatives=3"]
     return [*common, *model, *more]
 
 
@@ -77,7 +78,7 @@ def test_a_teacher_orders_the_negatives_on_any_number_of_ranks(folder: Path) -> 
     teacher = network(7).eval()
     rows = torch.empty(ids.size, teacher.dim)
     for group, places in zip(step.groups, step.places, strict=True):
-        rows[places] = teacher(normalise(group)).detach()
+        rows[places] = teacher(normalize(group)).detach()
     x = rows.reshape(*ids.shape, -1)
     expected = torch.stack([sequence(x[:, 0], x[:, 2:], ranking) for ranking in ("euclidean", "cosine")]).numpy()
     for found in (alone, run_world(2, taught, folder)[0]):
@@ -112,7 +113,7 @@ def test_the_nearest_candidate_is_the_positive(folder: Path) -> None:
     step = next(load_steps(corpus, np.arange(24)[None], config.images, epoch=0, seed=0, loader=config.loader))
     net, x = network(3).eval(), torch.empty(24, network(3).dim)
     for group, places in zip(step.groups, step.places, strict=True):
-        x[places] = net(normalise(group)).detach()
+        x[places] = net(normalize(group)).detach()
     expected = [min(own, key=lambda i: float((x[q] - x[i]).norm())) for q, own in ((4, [5, 6, 7]), (5, [4, 6]), (6, [7, 4, 5]))]
     assert positives.tolist() == [*expected, 5]
     for own in run_world(2, nearest, folder):
@@ -121,7 +122,7 @@ def test_the_nearest_candidate_is_the_positive(folder: Path) -> None:
 
 def test_a_run_with_teacher_and_chosen_positives(folder: Path) -> None:
     lrml = ["loss.name=lrml", f"loss.teacher={folder}/teacher.safetensors", "tuples.positive=descriptor", "name=lrml"]
-    run_alone(settings(folder, *lrml, "tracking.every=1", "engine.accumulation=2"))
+    run_alone(settings(folder, *lrml, "tracking.every=1", "engine.gradient_accumulation=2"))
     losses = [line["train/loss"] for line in lines(folder / "lrml") if "train/loss" in line]
     assert len(losses) == 6
     assert np.isfinite(losses).all()
@@ -136,6 +137,6 @@ def test_the_service_has_no_network_for_positives() -> None:
 
 
 def test_one_image_of_a_label_leaves_nothing_to_compare() -> None:
-    load(TrainConfig, ["loss.name=class_anchor", "model.normalise=false", "batches.images=1"])
+    load(TrainConfig, ["loss.name=class_anchor", "model.normalize=false", "batches.images_per_class=1"])
     with pytest.raises(UserError, match=r"batches\.images=1 with loss\.name=batch_hard: it compares images of a label"):
-        load(TrainConfig, ["loss.name=batch_hard", "batches.images=1"])
+        load(TrainConfig, ["loss.name=batch_hard", "batches.images_per_class=1"])

@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from largescale.evaluation.compare import Compared, Pair
 from largescale.evaluation.report import charts
 from largescale.evaluation.report.pages import pictures_of
 from largescale.evaluation.report.pictures import of_record
 from largescale.evaluation.report.site import PER_PAGE, Site
 from largescale.evaluation.results import QueryRecord
+from largescale.evaluation.scoring.compare import Compared, Pair
 
 
 @dataclass(frozen=True)

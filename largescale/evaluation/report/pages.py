@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from largescale.corpus.reading import Corpus
+from largescale.corpus.corpus import Corpus
 from largescale.evaluation.report import charts
-from largescale.evaluation.report.pictures import Pictures, of_missed, of_neighbour, of_record
+from largescale.evaluation.report.pictures import Pictures, of_missed, of_neighbor, of_record
 from largescale.evaluation.report.site import PER_PAGE, Site
 from largescale.evaluation.results import ProtocolResult, QueryRecord, Results, read_records, read_results
 from largescale.settings import UserError
@@ -33,7 +33,7 @@ def write_report(directory: Path, pictures: Pictures | None = None) -> Path:
     pages = {result.protocol: list(_pages(directory, result)) for result in results.protocols}
     records = [record for protocol in pages.values() for page in protocol for record in page.records]
     site.thumbnails(picture for record in records for picture in (*of_record(record), *map(of_missed, record.missed)))
-    site.thumbnails(of_neighbour(suspect.row) for result in results.protocols for suspect in result.suspects.worst)
+    site.thumbnails(of_neighbor(suspect.row) for result in results.protocols for suspect in result.suspects.worst)
     for result in results.protocols:
         for page in pages[result.protocol]:
             site.page("queries.html", page.file, result=result, page=page, pages=pages[result.protocol])

@@ -8,8 +8,8 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from largescale.corpus.reading import Corpus
-from largescale.evaluation.results import Missed, Neighbour, QueryRecord
+from largescale.corpus.corpus import Corpus
+from largescale.evaluation.results import Missed, Neighbor, QueryRecord
 
 SIDE = 160
 QUALITY = 80
@@ -57,8 +57,8 @@ def of_query(record: QueryRecord) -> Picture:
     return "queries", record.id
 
 
-def of_neighbour(neighbour: Neighbour) -> Picture:
-    return ("gallery" if neighbour.part == "gallery" else f"distractors-{neighbour.corpus}"), neighbour.id
+def of_neighbor(neighbor: Neighbor) -> Picture:
+    return ("gallery" if neighbor.part == "gallery" else f"distractors-{neighbor.corpus}"), neighbor.id
 
 
 def of_missed(missed: Missed) -> Picture:
@@ -67,17 +67,17 @@ def of_missed(missed: Missed) -> Picture:
 
 def of_record(record: QueryRecord) -> list[Picture]:
     """The query and the rows it found."""
-    return [of_query(record), *map(of_neighbour, record.top)]
+    return [of_query(record), *map(of_neighbor, record.top)]
 
 
 def thumbnail(encoded: bytes) -> bytes:
-    """A JPEG of at most `SIDE` pixels; a grey square for an image that cannot be decoded."""
+    """A JPEG of at most `SIDE` pixels; a gray square for an image that cannot be decoded."""
     try:
         image: Image.Image = Image.open(io.BytesIO(encoded))
         image.thumbnail((SIDE, SIDE))
         image = image.convert("RGB")
     except OSError:
-        image = Image.new("RGB", (SIDE, SIDE), "grey")
+        image = Image.new("RGB", (SIDE, SIDE), "gray")
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=QUALITY)
     return buffer.getvalue()

@@ -8,10 +8,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from largescale.commit import write_text
-from largescale.evaluation.compare import chance
 from largescale.evaluation.report import charts
-from largescale.evaluation.report.pictures import Picture, Pictures, of_missed, of_neighbour, of_query, path
+from largescale.evaluation.report.pictures import Picture, Pictures, of_missed, of_neighbor, of_query, path
 from largescale.evaluation.results import scale, shown
+from largescale.evaluation.scoring.compare import chance
 
 PER_PAGE = 100
 MARKS = {"right": "✓", "wrong": "✗", "junk": "○", "distractor": "◆", "self": "="}
@@ -37,7 +37,7 @@ class Site:
             "scale": scale,
             "has_pictures": pictures is not None,
             "query_picture": lambda record: path(of_query(record)),
-            "picture": lambda neighbour: path(of_neighbour(neighbour)),
+            "picture": lambda neighbor: path(of_neighbor(neighbor)),
             "missed_picture": lambda missed: path(of_missed(missed)),
             "box": pictures.box if pictures is not None else lambda record: None,
         }

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from largescale.evaluation.report.pictures import Pictures, of_neighbour, of_query, thumbnail
+from largescale.evaluation.report.pictures import Pictures, of_neighbor, of_query, thumbnail
 from largescale.evaluation.results import QueryRecord
 
 SIDE, FRAME, SHOWN = 96, 4, 10
@@ -13,14 +13,14 @@ COLOURS = {"right": "#2a9d55", "wrong": "#d1495b", "distractor": "#e09f1f", "jun
 
 
 def strip(record: QueryRecord, pictures: Pictures) -> np.ndarray:
-    """`(SIDE, (1 + SHOWN) * SIDE, 3)` uint8: the query, then what was found, framed by the colour of its mark."""
-    shown = [neighbour for neighbour in record.top if neighbour.mark != "self"][:SHOWN]
+    """`(SIDE, (1 + SHOWN) * SIDE, 3)` uint8: the query, then what was found, framed by the color of its mark."""
+    shown = [neighbor for neighbor in record.top if neighbor.mark != "self"][:SHOWN]
     canvas = Image.new("RGB", (SIDE * (1 + SHOWN), SIDE), "white")
-    for place, (folder, id) in enumerate([of_query(record), *map(of_neighbour, shown)]):
+    for place, (folder, id) in enumerate([of_query(record), *map(of_neighbor, shown)]):
         (encoded,) = pictures.corpus(folder).read([id])
         picture = ImageOps.contain(Image.open(io.BytesIO(thumbnail(encoded))), (SIDE - 2 * FRAME, SIDE - 2 * FRAME))
         canvas.paste(picture, (place * SIDE + FRAME, FRAME))
     draw = ImageDraw.Draw(canvas)
-    for place, neighbour in enumerate(shown, start=1):
-        draw.rectangle([place * SIDE, 0, (place + 1) * SIDE - 1, SIDE - 1], outline=COLOURS[neighbour.mark], width=FRAME)
+    for place, neighbor in enumerate(shown, start=1):
+        draw.rectangle([place * SIDE, 0, (place + 1) * SIDE - 1, SIDE - 1], outline=COLOURS[neighbor.mark], width=FRAME)
     return np.asarray(canvas)

@@ -8,7 +8,7 @@ from largescale.settings import UserError
 from largescale.training.callbacks.base import Callback
 
 if TYPE_CHECKING:
-    from largescale.corpus.reading import Step
+    from largescale.corpus.loading import Step
     from largescale.training.trainer import Outcome
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from largescale.corpus.reading import Step
+    from largescale.corpus.loading import Step
     from largescale.training.trainer import Outcome, Trainer
 
 
@@ -16,7 +16,7 @@ class Callback:
     def start(self) -> None:
         """Before anything else; the state of a resumed run is in place."""
 
-    def at_border(self) -> None:
+    def at_epoch_boundary(self) -> None:
         """Between two epochs, before the first and after the last: the weights rest."""
 
     def before_data(self) -> None:

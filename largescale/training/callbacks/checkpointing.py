@@ -12,10 +12,10 @@ from largescale.models.network import RetrievalNet
 from largescale.models.weights import save_weights
 from largescale.training.callbacks.base import Callback
 from largescale.training.checkpoint import Checkpoints, step_of
-from largescale.training.moments import part
+from largescale.training.engine.optimizer_state import part
 
 if TYPE_CHECKING:
-    from largescale.corpus.reading import Step
+    from largescale.corpus.loading import Step
     from largescale.training.trainer import Outcome
 
 
@@ -40,8 +40,8 @@ class Checkpointing(Callback):
 
     def after_step(self, images: "Step", outcome: "Outcome") -> None:
         progress = self.trainer.progress
-        at_border = progress.done == 0 and progress.epoch % self.config.epochs == 0
-        if progress.step % self.config.every == 0 or at_border or outcome.votes["save"]:
+        at_epoch_boundary = progress.done == 0 and progress.epoch % self.config.epochs == 0
+        if progress.step % self.config.every == 0 or at_epoch_boundary or outcome.votes["save"]:
             self.save()
 
     def finish(self) -> None:

@@ -7,7 +7,7 @@ from largescale.tracking import Reduce
 from largescale.training.callbacks.base import Callback
 
 if TYPE_CHECKING:
-    from largescale.corpus.reading import Step
+    from largescale.corpus.loading import Step
     from largescale.training.trainer import Outcome
 
 

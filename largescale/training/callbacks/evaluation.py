@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from largescale.corpus.reading import Corpus
+from largescale.corpus.corpus import Corpus
 from largescale.distributed import StopSignal
 from largescale.evaluation import Stopped, evaluate
 from largescale.evaluation.config import EvaluateConfig
@@ -26,7 +26,7 @@ class Evaluation(Callback):
     def __init__(self, config: TrainConfig, signal: StopSignal, checkpointing: Checkpointing) -> None:
         self.config, self.signal, self.checkpointing = config, signal, checkpointing
 
-    def at_border(self) -> None:
+    def at_epoch_boundary(self) -> None:
         settings, trainer = self.config.evaluation, self.trainer
         due = trainer.finished or (settings.every and trainer.progress.epoch % settings.every == 0)
         if settings.gallery is None or not settings.every or not due or trainer.stopping:

@@ -1,6 +1,6 @@
 """Passes weights to a mining service and takes its generations where both share no file system, but a place in object storage."""
 
-from largescale.mining.exchange import TrainingExchange
+from largescale.mining.service.exchange import TrainingExchange
 from largescale.training.callbacks.base import Callback
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from largescale.training.callbacks.base import Callback
 
 if TYPE_CHECKING:
-    from largescale.corpus.reading import Step
+    from largescale.corpus.loading import Step
     from largescale.training.trainer import Outcome
 
 EVERY = 1000
@@ -20,7 +20,7 @@ class Garbage(Callback):
         gc.freeze()
         gc.disable()
 
-    def at_border(self) -> None:
+    def at_epoch_boundary(self) -> None:
         gc.collect()
 
     def after_step(self, images: "Step", outcome: "Outcome") -> None:

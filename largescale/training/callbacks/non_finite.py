@@ -9,7 +9,7 @@ from largescale.settings import UserError
 from largescale.training.callbacks.base import Callback
 
 if TYPE_CHECKING:
-    from largescale.corpus.reading import Step
+    from largescale.corpus.loading import Step
     from largescale.training.recipe import NonFiniteConfig
     from largescale.training.trainer import Outcome
 
@@ -37,7 +37,7 @@ class NonFinite(Callback):
             raise UserError(
                 f"step {trainer.progress.step}: loss {loss}, norm of the gradient {norm}. That makes {self.skipped} steps that "
                 f"were not finite, non_finite.skip={self.config.skip} allows no more. {file} names the images; the newest "
-                "checkpoint is from before. Lower optim.lr or set engine.clip, and begin a run of another name"
+                "checkpoint is from before. Lower optim.lr or set engine.max_grad_norm, and begin a run of another name"
             )
 
     def state(self) -> dict[str, Any]:

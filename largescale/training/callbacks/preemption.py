@@ -7,7 +7,7 @@ from largescale.distributed import StopSignal
 from largescale.training.callbacks.base import Callback
 
 if TYPE_CHECKING:
-    from largescale.corpus.reading import Step
+    from largescale.corpus.loading import Step
     from largescale.training.trainer import Outcome
 
 
@@ -17,7 +17,7 @@ class Preemption(Callback):
     def __init__(self, signal: StopSignal) -> None:
         self.signal = signal
 
-    def at_border(self) -> None:
+    def at_epoch_boundary(self) -> None:
         self._heed(self.signal.requested())
 
     def votes(self, images: "Step") -> Mapping[str, float]:

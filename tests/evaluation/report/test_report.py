@@ -11,8 +11,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from largescale.corpus.reading import Corpus
-from largescale.evaluation.compare import compare_results, pairs
+from largescale.corpus.corpus import Corpus
 from largescale.evaluation.report import Pictures, mirror, write_comparison, write_report
 from largescale.evaluation.results import (
     CorpusUsed,
@@ -21,7 +20,7 @@ from largescale.evaluation.results import (
     Interval,
     Mark,
     Missed,
-    Neighbour,
+    Neighbor,
     PrecisionRecall,
     ProtocolResult,
     QueryRecord,
@@ -31,6 +30,7 @@ from largescale.evaluation.results import (
     record_file,
     write_results,
 )
+from largescale.evaluation.scoring.compare import compare_results, pairs
 from largescale.tracking import TrackingConfig
 from tests.corpora import make_corpus
 
@@ -46,7 +46,7 @@ ARGUMENTS = (
 
 def _record(number: int, gain: float = 0.0) -> QueryRecord:
     top = [
-        Neighbour(rank // 5 if mark == "distractor" else rank, f"image <{rank}>", part, 0.9 - rank / 50, mark)
+        Neighbor(rank // 5 if mark == "distractor" else rank, f"image <{rank}>", part, 0.9 - rank / 50, mark)
         for rank, mark in enumerate(MARKS * 4)
         for part in (["distractors" if mark == "distractor" else "gallery"])
     ]
@@ -76,7 +76,7 @@ def _evaluation(folder: Path, corpora: Path, gain: float = 0.0) -> Path:
     with record_file(folder / "queries-labels.jsonl") as append:
         append(_record(number, gain) for number in range(QUERIES))
     counts = (QUERIES, 1, 26, QUERIES, 10)
-    unseen = Neighbour(9, "far <9>", "distractors", 0.3, "distractor")  # in no record
+    unseen = Neighbor(9, "far <9>", "distractors", 0.3, "distractor")  # in no record
     suspects = Suspects(1000, 4321, [Suspect(unseen, 29, 130, [5, 1, 2, 3, 129]), Suspect(unseen, 40, 2, [5, 6])])
     of_queries = (metrics, curve, histogram, pr, suspects, "queries-labels.jsonl")
     result = ProtocolResult("labels", 1, "0" * 64, "leave one out", "map_rectangle", *counts, *of_queries)
@@ -91,7 +91,7 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an evaluation with its results, and the corpora that it names."""
     folder = tmp_path_factory.mktemp("evaluation")
     make_corpus(folder / "gallery", labels=26, per_label=5)
-    make_corpus(folder / "distractors", labels=0, unlabelled=10)
+    make_corpus(folder / "distractors", labels=0, unlabeled=10)
     return _evaluation(folder, folder)
 
 

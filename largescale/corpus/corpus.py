@@ -1,0 +1,133 @@
+"""The images of a corpus by id: random access into tars, and shards as webdataset streams."""
+
+import itertools
+import os
+import tarfile
+import time
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Sequence
+from typing import IO, Any
+
+import numpy as np
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from largescale.corpus.cache import NoRoomError
+from largescale.corpus.config import StorageConfig
+from largescale.corpus.manifest import Manifest
+from largescale.corpus.storage import open_storage
+from largescale.settings import UserError
+
+PATIENCE_S = 60
+GAP = 16
+"""A pass reads through this many images that nobody asked for, rather than start a new stream behind them."""
+BLOCK = tarfile.BLOCKSIZE
+
+
+class Corpus:
+    """The images of a corpus by id. May be pickled, and used on both sides of a fork."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self._descriptors: OrderedDict[int, int] = OrderedDict()
+
+    @staticmethod
+    def open(location: str, storage: StorageConfig | None = None) -> "Corpus":
+        return Corpus(Manifest.open(open_storage(location, storage or StorageConfig())))
+
+    def __reduce__(self) -> Any:
+        return Corpus, (self.manifest,)
+
+    def __del__(self) -> None:
+        self._close(0)
+
+    def read(self, ids: Sequence[int] | np.ndarray) -> list[bytes]:
+        """The encoded images."""
+        return list(self.each(ids))
+
+    def each(self, ids: Sequence[int] | np.ndarray) -> Iterator[bytes]:
+        """The encoded images, each read when it is asked for: it is still in the processor's cache when it is decoded."""
+        rows, manifest = np.asarray(ids), self.manifest
+        columns = manifest.shard[rows].tolist(), manifest.offset[rows].tolist(), manifest.size[rows].tolist()
+        return itertools.starmap(self._pread, zip(*columns, strict=True))
+
+    def stream(self, shard: int, ids: np.ndarray | None = None) -> Iterator[tuple[int, bytes]]:
+        """One pass over a shard through webdataset: (image id, encoded image) in the order of the tar.
+
+        Args:
+            ids: sorted images of the shard, None for all of them.
+        """
+        start = self.manifest.shard_start
+        wanted = np.arange(start[shard], start[shard + 1]) if ids is None else ids
+        for run in np.split(wanted, np.flatnonzero(np.diff(wanted) > GAP) + 1):
+            asked = set(run.tolist())
+            yield from (sample for sample in self._between(shard, run) if sample[0] in asked)
+
+    def replacement(self, id: int, bad: Collection[int]) -> int:
+        """The next image of the same label that is not bad, else the next image of the corpus."""
+        label, last = self.manifest.label, len(self.manifest)
+        start = end = id
+        while label[id] >= 0 and start > 0 and label[start - 1] == label[id]:
+            start -= 1
+        while label[id] >= 0 and end < last and label[end] == label[id]:
+            end += 1
+        order = itertools.chain(range(id + 1, end), range(start, id), range(id + 1, last), range(id))
+        return next((other for other in order if other not in bad), id)
+
+    def _between(self, shard: int, run: np.ndarray) -> Iterator[tuple[int, bytes]]:
+        """The images from the first to the last of a run."""
+        if not len(run):
+            return
+        manifest, id = self.manifest, int(run[0])
+        before = id - 1
+        end = 0 if id == manifest.shard_start[shard] else int(manifest.offset[before]) + int(manifest.size[before])
+        with os.fdopen(self._open(shard), "rb") as file:
+            file.seek(-(-end // BLOCK) * BLOCK)
+            for key, data in _samples(file, manifest.shards[shard].name):
+                if key != manifest.keys[id].as_py():
+                    raise self._differs(shard, f"expected image {manifest.keys[id]}, found {key}")
+                yield id, data
+                id += 1
+                if id > run[-1]:
+                    return
+        raise self._differs(shard, f"it ends before image {manifest.keys[id]}")
+
+    def _differs(self, shard: int, what: str) -> UserError:
+        location, name = self.manifest.storage.location, self.manifest.shards[shard].name
+        return UserError(f"{location}/{name} is not the shard of the manifest: {what}; run make verify-shards to see all faults")
+
+    def _pread(self, shard: int, offset: int, size: int) -> bytes:
+        descriptor = self._descriptors.get(shard)
+        if descriptor is None:
+            self._close(self.manifest.storage.open_shards - 1)
+            descriptor = self._descriptors[shard] = self._open(shard)
+        self._descriptors.move_to_end(shard)
+        data = os.pread(descriptor, size, offset)
+        if len(data) != size:
+            raise self._differs(shard, f"expected {size:,} bytes at {offset:,}, found {len(data):,}")
+        return data
+
+    def _open(self, shard: int) -> int:
+        entry, deadline = self.manifest.shards[shard], time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return self.manifest.storage.open(entry.name, entry.bytes, entry.sha256)
+            except NoRoomError:  # what this process holds may be what leaves no room; the other processes do the same
+                self._close(0)
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+
+    def _close(self, most: int) -> None:
+        """Close the descriptors that were used longest ago, until `most` are left."""
+        while len(self._descriptors) > most:
+            os.close(self._descriptors.popitem(last=False)[1])
+
+
+def _samples(file: IO[bytes], name: str) -> Iterator[tuple[str, bytes]]:
+    """(key, encoded image) of each sample of a tar, through webdataset; a damaged tar ends there."""
+    try:
+        members = tar_file_expander([{"url": name, "stream": file}], select_files=lambda member: not member.endswith(".json"))
+        for sample in group_by_keys(members):
+            yield sample["__key__"], next(data for part, data in sample.items() if not part.startswith("__"))
+    except tarfile.TarError:
+        return

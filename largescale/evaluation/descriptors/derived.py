@@ -1,0 +1,85 @@
+"""Rows that follow from stored ones, kept beside them: pooled over scales, whitened, augmented, lists of neighbors.
+
+Each part is computed once, by one rank, on one thread, so that its bits do not depend on the world; several run side by side.
+
+n rows of a part, S scales, D dimensions, d kept dimensions
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+
+from largescale.commit import write_array
+from largescale.distributed import World, own_cores, single_threads
+from largescale.evaluation.descriptors.store import WAIT_S
+from largescale.evaluation.protocol.relevance import Gallery
+from largescale.models.multiscale import merge_scales
+from largescale.models.whitening import Whitening
+
+
+@dataclass(frozen=True)
+class Transform:
+    """From stored descriptors to those that are compared."""
+
+    exponent: float
+    """Of the mean over scales."""
+    whitening: Whitening | None = None
+    dim: int | None = None
+
+    def __call__(self, scales: Sequence[np.ndarray]) -> np.ndarray:
+        """`(n, D)` per scale -> `(n, d)` unit rows, float32."""
+        rows = merge_scales(torch.stack([torch.from_numpy(rows.astype(np.float32)) for rows in scales]), self.exponent)
+        return (rows if self.whitening is None else self.whitening.apply(rows, self.dim)).numpy()
+
+    @property
+    def digest(self) -> str:
+        whitening = self.whitening and [self.whitening.mean.numpy().tobytes(), self.whitening.directions.numpy().tobytes()]
+        return digest_of(self.exponent, self.dim, *(hashlib.sha256(x).hexdigest() for x in whitening or []))
+
+
+def digest_of(*values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def derive(directory: Path, parts: int, compute: Callable[[int], np.ndarray], world: World) -> list[np.ndarray]:
+    """The parts of `directory`, memory-mapped; the ranks share those that are not there yet."""
+    files = [directory / f"part-{part:05d}.npy" for part in range(parts)]
+
+    def make(part: int) -> None:
+        write_array(files[part], compute(part))
+
+    missing = world.decide(lambda: [part for part, file in enumerate(files) if not file.exists()])
+    with one_thread(), single_threads(own_cores()) as pool:
+        list(pool.map(make, missing[world.share(len(missing))]))
+    world.barrier(WAIT_S)
+    return [np.load(file, mmap_mode="c") for file in files]
+
+
+def gallery_parts(directory: Path, gallery: Gallery, compute: Callable[[np.ndarray, slice], np.ndarray], world: World) -> Any:
+    """`compute(rows, their numbers)` for each part of a gallery."""
+    start = np.cumsum([0, *map(len, gallery.parts)])
+
+    def of_part(part: int) -> np.ndarray:
+        return compute(gallery.parts[part].astype(np.float32), slice(int(start[part]), int(start[part + 1])))
+
+    return derive(directory, len(gallery.parts), of_part, world)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Products on one thread: more of them add in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,217 @@
+"""Searches queries in a gallery and its distractors: exact counts and best rows, block by block, shared by the ranks."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+from largescale.commit import committed_file
+from largescale.corpus.config import LoaderConfig
+from largescale.corpus.workers import worker_count
+from largescale.distributed import World
+from largescale.evaluation.config import ScoreConfig
+from largescale.evaluation.descriptors.derived import digest_of, gallery_parts, one_thread
+from largescale.evaluation.descriptors.store import Stopped
+from largescale.evaluation.protocol.relevance import Gallery
+from largescale.evaluation.results import ProtocolResult, record_file
+from largescale.evaluation.scoring.records import Found
+from largescale.evaluation.scoring.scores import ProtocolScore
+from largescale.evaluation.scoring.suspects import Outranking
+from largescale.evaluation.search.counting import Counted, Exchange, count, count_scores, own_chunks, similarities
+from largescale.evaluation.search.expansion import combine, without
+from largescale.evaluation.search.neighbors import nearest
+from largescale.evaluation.search.reranking import MOST, Rerank, reranker
+from largescale.evaluation.task import Task
+from largescale.settings import UserError
+
+QUERIES = 256
+KEPT = 1000
+"""Best rows of a query that are stored."""
+PREFIXES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
+
+
+@dataclass(frozen=True)
+class Search:
+    """Counts and best rows of every query, a file per block of queries: what is there is not searched again."""
+
+    task: Task
+    rules: ScoreConfig
+    store: Path
+    identity: str
+    """Of the rows that are searched and asked."""
+    kept: int = KEPT
+
+    @cached_property
+    def directory(self) -> Path:
+        rules = self.rules.model_dump(mode="json")
+        return self.store / f"search-{self._digest(self.task.truth.digest, self.prefixes, rules, self.kept)}"
+
+    @cached_property
+    def prefixes(self) -> list[int]:
+        """Nested numbers of distractors. Where rows are mixed, a ranking is right for the very rows that it was made of."""
+        more = sum(map(len, self.task.distractors))
+        return [more] if self.rules.mixes_rows else [0, *(n for n in PREFIXES if n < more), *([more] if more else [])]
+
+    @property
+    def starts(self) -> range:
+        return range(0, len(self.task.truth.query), QUERIES)
+
+    def run(self, world: World, should_stop: Callable[[], bool] = lambda: False) -> None:
+        """Search the blocks of queries that are not on disk yet; the counts are the same for every number of ranks, bit for bit.
+
+        Raises:
+            Stopped: `should_stop` said so on some rank.
+        """
+        missing = world.decide(lambda: [start for start in self.starts if not self._file(start).exists()])
+        if not missing:
+            return
+        gallery, exchange = self._searched(world), world_exchange(world)
+        rerank = self._reranker(gallery, world)
+        with _bar(world, gallery, exchange, len(missing)) as progress:
+            for start in missing:
+                if world.any(should_stop()):
+                    raise Stopped
+                counted = self._count(start, gallery, rerank, exchange, progress)
+                world.decide(partial(_write, self._file(start), counted))
+
+    def score(self, out: Path | None = None) -> list[ProtocolResult]:
+        """Every protocol's scores from the counts on disk.
+
+        Args:
+            out: the records of queries are written here, beside the results; None: they are not.
+        """
+        task = self.task
+        scores = [ProtocolScore(protocol, task.truth, self.prefixes) for protocol in task.protocols]
+        paths = [out / f"queries-{protocol.name}.jsonl" for protocol in task.protocols] if out else []
+        missing = [start for start in self.starts if not self._file(start).exists()]
+        if missing:
+            raise UserError(
+                f"{len(missing):,} of {len(self.starts):,} blocks of queries are not searched yet: run the step search first"
+            )
+        unjudged, outranking = [], [Outranking(task, self.kept) for _ in scores]
+        with ExitStack() as files:
+            writers = [files.enter_context(record_file(path)) for path in paths]
+            for start in self.starts:
+                judged, counted = task.truth.judged(self._piece(start)), _read(self._file(start))
+                unjudged.append(counted.histogram)
+                found = [Found(task, score, start, judged, counted, *score.add(judged, counted)) for score in scores]
+                for of_protocol, collected in zip(found, outranking, strict=True):
+                    collected.add(of_protocol)
+                for of_protocol, write in zip(found, writers, strict=False):
+                    write(of_protocol.records())
+        inside, names = len(task.gallery) - len(task.truth.left_out), [path.name for path in paths] or [""] * len(scores)
+        return [
+            score.result(np.sum(unjudged, axis=0), inside, collected.suspects(), name)
+            for score, collected, name in zip(scores, outranking, names, strict=True)
+        ]
+
+    def _count(
+        self, start: int, gallery: Gallery, rerank: Rerank | None, exchange: Exchange, progress: Callable[[int], object]
+    ) -> Counted:
+        piece, workers = self._piece(start), worker_count(LoaderConfig())
+        judged, queries = self.task.truth.judged(piece), self.task.rows(piece).astype(np.float32)
+        counted = count(queries, gallery, judged, self.kept, exchange, workers, progress)
+        expansion = self.rules.query_expansion
+        if expansion:
+            near = without(counted.top_row, self.task.truth.own[piece], expansion.neighbors)
+            queries = combine(queries, gallery, near, expansion.alpha)
+            counted = count(queries, gallery, judged, self.kept, exchange, workers)
+        if rerank:
+            own = np.array_split(queries, exchange.size)[exchange.rank]
+            parts = exchange.gather(rerank(similarities(own, gallery, workers)) if len(own) else None)
+            scores = np.concatenate([part for part in parts if part is not None])
+            counted = count_scores(scores, gallery, judged, self.kept, exchange, workers)
+        return counted
+
+    def _searched(self, world: World) -> Gallery:
+        """All rows with their groups; each with its nearest others added where the settings say so."""
+        gallery, augmentation = _gallery(self.task, self.prefixes), self.rules.database_augmentation
+        inside = int((gallery.group >= 0).sum())
+        if (augmentation or self.rules.rerank != "none") and inside > MOST:
+            raise UserError(
+                f"database_augmentation and rerank compare all images with each other, at most {MOST:,}; here are {inside:,}: "
+                "leave them out, or use fewer distractors"
+            )
+        if augmentation is None:
+            return gallery
+
+        def augmented(rows: np.ndarray, numbers: slice) -> np.ndarray:
+            near, _ = nearest(rows, gallery, augmentation.neighbors, np.arange(numbers.start, numbers.stop))
+            return combine(rows, gallery, near, augmentation.alpha)
+
+        directory = self.store / f"augmented-{self._digest(augmentation.model_dump(mode='json'))}"
+        return Gallery(gallery_parts(directory, gallery, augmented, world), gallery.group)
+
+    def _reranker(self, gallery: Gallery, world: World) -> Rerank | None:
+        if self.rules.rerank == "none":
+            return None
+        augmentation = self.rules.database_augmentation
+        directory = self.store / f"graph-{self._digest(self.rules.rerank, augmentation and augmentation.model_dump(mode='json'))}"
+        with one_thread():
+            return reranker(self.rules.rerank, gallery, directory, world)
+
+    def _digest(self, *values: Any) -> str:
+        return digest_of(self.identity, self.task.truth.left_out.tolist(), *values)
+
+    def _piece(self, start: int) -> slice:
+        return slice(start, min(start + QUERIES, len(self.task.truth.query)))
+
+    def _file(self, start: int) -> Path:
+        return self.directory / f"queries-{start:08d}.npz"
+
+
+def _write(path: Path, counted: Counted) -> None:
+    with committed_file(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **{name: _small(array) for name, array in vars(counted).items()})
+
+
+def _small(array: np.ndarray) -> np.ndarray:
+    fits = array.dtype == np.int64 and array.max(initial=0) < 2**31
+    return array.astype(np.int32) if fits else array
+
+
+def _read(path: Path) -> Counted:
+    with np.load(path) as file:
+        return Counted(**{name: array.astype(np.int64) if array.dtype == np.int32 else array for name, array in file.items()})
+
+
+def _gallery(task: Task, prefixes: list[int]) -> Gallery:
+    """All rows with their groups.
+
+    Distractors join in an order drawn from their fingerprints: the first thousand are a fair sample of a corpus that may be
+    sorted by subject.
+    """
+    own, more = len(task.gallery), sum(map(len, task.distractors))
+    group = np.zeros(own + more, dtype=np.int8)
+    group[task.truth.left_out] = -1
+    names = "|".join(described.used.fingerprint for described in task.distractors)
+    seed = int.from_bytes(hashlib.sha256(names.encode()).digest()[:8], "little")
+    nested = prefixes if prefixes[0] == 0 else [0, *prefixes]
+    group[own:] = np.searchsorted(nested, np.random.default_rng(seed).permutation(more), "right")
+    return Gallery([part for described in (task.gallery, *task.distractors) for part in described.parts], group)
+
+
+def world_exchange(world: World) -> Exchange:
+    def add(array: np.ndarray) -> np.ndarray:
+        total = torch.from_numpy(np.ascontiguousarray(array)).clone()
+        dist.all_reduce(total, group=world.control)
+        return total.numpy()
+
+    return Exchange(world.rank, world.size, add, world.gather)
+
+
+@contextmanager
+def _bar(world: World, gallery: Gallery, exchange: Exchange, blocks: int) -> Iterator[Callable[[int], object]]:
+    """Progress of rank 0 in rows, for each block of queries again."""
+    mine = own_chunks(gallery, exchange)
+    total = (min(mine.stop, len(gallery)) - mine.start) * blocks
+    with tqdm(desc="search", total=total, unit="row", unit_scale=True, disable=not world.is_first) as bar:
+        yield bar.update

@@ -1,0 +1,84 @@
+"""Settings of what is measured beside the scores: two-stage search, leaks, studies of descriptors."""
+
+from pathlib import Path
+
+from pydantic import Field, PositiveInt, model_validator
+
+from largescale.evaluation.config import EvaluateConfig
+
+
+class StudyConfig(EvaluateConfig):
+    """A study: what an evaluation scores, with the same settings; descriptors are embedded once, into `store`."""
+
+    @model_validator(mode="after")
+    def _of_weights(self) -> "StudyConfig":
+        if self.weights is None or self.gallery is None:
+            raise ValueError("weights and gallery: a study embeds a corpus; give both")
+        return self
+
+
+class AnchorsConfig(StudyConfig):
+    """Two-stage search over class anchors, beside exhaustive search and FAISS's inverted file."""
+
+    anchors: Path | None = None
+    """.npy file (C, D); null: the one that training with loss.name=class_anchor wrote beside the weights."""
+    probes: tuple[PositiveInt, ...] = Field(default=(1, 2, 5, 10), min_length=1)
+    """How many anchors a query visits, one after the other setting."""
+
+
+class DecomposabilityConfig(StudyConfig):
+    """The decomposability gap: how much higher precision is within batches than over all images (ROADMAP §4.1)."""
+
+    against: tuple[Path, ...] = ()
+    """Further weights, for instance of a run without calibration: a curve each."""
+    sizes: tuple[PositiveInt, ...] = Field(default=(16, 32, 64, 128, 256, 512), min_length=1)
+    """Images of a batch; sizes of which the gallery gives no batch of different images are left out."""
+    sample: PositiveInt = 5000
+    """Most images of the gallery that the batches of one size hold."""
+
+
+class LeaksConfig(StudyConfig):
+    """Near-duplicates between a training corpus and what an evaluation uses: queries, gallery, distractors."""
+
+    training: str = Field(min_length=1)
+    """Corpus that was trained on."""
+    bits: int = Field(default=10, ge=0, le=128)
+    """Perceptual hashes of 128 bits that differ in at most so many are near-duplicates."""
+    similarity: float = Field(default=0.95, gt=0, le=1)
+    """Descriptors at least so similar are near-duplicates."""
+
+
+class PoolingConfig(StudyConfig):
+    """Pooling, whitening and dimension: GeM, MAC, SPoC and R-MAC over one backbone (RDE, figure 9, tables 2 and 3)."""
+
+    dims: tuple[PositiveInt, ...] = Field(default=(16, 32, 64, 128, 256, 512, 1024, 2048), min_length=1)
+    """Dimensions that are kept after whitening; those that the descriptors do not have are left out. The rows of each are in
+    the store."""
+
+    @model_validator(mode="after")
+    def _of_a_training_corpus(self) -> "PoolingConfig":
+        if self.whitening_corpus is None:
+            raise ValueError("whitening is fitted on descriptors of a training corpus; give whitening_corpus=CORPUS")
+        return self
+
+
+class NeighborsConfig(StudyConfig):
+    """Number of neighbors of average and of weighted query expansion (LRML, figure 10)."""
+
+    neighbors: tuple[PositiveInt, ...] = Field(default=(1, 2, 5, 10, 20, 50, 100), min_length=1)
+    alpha: float = Field(default=3.0, gt=0)
+    """Of the weighted one."""
+
+
+class ScalesConfig(StudyConfig):
+    """A single scale against several; with whitening too, where there is a whitening_corpus."""
+
+
+class DistractorsConfig(StudyConfig):
+    """Scores among 0, 1,000, 10,000 ... distractors, each number with the ones before."""
+
+    @model_validator(mode="after")
+    def _some(self) -> "DistractorsConfig":
+        if not self.distractors or self.score.mixes_rows:
+            raise ValueError("the curve needs distractors=CORPUS, and a score without expansion, augmentation and re-ranking")
+        return self

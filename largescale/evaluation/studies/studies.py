@@ -1,0 +1,111 @@
+"""What launch/study.py measures, by name."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from largescale.corpus.corpus import Corpus
+from largescale.distributed import World
+from largescale.evaluation.plan import Plan
+from largescale.evaluation.report.study import Cell, Study
+from largescale.evaluation.stage import embed_task
+from largescale.evaluation.studies import decomposability as gap
+from largescale.evaluation.studies import two_stage, variants
+from largescale.evaluation.studies.config import AnchorsConfig, DecomposabilityConfig, LeaksConfig, StudyConfig
+from largescale.evaluation.studies.hashes import Hashes, hash_corpus, read_hashes
+from largescale.evaluation.studies.leaks import Pairs, Used, find_by_descriptor, find_by_hash
+from largescale.evaluation.task import Task
+from largescale.models.network import RetrievalNet
+from largescale.settings import UserError
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """Embeds what a study needs, on all ranks; what is in the store already is not embedded again."""
+
+    config: StudyConfig
+    world: World
+    should_stop: Callable[[], bool] = lambda: False
+
+    @property
+    def weights(self) -> Path:
+        assert self.config.weights is not None
+        return self.config.weights
+
+    def network(self) -> RetrievalNet:
+        return RetrievalNet.from_file(self.weights)[0].to(self.world.device)
+
+    def task(self) -> Task:
+        return embed_task(self.weights, self.config, self.world, self.should_stop)
+
+
+def two_stage_search(config: AnchorsConfig, embedder: Embedder) -> Study:
+    file = config.anchors or embedder.weights.with_suffix(".anchors.npy")
+    if not file.exists():
+        raise UserError(f"there are no anchors in {file}: train with loss.name=class_anchor, or give anchors=FILE.npy")
+    task = embedder.task()
+    return embedder.world.decide(lambda: two_stage.measure_task(task, np.load(file), config.probes))
+
+
+def decomposability(config: DecomposabilityConfig, embedder: Embedder) -> Study:
+    networks = []
+    for weights in (embedder.weights, *config.against):
+        task = replace(embedder, config=config.model_copy(update={"weights": weights})).task()
+        networks.append((weights, np.concatenate(task.gallery.parts).astype(np.float32)))
+    manifest = Plan.open(config).gallery.manifest
+    return embedder.world.decide(lambda: gap.measure(networks, manifest, config.sizes, config.sample))
+
+
+def leaks(config: LeaksConfig, embedder: Embedder) -> Study:
+    """Ranks share the training corpus; each compares its part with all that an evaluation uses."""
+    world, store = embedder.world, config.store or config.out / "descriptors"
+    trained = Corpus.open(config.training, config.storage)
+    used, of_training = _used_and_trained(config, embedder)
+    for corpus in (trained, *(images.corpus for images in used)):
+        hash_corpus(corpus, store, world, embedder.should_stop)
+    count = len(trained.manifest.shards)
+    shards = range(count)[world.share(count)]
+    hashes, first = read_hashes(trained, store, shards), int(trained.manifest.shard_start[shards.start])
+    rows: list[dict[str, Cell]] = []
+    for images in used:
+        pairs, ours = Pairs(), read_hashes(images.corpus, store, range(len(images.corpus.manifest.shards)))
+        find_by_hash(pairs, Hashes(ours.table[images.ids]), hashes, config.bits, first)
+        find_by_descriptor(pairs, images.rows, of_training[shards.start : shards.stop], config.similarity, first)
+        everyone = {key: pair for of_rank in world.gather(pairs.found) for key, pair in of_rank.items()}
+        rows += [images.listed(pair, trained) for pair in Pairs(everyone).sorted()]
+    found = {images.role: {row["image"] for row in rows if row["used as"] == images.role} for images in used}
+    note = f"Images with near-duplicates in {config.training}: " + ", ".join(
+        f"{len(x):,} of the {role}" for role, x in found.items()
+    )
+    return Study("leaks", "Near-duplicates in the training corpus", note, rows)
+
+
+def _used_and_trained(config: LeaksConfig, embedder: Embedder) -> tuple[list[Used], Sequence[np.ndarray]]:
+    """What the evaluation uses, and the descriptors of the training corpus, shard by shard."""
+    plan = Plan.open(config)
+    both = config.model_copy(update={"distractors": (*config.distractors, config.training)})
+    task = embed_task(embedder.weights, both, embedder.world, embedder.should_stop)
+    used = [Used("gallery", plan.gallery, np.arange(len(task.gallery)), task.gallery.parts)]
+    if not plan.leave_one_out:
+        used.append(Used("queries", plan.queries, task.truth.query, [task.rows(slice(0, len(task.truth.query)))]))
+    for number, (corpus, described) in enumerate(zip(plan.distractors, task.distractors, strict=False)):
+        used.append(Used(f"distractors {number + 1}", corpus, np.arange(len(described)), described.parts))
+    return used, task.distractors[-1].parts
+
+
+def of_variants(measure: Callable[[Any, RetrievalNet, World, Callable[[], bool]], Study]) -> Callable[[Any, Embedder], Study]:
+    return lambda config, embedder: measure(config, embedder.network(), embedder.world, embedder.should_stop)
+
+
+studies: Mapping[str, Callable[[Any, Embedder], Study]] = {
+    "anchors": two_stage_search,
+    "decomposability": decomposability,
+    "distractors": of_variants(variants.distractors),
+    "leaks": leaks,
+    "neighbors": of_variants(variants.neighbors),
+    "pooling": of_variants(variants.pooling),
+    "scales": of_variants(variants.scales),
+}

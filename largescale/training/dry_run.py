@@ -1,0 +1,63 @@
+"""`--dry-run`: one synthetic step on every rank, and what the run would do."""
+
+import resource
+import time
+
+import numpy as np
+import torch
+
+from largescale.corpus.batches import Step
+from largescale.corpus.manifest import Manifest
+from largescale.training.preflight import GIB, checkpoint_bytes
+from largescale.training.trainer import Trainer
+
+
+def rehearse(trainer: Trainer, parameters: int) -> None:
+    """Run a step of random images on every rank and print the plan; nothing is written."""
+    world, config = trainer.world, trainer.config
+    plan = trainer.planner.sample(trainer.network().dim)
+    batch = plan.batch(_noise(plan.columns[0], config.images.size), 0, config.seed)
+    began = time.monotonic()
+    loss = float(trainer.engine.backward(batch.split(config.engine.gradient_accumulation)))
+    trainer.engine.step(0.0)
+    seconds, memory = world.max(time.monotonic() - began, _memory(world.device) / GIB)
+    if world.is_first:
+        print(
+            _table(describe(trainer, parameters) | {"step tried": f"{seconds:.2f} s, loss {loss:.4f}, {memory:.2f} GiB at most"})
+        )
+
+
+def describe(trainer: Trainer, parameters: int) -> dict[str, str]:
+    """What a run does, reads and writes."""
+    config, world, planner = trainer.config, trainer.world, trainer.planner
+    save = checkpoint_bytes(parameters) / GIB
+    return {
+        "run": str(config.directory),
+        "corpus": _describe_corpus(trainer.corpus.manifest),
+        "network": f"{config.model.backbone}, {config.model.pooling}, {parameters:,} parameters; loss {config.loss.name}",
+        "processes": f"{world.size} on {world.size // world.local_size} nodes, {world.device.type}, engine {config.engine.kind}",
+        "steps": f"{planner.steps:,} in each of {config.epochs} epochs: {trainer.total_steps:,}",
+        "images": f"{planner.images} in a step, {planner.images * trainer.total_steps:,} in the run",
+        "files": f"{config.checkpoint.keep + 1} checkpoints of {save:.2f} GiB, as many weights of {save / 3:.2f} GiB, log.jsonl",
+    }
+
+
+def _table(rows: dict[str, str]) -> str:
+    return "\n".join(f"  {name:12}{text}" for name, text in rows.items())
+
+
+def _describe_corpus(manifest: Manifest) -> str:
+    counts = f"{len(manifest):,} images, {len(manifest.label_names):,} labels, {len(manifest.shards):,} shards"
+    return f"{manifest.storage.location}: {counts}"
+
+
+def _noise(ids: np.ndarray, size: int) -> Step:
+    """Random images of the largest shape."""
+    pixels = torch.randint(256, (len(ids), 3, size, size), dtype=torch.uint8)
+    return Step([pixels], [torch.arange(len(ids))], ids, ids, [])
+
+
+def _memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

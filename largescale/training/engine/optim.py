@@ -1,0 +1,75 @@
+"""Parameter groups, optimizers and learning-rate schedules."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from largescale.models.pooling import GeM
+from largescale.training.config import OptimConfig, ScheduleConfig
+
+
+def parameter_groups(module: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
+    """Groups with their own rate and decay; every parameter that learns is in exactly one.
+
+    The GeM exponent has a rate of its own and its own decay (cirtorch: 10 times the rate, no decay), the projection and the
+    loss's parameters have rates of their own. Parameters of one dimension (biases, scales and shifts of normalization)
+    are not decayed.
+    """
+    rules = {
+        "exponent": (config.gem_lr_mult, config.gem_weight_decay),
+        "projection": (config.head_lr_mult, config.weight_decay),
+        "loss": (config.loss_lr_mult, config.loss_weight_decay),
+        "backbone": (1.0, config.weight_decay),
+    }
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    exponents = {id(layer.p) for layer in module.modules() if isinstance(layer, GeM)}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            role = "exponent" if id(parameter) in exponents else _role(name)
+            flat = parameter.ndim < 2 and role in ("projection", "backbone")
+            groups.setdefault((role, flat), []).append(parameter)
+    return [_group(role, flat, parameters, config.lr, *rules[role]) for (role, flat), parameters in groups.items()]
+
+
+def _role(name: str) -> str:
+    if name.startswith("loss."):
+        return "loss"
+    return "projection" if name.startswith("net.projection.") else "backbone"
+
+
+def _group(role: str, flat: bool, parameters: list[nn.Parameter], lr: float, rate: float, decay: float) -> dict[str, Any]:
+    name = f"{role} without decay" if flat else role
+    return {"name": name, "params": parameters, "lr": lr * rate, "base_lr": lr * rate, "weight_decay": 0.0 if flat else decay}
+
+
+def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    groups = parameter_groups(module, config)
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
+    adam = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
+    return adam(groups, lr=config.lr, betas=config.betas, fused=True)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Every group's learning rate becomes `factor` times its base."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+
+
+def rate_factor(config: ScheduleConfig, step: int, epoch_steps: int, total_steps: int) -> float:
+    """The factor on every learning rate at `step` (0 is the first) of a run of `total_steps`."""
+    warmup = min(1.0, (step + 1) / (config.warmup_steps + 1))
+    return warmup * _decayed(config, step, step // epoch_steps, total_steps)
+
+
+def _decayed(config: ScheduleConfig, step: int, epoch: int, total_steps: int) -> float:
+    if config.name == "step":
+        return config.gamma ** sum(epoch >= milestone for milestone in config.milestones)
+    if config.name == "exponential":
+        return math.exp(-config.decay * epoch)
+    if config.name == "cosine":
+        progress = (step - config.warmup_steps) / max(1, total_steps - 1 - config.warmup_steps)
+        return config.floor + (1 - config.floor) * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
+    return 1.0

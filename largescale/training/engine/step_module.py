@@ -1,0 +1,155 @@
+"""The network and its loss as one module: a rank's part of a step goes in, its part of the objective comes out.
+
+R ranks, T tuples of a rank, N negatives, K stored negatives, M stored descriptors, B images, D dimensions.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from largescale.distributed import World, gather_with_gradient
+from largescale.models.network import normalize
+
+if TYPE_CHECKING:
+    from largescale.corpus.batches import Step
+    from largescale.losses.config_base import Objective
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one forward and backward pass of a rank sees."""
+
+    groups: tuple[Tensor, ...]
+    """uint8 `(b, 3, h, w)`, each of one shape."""
+    places: tuple[Tensor, ...]
+    """int64 `(b,)`: the row of each image in the order of the plan."""
+    seed: int
+    """Of the random numbers in this step; the same on every rank."""
+    tuples: int = 0
+    """Tuples in this batch."""
+    total: int = 0
+    """Tuples in the whole step, over all ranks and parts."""
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    """What else the loss is told of the tuples, `(tuples, ...)` each."""
+    stored: Tensor | None = None
+    """`(M, D)` descriptors, where tuples have further negatives than their images."""
+    further: Tensor | None = None
+    """int64 `(tuples, K)`: rows of `stored` that are further negatives of each tuple."""
+    labels: Tensor | None = None
+    """int64 `(B,)` of the whole step, over all ranks in the order of ranks; None when the loss works on tuples."""
+    passes: int = 0
+    """How often the network runs at least; where there are fewer groups, an image is repeated without any effect."""
+    known: Tensor | None = None
+    """`(B_r, D)` in the order of the plan: descriptors of the images of this rank that are not in this batch."""
+    pull: Tensor | None = None
+    """`(b, D)`, where the loss has run already: the gradient of the step with respect to these images' descriptors."""
+
+    @staticmethod
+    def of_tuples(images: "Step", tuples: int, total: int, seed: int, extra: Mapping[str, Tensor] | None = None) -> "Batch":
+        return Batch(tuple(images.groups), tuple(images.places), seed, tuples=tuples, total=total, extra=extra or {})
+
+    @staticmethod
+    def of_labels(images: "Step", labels: Tensor, seed: int) -> "Batch":
+        return Batch(tuple(images.groups), tuple(images.places), seed, labels=labels)
+
+    def split(self, parts: int) -> list["Batch"]:
+        """The same tuples in `parts` batches; their gradients add up to that of the whole."""
+        if parts == 1:
+            return [self]
+        width = len(self) // self.tuples
+        edges = [self.tuples * part // parts for part in range(parts + 1)]
+        return [self._tuples(low, high, width) for low, high in itertools.pairwise(edges)]
+
+    def _tuples(self, low: int, high: int, width: int) -> "Batch":
+        inside = [(places >= low * width) & (places < high * width) for places in self.places]
+        chosen = [index for index, mask in enumerate(inside) if mask.any()]
+        groups = tuple(self.groups[index][inside[index]] for index in chosen)
+        places = tuple(self.places[index][inside[index]] - low * width for index in chosen)
+        extra = {name: values[low:high] for name, values in self.extra.items()}
+        further = None if self.further is None else self.further[low:high]
+        return replace(self, groups=groups, places=places, tuples=high - low, extra=extra, further=further)
+
+    def chunks(self, count: int) -> list["Batch"]:
+        """The same images in `count` batches of nearly equal size, each with random numbers of its own."""
+        edges = [len(self) * part // count for part in range(count + 1)]
+        return [self._chunk(part, low, high) for part, (low, high) in enumerate(itertools.pairwise(edges))]
+
+    def _chunk(self, part: int, low: int, high: int) -> "Batch":
+        starts = itertools.accumulate((len(group) for group in self.groups), initial=0)
+        inside = [slice(max(low - start, 0), max(high - start, 0)) for start, _ in zip(starts, self.groups, strict=False)]
+        cut = [(group[own], places[own]) for group, places, own in zip(self.groups, self.places, inside, strict=True)]
+        # without an image of its own, a chunk has one without a place: the network runs, to no effect
+        cut = [pair for pair in cut if len(pair[0])] or [(self.groups[0][:1], self.places[0][:0])]
+        groups, places = zip(*cut, strict=True)
+        return replace(self, groups=groups, places=places, seed=self.seed + (part << 32))
+
+    def __len__(self) -> int:
+        """Images of this rank."""
+        return sum(len(places) for places in self.places)
+
+    @property
+    def rows(self) -> Tensor:
+        """The places of the images in the order in which they are embedded."""
+        return torch.cat(self.places).sort().values
+
+    def to(self, device: torch.device) -> "Batch":
+        groups, places = self._moved(self.groups, device), self._moved(self.places, device)
+        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
+        return replace(self, groups=groups, places=places, labels=labels)
+
+    @staticmethod
+    def _moved(tensors: Sequence[Tensor], device: torch.device) -> tuple[Tensor, ...]:
+        return tuple(tensor.to(device, non_blocking=True) for tensor in tensors)
+
+
+class StepModule(nn.Module):
+    """The objective of a step is the mean over ranks of what each rank's `forward` returns.
+
+    So averaging gradients over ranks, as DDP and DeepSpeed do, gives the gradient of the whole step for every number of
+    ranks and every split into shares.
+    """
+
+    def __init__(self, net: nn.Module, loss: "Objective", world: World, *, autocast: bool = True) -> None:
+        super().__init__()
+        self.net = net
+        self.loss = loss
+        self.world = world
+        self.autocast = autocast and world.device.type == "cuda"
+
+    def forward(self, batch: Batch) -> Tensor:
+        """This rank's part of the objective; of a batch with a `pull`, a product whose gradient is that of the objective."""
+        x = self.embed(batch)  # (B_r, D)
+        if batch.pull is not None:
+            return (x * batch.pull).sum()
+        if batch.known is not None:
+            x = batch.known.index_copy(0, batch.rows, x)
+        if batch.labels is None:
+            return self._tuple_objective(x, batch)
+        everyone = gather_with_gradient(x)  # (B, D)
+        # a loss that draws samples draws the same on every rank
+        torch.manual_seed(batch.seed)
+        return self.loss(everyone, batch.labels)
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Descriptors `(B_r, D)` in fp32, in the order of the plan; again the same, where layers draw random numbers."""
+        torch.manual_seed(batch.seed + self.world.rank)
+        repeated = [batch.groups[0][:1]] * (batch.passes - len(batch.groups))
+        rows = [self._run(images) for images in (*batch.groups, *repeated)]
+        return torch.cat(rows)[torch.cat(batch.places).argsort()]
+
+    def _run(self, images: Tensor) -> Tensor:
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.autocast):
+            return self.net(normalize(images)).float()
+
+    def _tuple_objective(self, x: Tensor, batch: Batch) -> Tensor:
+        x = x.reshape(batch.tuples, -1, x.shape[-1])  # (T, 2 + N, D)
+        negatives = x[:, 2:]
+        if batch.stored is not None:
+            negatives = torch.cat([negatives, batch.stored[batch.further].to(x)], 1)  # (T, N + K, D)
+        loss = self.loss(x[:, 0], x[:, 1], negatives, **batch.extra)
+        part = batch.tuples / batch.total if self.loss.reduction == "mean" else 1.0
+        return self.world.size * part * loss

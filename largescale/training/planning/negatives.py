@@ -1,0 +1,123 @@
+"""The negatives of an epoch where a mining service finds them: training takes what is published, waits, or goes on without.
+
+Letters: Q queries of an epoch, N negatives.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from largescale.corpus.plan import Tuples
+from largescale.mining import Generation, Miner
+from largescale.mining.fill import RandomNegatives
+from largescale.mining.miner import excluded_clusters
+from largescale.mining.search.select import NO_IMAGE, cluster_keys
+from largescale.settings import UserError
+
+POLL_S = 0.2
+NEWS_S = 60
+
+
+class ServedNegatives:
+    """Reads the generations of the service. What an epoch began with is written down: resumed, it reads the same again.
+
+    Every method is called by all ranks together.
+    """
+
+    def __init__(self, miner: Miner) -> None:
+        self.world, self.generations, self.config = miner.world, miner.generations, miner.config
+        self.manifest, self.seed, self.should_stop = miner.corpus.manifest, miner.seed, miner.should_stop
+
+    def take(self, tuples: Tuples, epoch: int, boundary: int, *, resumed: bool) -> Generation | None:
+        """The negatives of an epoch; None when the run was asked to stop while it waited.
+
+        Args:
+            boundary: the step at which the epoch begins.
+            resumed: the epoch has begun already.
+
+        Raises:
+            UserError: the epoch has begun with negatives that are gone.
+        """
+        kept, whole = self.world.decide(lambda: self._kept(epoch))
+        if resumed and not whole:
+            raise UserError(
+                f"{self.generations.directory} has lost the negatives that epoch {epoch} began with: the batches after step "
+                f"{boundary} follow from them; delete the checkpoints after step {boundary} to begin the epoch again"
+            )
+        if not whole:
+            patience = self._wait(epoch, boundary)
+            if patience is None:
+                return None
+            kept = self.world.decide(lambda: self._choose(epoch, boundary, patience))
+        fallbacks, waited = self.world.decide(lambda: self._account(epoch))
+        generation = self._fitted(kept, tuples, epoch)
+        mined = float((~np.isnan(generation.similarities)).mean())
+        metrics = {"coverage": mined, "fallbacks": fallbacks, "wait_seconds": waited}
+        age = {} if kept is None else {"age_steps": boundary - kept.step}
+        return replace(generation, statistics={**generation.statistics, **metrics, **age})
+
+    def _kept(self, epoch: int) -> tuple[Generation | None, bool]:
+        """What an earlier life of the run took for this epoch, and whether it is still there."""
+        taken = self.generations.taken(epoch)
+        generation = None if taken is None or taken.generation is None else self.generations.read(*taken.generation)
+        return generation, taken is not None and (taken.generation is None or generation is not None)
+
+    def _wait(self, epoch: int, boundary: int) -> float | None:
+        """Seconds until there was something to take or no more patience; None after a stop signal."""
+        wait, start, news = self.config.wait, time.monotonic(), time.monotonic() + NEWS_S
+        patience = {"never": 0.0, "always": math.inf}.get(wait) if isinstance(wait, str) else wait
+        assert patience is not None
+        while not self.world.decide(lambda: time.monotonic() - start >= patience or self._own(epoch, boundary) is not None):
+            if self.world.any(self.should_stop()):
+                return None
+            if self.world.is_first and time.monotonic() > news:
+                served = self.config.exchange or self.generations.directory.parent
+                print(f"waiting for the negatives of epoch {epoch}: torchrun launch/mine.py {served}")
+                news += NEWS_S
+            time.sleep(POLL_S)
+        return time.monotonic() - start
+
+    def _own(self, epoch: int, boundary: int) -> Generation | None:
+        """The generation of the epoch: for `always` the one that the inline miner would find."""
+        return self.generations.read(epoch, boundary) if self.config.wait == "always" else self.generations.newest(epoch)
+
+    def _choose(self, epoch: int, boundary: int, waited: float) -> Generation | None:
+        found = self._own(epoch, boundary) or self.generations.latest(epoch)
+        self.generations.take(epoch, found, waited)
+        return found
+
+    def _account(self, epoch: int) -> tuple[int, float]:
+        """Fallbacks of the run so far, and seconds that this epoch waited."""
+        taken = self.generations.taken(epoch)
+        assert taken is not None
+        return self.generations.fallbacks(epoch), taken.waited
+
+    def _fitted(self, found: Generation | None, tuples: Tuples, epoch: int) -> Generation:
+        """Its own negatives; or those of the queries that an earlier epoch had too, and random ones for the others."""
+        if found is not None and found.epoch == epoch and np.array_equal(found.queries, tuples.queries):
+            return found
+        excluded, shape = excluded_clusters(tuples), (len(tuples.queries), self.config.negatives)
+        negatives, similarities = np.full(shape, NO_IMAGE), np.full(shape, np.nan, np.float32)
+        if found is not None:
+            negatives, similarities = self._carried(found, tuples, excluded)
+        RandomNegatives(self.manifest, self.seed, epoch).fill(negatives, excluded, np.arange(len(negatives)))
+        about: Mapping[str, float] = {"random_negatives": float(np.isnan(similarities).sum())}
+        step = -1 if found is None else found.step
+        stored = None if found is None else found.stored
+        return Generation(epoch, step, self.manifest.fingerprint, tuples.queries, negatives, similarities, [], about, stored)
+
+    def _carried(self, found: Generation, tuples: Tuples, excluded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`(Q, N)` mined negatives of an earlier generation and their similarities, `NO_IMAGE` and NaN where there are none."""
+        order = np.argsort(found.queries, kind="stable")
+        place = np.searchsorted(found.queries, tuples.queries, sorter=order).clip(max=len(order) - 1)
+        row = order[place]  # (Q,)
+        negatives, similarities = found.negatives[row], found.similarities[row]  # (Q, N)
+        keys = cluster_keys(self.manifest.label[negatives], negatives)
+        gone = np.isnan(similarities) | (keys[:, :, None] == excluded[:, None, :]).any(2)
+        gone |= (found.queries[row] != tuples.queries)[:, None]
+        nearest_first = np.argsort(gone, axis=1, kind="stable")
+        negatives, similarities = np.where(gone, NO_IMAGE, negatives), np.where(gone, np.float32(np.nan), similarities)
+        return np.take_along_axis(negatives, nearest_first, 1), np.take_along_axis(similarities, nearest_first, 1)

@@ -1,0 +1,212 @@
+"""From the plan of an epoch to the batches of a rank: tuples with mined negatives, or labels.
+
+S steps of an epoch, T tuples of a step, N negatives, P labels, K images of a label, n images of a step on this rank.
+"""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+
+from largescale.corpus.batches import Step
+from largescale.corpus.config import LabelPlanConfig, TuplePlanConfig
+from largescale.corpus.corpus import Corpus
+from largescale.corpus.plan import Tuples, check_clusters, plan_tuples
+from largescale.corpus.samplers import plan_labels
+from largescale.distributed import StopSignal, World
+from largescale.losses.config_tuples import LRMLConfig
+from largescale.mining import Generation, Miner
+from largescale.mining.stored import Stored
+from largescale.settings import UserError
+from largescale.training.engine.step_module import Batch
+from largescale.training.planning.negatives import ServedNegatives
+from largescale.training.planning.positives import NearestPositives
+from largescale.training.planning.stored_negatives import StoredNegatives
+from largescale.training.planning.teacher import Teacher
+from largescale.training.recipe import TrainConfig
+
+if TYPE_CHECKING:
+    from largescale.training.trainer import Trainer
+
+
+class EpochPlan(Protocol):
+    """The steps of an epoch, as one rank sees them."""
+
+    @property
+    def columns(self) -> np.ndarray:
+        """`(S, n)` image ids that this rank reads."""
+        ...
+
+    def batch(self, images: Step, index: int, seed: int) -> Batch:
+        """The images of step `index` as the step module wants them."""
+        ...
+
+
+@dataclass(frozen=True)
+class TuplePlan:
+    columns: np.ndarray
+    tuples: int
+    """Tuples of a step on this rank."""
+    total: int
+    """Tuples of a step."""
+    first: int
+    """Place of this rank's first tuple in a step."""
+    teacher: Teacher | None = None
+    stored: StoredNegatives | None = None
+
+    def batch(self, images: Step, index: int, seed: int) -> Batch:
+        extra = {} if self.teacher is None else {"distances": self.teacher.distances(images, self.tuples)}
+        batch = Batch.of_tuples(images, self.tuples, self.total, seed, extra)
+        if self.stored is None:
+            return batch
+        further = self.stored.rows(index * self.total + self.first + np.arange(self.tuples))
+        return replace(batch, stored=self.stored.descriptors, further=further)
+
+
+@dataclass(frozen=True)
+class LabelPlan:
+    columns: np.ndarray
+    labels: np.ndarray
+    """`(S, P * K)` labels of the whole step."""
+
+    def batch(self, images: Step, index: int, seed: int) -> Batch:
+        return Batch.of_labels(images, torch.from_numpy(self.labels[index]).long(), seed)
+
+
+class Planner(Protocol):
+    """Makes the plan of each epoch."""
+
+    steps: int
+    """Steps of an epoch."""
+    images: int
+    """Images of a step, over all ranks."""
+
+    def plan(self, trainer: "Trainer") -> EpochPlan | None:
+        """The plan of the epoch that the trainer is in; None when the run was asked to stop before it was made."""
+        ...
+
+    def sample(self, dim: int) -> EpochPlan:
+        """A plan with the shapes of a real one, to try a step before any mining; `dim` of a descriptor."""
+        ...
+
+
+class TuplePlanner:
+    """Queries and positives from the corpus, negatives from the miner."""
+
+    def __init__(self, plan: TuplePlanConfig, seed: int, miner: Miner, teacher: Teacher | None = None) -> None:
+        check_clusters(miner.corpus.manifest, miner.config.negatives)
+        self.config, self.seed, self.miner, self.teacher = plan, seed, miner, teacher
+        self.steps = len(self._tuples(0).queries) // plan.batch_size
+        self.images = plan.batch_size * (2 + miner.config.negatives)
+
+    def plan(self, trainer: "Trainer") -> TuplePlan | None:
+        tuples = self._with_positives(trainer, self._tuples(trainer.progress.epoch))
+        generation = None if tuples is None else self._generation(trainer, tuples)
+        if tuples is None or generation is None:
+            return None
+        stored = self._stored(generation.stored, tuples)
+        if trainer.progress.done == 0:
+            further = {} if stored is None else {"stored": stored.count}
+            trainer.log({f"mining/{name}": value for name, value in {**generation.statistics, **further}.items()})
+        return self._share(tuples, generation.negatives, stored)
+
+    def sample(self, dim: int) -> TuplePlan:
+        tuples, config = self._tuples(0), self.miner.config
+        images = len(self.miner.corpus.manifest)
+        ids = np.linspace(0, images - 1, min(config.stored, images)).astype(np.int64)
+        stored = Stored(ids, ids, np.zeros((len(ids), dim), np.float32)) if config.stored else None
+        negatives = np.zeros((len(tuples.queries), config.negatives), np.int64)
+        return self._share(tuples, negatives, self._stored(stored, tuples))
+
+    def _with_positives(self, trainer: "Trainer", tuples: Tuples) -> Tuples | None:
+        """The positives that follow from the weights at the epoch's boundary; those that follow from the corpus stay."""
+        if tuples.candidates is None:
+            return tuples
+        epoch, done = trainer.progress.epoch, trainer.progress.done
+        chooser, boundary = NearestPositives(self.miner), trainer.progress.step - done
+        return chooser.choose(trainer.network(), tuples, epoch, boundary, resumed=done > 0)
+
+    def _generation(self, trainer: "Trainer", tuples: Tuples) -> Generation | None:
+        """The negatives mined with the weights at the epoch's boundary; those of an earlier life of the run are read back."""
+        epoch, done = trainer.progress.epoch, trainer.progress.done
+        boundary = trainer.progress.step - done
+        if self.miner.config.home == "service":
+            return ServedNegatives(self.miner).take(tuples, epoch, boundary, resumed=done > 0)
+        generation = self.miner.world.decide(lambda: self.miner.generations.read(epoch, boundary))
+        if generation is not None:
+            return generation
+        if done:
+            raise UserError(
+                f"{trainer.config.directory}/negatives has no whole generation of epoch {epoch} from step {boundary}: the "
+                f"batches after step {trainer.progress.step} follow from it; delete the checkpoints after "
+                f"step {boundary} to mine "
+                "it again"
+            )
+        return self.miner.run(trainer.network(), epoch, boundary, tuples)
+
+    def _stored(self, stored: Stored | None, tuples: Tuples) -> StoredNegatives | None:
+        if stored is None:
+            return None
+        miner = self.miner
+        return StoredNegatives(stored, miner.corpus.manifest, tuples, miner.config.stored, miner.world.device)
+
+    def _share(self, tuples: Tuples, negatives: np.ndarray, stored: StoredNegatives | None) -> TuplePlan:
+        steps = tuples.steps(negatives)  # (S, T, 2 + N)
+        share = self.miner.world.share(steps.shape[1])
+        own = steps[:, share]
+        return TuplePlan(own.reshape(len(own), -1), own.shape[1], steps.shape[1], share.start, self.teacher, stored)
+
+    def _tuples(self, epoch: int) -> Tuples:
+        return plan_tuples(self.miner.corpus.manifest, self.config, self.seed, epoch)
+
+
+class LabelPlanner:
+    """Batches of P labels with K images each."""
+
+    def __init__(self, plan: LabelPlanConfig, seed: int, world: World, corpus: Corpus) -> None:
+        self.config, self.seed, self.world, self.corpus = plan, seed, world, corpus
+        self.steps = len(self._ids(0))
+        self.images = plan.classes_per_batch * plan.images_per_class
+
+    def plan(self, trainer: "Trainer") -> LabelPlan:
+        return self._share(trainer.progress.epoch)
+
+    def _share(self, epoch: int) -> LabelPlan:
+        ids = self._ids(epoch)  # (S, P * K)
+        return LabelPlan(ids[:, self.world.share(ids.shape[1])], self.corpus.manifest.label[ids])
+
+    def sample(self, dim: int) -> LabelPlan:
+        return self._share(0)
+
+    def _ids(self, epoch: int) -> np.ndarray:
+        return plan_labels(self.corpus.manifest, self.config, self.seed, epoch).steps
+
+
+def build_planner(config: TrainConfig, world: World, corpus: Corpus, signal: StopSignal) -> Planner:
+    """What the loss needs: tuples with mined negatives, or batches of labels."""
+    if config.batches is not None:
+        return LabelPlanner(config.batches, config.seed, world, corpus)
+    assert config.tuples is not None
+    assert config.mining is not None
+    miner = Miner(
+        config.mining,
+        corpus,
+        world,
+        config.images,
+        config.directory,
+        seed=config.seed,
+        loader=config.loader,
+        bad_images=config.bad_images,
+        autocast=config.engine.autocast,
+        should_stop=lambda: signal.received,
+    )
+    loss, teacher = config.loss, None
+    if isinstance(loss, LRMLConfig) and loss.teacher is not None:
+        teacher = Teacher(loss.teacher, loss.ranking, world, autocast=config.engine.autocast)
+    return TuplePlanner(config.tuples, config.seed, miner, teacher)
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Of the random numbers in a step, so that a resumed run draws the same."""
+    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
