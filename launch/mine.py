@@ -84,7 +84,7 @@ def measure_here(config: PlanConfig) -> dict[str, Any] | None:
     corpus = Corpus.open(config.corpus or default_corpus())
     world = World.start()
     network = ModelConfig(backbone=config.backbone, weights="none").build().to(world.device)
-    rates = measure(config, corpus, ImagesConfig(size=config.size), network, MiningConfig().batch, world)
+    rates = measure(config, corpus, ImagesConfig(size=config.size), network, MiningConfig().batch_size, world)
     world.stop()
     return asdict(rates) if world.is_first else None
 

@@ -27,12 +27,15 @@ from largescale.evaluation.protocol.protocols import landmark_protocols
 from largescale.evaluation.results import RESULTS, CorpusUsed, ProtocolResult, Results, read_results, write_results
 from largescale.evaluation.search.search import Search
 from largescale.evaluation.task import Described, Rows, Task
+from largescale.models.metric import COSINE, Space
 from largescale.models.network import RetrievalNet
 from largescale.settings import UserError
 
 Network = RetrievalNet | Path
 Scales = Sequence[Descriptors]
 T = TypeVar("T")
+TYPICAL = 10_000
+"""Rows from which a typical length is taken."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,14 @@ class Stage:
             source = str(network)
             network, metadata = RetrievalNet.from_file(network)
             network.to(world.device)
+        _check_metric(network, config)
         subject = Subject(source, network_digest(network), metadata, _preprocess(config, network))
         return Stage(config, world, Plan.open(config), network, subject, should_stop)
+
+    @property
+    def unit(self) -> bool:
+        """Whether descriptors have length 1."""
+        return self.network.metric == "cosine"
 
     @property
     def store(self) -> Path:
@@ -126,7 +135,7 @@ class Stage:
     def _scales(self, corpus: Corpus, ids: np.ndarray | None = None, boxes: np.ndarray | None = None) -> Scales:
         identity = {"network": self.subject.digest, "preprocess": self.subject.preprocess}
         scales = SCALES[self.config.scales]
-        return [Descriptors(self.store, corpus, identity, self.network.dim, scale, ids, boxes) for scale in scales]
+        return [Descriptors(self.store, corpus, identity, self.network.dim, scale, ids, boxes, self.unit) for scale in scales]
 
     def embed(self) -> None:
         """Describe the images that are not described yet.
@@ -189,14 +198,19 @@ class Stage:
         """What happens between descriptors and scores, as the results say it."""
         corpus = self.plan.whitening.manifest.fingerprint if self.plan.whitening and self.rules.whitening != "none" else None
         exponent = self.network.scale_exponent if self.rules.exponent == "auto" else self.rules.exponent
-        more = {"scales": list(SCALES[self.config.scales]), "exponent": exponent, "whitening_corpus": corpus}
+        more = {
+            "metric": self.network.metric,
+            "scales": list(SCALES[self.config.scales]),
+            "exponent": exponent,
+            "whitening_corpus": corpus,
+        }
         return {**self.rules.model_dump(mode="json"), **more}
 
     @cached_property
     def transform(self) -> Transform:
         exponent, kind = self.settings["exponent"], self.rules.whitening
         if kind == "none":
-            return Transform(exponent)
+            return Transform(exponent, unit=self.unit)
         scales = self.sets["whitening"]
         parts = self._transformed(scales, Transform(exponent))
         path = self.store / f"whitening-{digest_of(kind, exponent, [described.directory.name for described in scales])}.npz"
@@ -229,7 +243,8 @@ class Stage:
         )
         asked = "gallery" if plan.leave_one_out else "queries"
         rows = _rows(parts[asked], np.searchsorted(self.sets[asked][0].ids, plan.truth.query))
-        return Task(plan.truth, plan.protocols, rows, _used(plan.queries), plan.queries.manifest.keys, gallery, distractors)
+        queries, space = _used(plan.queries), COSINE if self.unit else self.world.decide(lambda: _space(gallery.parts))
+        return Task(plan.truth, plan.protocols, rows, queries, plan.queries.manifest.keys, gallery, distractors, space)
 
     def _check_sealed(self) -> None:
         for directory in (described.directory for scales in self.sets.values() for described in scales):
@@ -255,6 +270,22 @@ class Stage:
             return results
         (self.config.out / RESULTS).unlink()
         return None
+
+
+def _check_metric(network: RetrievalNet, config: EvaluateConfig) -> None:
+    whitened = any(score.whitening != "none" for score in (config.score, *config.tuned.values()))
+    if network.metric == "l2" and whitened:
+        raise UserError(
+            "score.whitening makes unit rows, but this network's descriptors are compared by distance (model.metric=l2), lengths "
+            "included: use score.whitening=none"
+        )
+
+
+def _space(parts: Sequence[np.ndarray]) -> Space:
+    """By the median length of rows that are spread evenly over the gallery."""
+    stride = -(-max(1, sum(map(len, parts))) // TYPICAL)
+    lengths = [np.linalg.norm(part[::stride].astype(np.float32), axis=1) for part in parts]
+    return Space.of_length(float(np.median(np.concatenate(lengths))))
 
 
 def _rows(parts: Sequence[np.ndarray], position: np.ndarray) -> Rows:

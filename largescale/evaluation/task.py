@@ -13,6 +13,7 @@ import pyarrow as pa
 from largescale.evaluation.protocol.ground_truth import Truth
 from largescale.evaluation.protocol.protocols import Protocol
 from largescale.evaluation.results import CorpusUsed, Part
+from largescale.models.metric import COSINE, Space
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Described:
     used: CorpusUsed
     keys: pa.Array
     parts: Sequence[np.ndarray]
-    """`(n_i, D)` unit rows each, side by side in the order of the keys."""
+    """`(n_i, D)` each, side by side in the order of the keys; unit rows where the cosine compares them."""
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
@@ -46,6 +47,8 @@ class Task:
     """Of the corpus of the queries."""
     gallery: Described
     distractors: Sequence[Described]
+    space: Space = COSINE
+    """In which descriptors are compared."""
 
     def place(self, row: int) -> tuple[Part, int, int, str]:
         """(part, corpus, image id, key) of a row of the gallery and its distractors."""

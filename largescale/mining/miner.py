@@ -25,10 +25,11 @@ from largescale.mining.search.embedding_buffer import EmbeddingBuffer
 from largescale.mining.search.factory import Trained, choose
 from largescale.mining.search.index import ShardedIndex
 from largescale.mining.search.recall import SAMPLE, RecallProbe
-from largescale.mining.search.select import NO_IMAGE, cluster_keys
+from largescale.mining.search.select import NO_IMAGE, cluster_keys, norms
 from largescale.mining.search.similarity_caps import caps
 from largescale.mining.stages import Stages, own_threads
 from largescale.mining.stored import Stored, choose_stored
+from largescale.models.metric import COLUMNS, COSINE, Space
 from largescale.models.network import RetrievalNet
 
 
@@ -67,6 +68,7 @@ class Miner:
         self.seed, self.loader, self.bad_images, self.autocast, self.should_stop = seed, loader, bad_images, autocast, should_stop
         self.generations = Generations(run_directory, corpus.manifest.fingerprint)
         self._trained: Trained | None = None
+        self._space = COSINE
 
     def run(self, network: RetrievalNet, epoch: int, step: int, tuples: Tuples) -> Generation | None:
         """Mine and commit the negatives of an epoch; None when the run was asked to stop before they were there.
@@ -86,8 +88,9 @@ class Miner:
             with own_threads():
                 with stages.time("embed"):
                     pool, queries, faults = self._embed(network, epoch, tuples)
+                    self._space = self._measured(network, pool)
                 with stages.time("index"):
-                    limits = caps(self.config, self.world, queries, tuples)
+                    limits = caps(self.config, self.world, queries, tuples, self._space)
                     index = self._index(self.config, pool, self._trained)
                 with stages.time("recall"):
                     index, recall = self._trusted(index, pool, queries, tuples, limits)
@@ -108,10 +111,13 @@ class Miner:
         asked = np.union1d(tuples.queries, tuples.positives) if self.config.semi_hard else tuples.queries
         ids, share = np.union1d(pool, asked), (self.world.rank, self.world.size)
         own, device = own_images(self.corpus, ids, self.config.batch_size, share), self.world.device
-        kind = torch.float16 if device.type == "cuda" else torch.float32
-        buffers = tuple(
-            EmbeddingBuffer(own[np.isin(own, wanted)], network.dim, kind, place)
-            for wanted, place in ((pool, self._place(own[np.isin(own, pool)], network.dim, kind)), (asked, device))
+        by_length = network.metric == "l2"
+        kind = torch.float16 if device.type == "cuda" and not by_length else torch.float32
+        width = network.dim + (COLUMNS if by_length else 0)
+        place = self._place(own[np.isin(own, pool)], width, kind)
+        buffers = (
+            EmbeddingBuffer(own[np.isin(own, pool)], network.dim, kind, place, width, by_length),
+            EmbeddingBuffer(own[np.isin(own, asked)], network.dim, kind, device, zero=by_length),
         )
         faults = list[BadImage]()
         groups = embed(
@@ -135,6 +141,15 @@ class Miner:
         faults += without_descriptor(self.corpus.manifest, np.union1d(*(buffer.close_up() for buffer in buffers)))
         return buffers[0], buffers[1], within_budget(self.world, self.bad_images, faults, len(ids))
 
+    def _measured(self, network: RetrievalNet, pool: EmbeddingBuffer) -> Space:
+        """The space of the pool, whose rows are turned into its items; the longest row decides, whatever the cut."""
+        if network.metric == "cosine":
+            return COSINE
+        lengths = norms(pool.rows[:, :-COLUMNS])
+        space = Space.of_length(self.world.max(lengths.max().item() if len(lengths) else 0.0)[0])
+        space.complete(pool.rows)
+        return space
+
     def _place(self, own: np.ndarray, dim: int, kind: torch.dtype) -> torch.device:
         """Where the pool's descriptors stand: the device for exact search, else the memory of the node."""
         index, _ = choose(self.config, int(self.world.max(len(own))[0]), dim, kind.itemsize)
@@ -143,7 +158,7 @@ class Miner:
     def _index(self, config: MiningConfig, pool: EmbeddingBuffer, trained: Trained | None = None) -> ShardedIndex:
         clusters = cluster_keys(self.corpus.manifest.label[pool.ids], pool.ids)
         ids, of_image = (torch.from_numpy(column).to(pool.rows.device) for column in (pool.ids, clusters))
-        return ShardedIndex(config, self.world, pool.rows, ids, of_image, trained)
+        return ShardedIndex(config, self.world, pool.rows, ids, of_image, trained, self._space)
 
     def _trusted(
         self, index: ShardedIndex, pool: EmbeddingBuffer, queries: EmbeddingBuffer, tuples: Tuples, limits: Tensor | None
@@ -193,7 +208,7 @@ class Miner:
         negatives = np.unique(np.concatenate(self.world.gather(own)))
         ids = choose_stored(self.corpus.manifest, self.config, negatives, excluded_clusters(tuples), self.seed, epoch)
         places = np.flatnonzero(np.isin(ids, pool.ids))
-        return Stored(places, ids[places], pool.take(ids[places]).cpu().numpy())
+        return Stored(places, ids[places], self._space.descriptors(pool.take(ids[places])).cpu().numpy())
 
     def _lost(self, rows: np.ndarray, count: int) -> np.ndarray:
         """On rank 0 the rows of the plan that no rank holds, elsewhere none."""

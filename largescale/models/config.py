@@ -3,7 +3,7 @@
 import difflib
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from largescale.settings import Settings
 
@@ -23,6 +23,7 @@ TORCHVISION = (
     "vit_b_16",
 )
 Pooling = Literal["gem", "mac", "spoc", "rmac", "class_token"]
+Metric = Literal["cosine", "l2"]
 
 
 class ModelConfig(Settings):
@@ -45,6 +46,9 @@ class ModelConfig(Settings):
     begins: from principal components, or learned from matching pairs (end-to-end whitening)."""
     normalize: bool = True
     """Make unit rows; class anchors (loss.name=class_anchor) need descriptors as they are."""
+    metric: Metric = Field(default_factory=lambda values: "cosine" if values["normalize"] else "l2")
+    """How descriptors are compared in mining, search and scores: by cosine, or by Euclidean distance. By default by cosine where
+    rows are normalized, else by distance."""
     weights: str = "none"
     """none (random), imagenet (downloaded), or a file: a torchvision or timm state dict (.pth, .pt, .safetensors),
     or a weights file of an earlier run."""
@@ -65,6 +69,12 @@ class ModelConfig(Settings):
     def _one_pooling(self) -> "ModelConfig":
         if self.pooling != "gem" and (self.gem_p, self.gem_exponent) != (3.0, "learned"):
             raise ValueError(f"gem_p and gem_exponent say nothing to pooling={self.pooling}; use pooling=gem or leave them out")
+        return self
+
+    @model_validator(mode="after")
+    def _lengths_to_compare(self) -> "ModelConfig":
+        if self.metric == "l2" and self.normalize:
+            raise ValueError("metric=l2 puts unit rows in the order that metric=cosine does: use that, or normalize=false")
         return self
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ SCALES = (1.0, 2**-0.5, 0.5)
 
 
 class AtScales(nn.Module):
-    """What describes each image once per scale, in unit rows whether or not the network makes them."""
+    """What describes each image once per scale; in unit rows wherever the cosine compares them."""
 
     def __init__(self, networks: Sequence[RetrievalNet], scales: Sequence[float]) -> None:
         """
@@ -30,7 +30,7 @@ class AtScales(nn.Module):
         maps = {scale: networks[0].features(resize(images, scale)) for scale in set(self.scales)}
         pairs = zip(networks, self.scales, strict=True)
         rows = torch.stack([network.describe(maps[scale]) for network, scale in pairs], dim=1)
-        return rows if networks[0].config.normalize else normalize(rows, dim=2)
+        return rows if networks[0].config.normalize or networks[0].metric == "l2" else normalize(rows, dim=2)
 
 
 def resize(images: torch.Tensor, scale: float) -> torch.Tensor:
@@ -38,15 +38,15 @@ def resize(images: torch.Tensor, scale: float) -> torch.Tensor:
     return images if scale == 1 else interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
 
 
-def merge_scales(descriptors: torch.Tensor, exponent: float = 1.0) -> torch.Tensor:
-    """`(S, B, D) -> (B, D)`: the generalized mean over scales, unit rows.
+def merge_scales(descriptors: torch.Tensor, exponent: float = 1.0, unit: bool = True) -> torch.Tensor:
+    """`(S, B, D) -> (B, D)`: the generalized mean over scales, in rows of length 1 where `unit` says so.
 
     Args:
         exponent: that of GeM where the descriptors come straight from it, which makes them non-negative; else 1
             (`RetrievalNet.scale_exponent`). A component below 0 keeps its sign (as in dirtorch; cirtorch has NaN there).
     """
     merged = _power(_power(descriptors, exponent).mean(0), 1 / exponent)
-    return merged / torch.linalg.vector_norm(merged, dim=1, keepdim=True)
+    return merged / torch.linalg.vector_norm(merged, dim=1, keepdim=True) if unit else merged
 
 
 def _power(x: torch.Tensor, exponent: float) -> torch.Tensor:

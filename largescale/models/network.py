@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from largescale.models.backbones import build_backbone
-from largescale.models.config import ModelConfig, Pooling
+from largescale.models.config import Metric, ModelConfig, Pooling
 from largescale.models.pooling import MAC, RMAC, GeM, SPoC, l2_normalize
 from largescale.models.weights import load_exactly, load_weights
 from largescale.settings import UserError
@@ -39,6 +39,11 @@ class RetrievalNet(nn.Module):
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
         self.train()
+
+    @property
+    def metric(self) -> Metric:
+        """How its descriptors are compared."""
+        return self.config.metric
 
     @property
     def scale_exponent(self) -> float:

@@ -13,9 +13,11 @@ from PIL import Image
 
 from largescale.corpus.corpus import Corpus
 from largescale.distributed import World
-from largescale.evaluation import QueryRecord, Stopped, evaluate, read_records, store
-from largescale.evaluation.config import EvaluateConfig
+from largescale.evaluation import QueryRecord, Stopped, evaluate, read_records
+from largescale.evaluation.config import EvaluateConfig, ScoreConfig
+from largescale.evaluation.descriptors import store
 from largescale.evaluation.protocol.ground_truth import LISTS
+from largescale.models.config import ModelConfig
 from largescale.models.network import RetrievalNet, normalize
 from largescale.settings import UserError
 from tests.corpora import make_corpus
@@ -74,7 +76,7 @@ def test_shuffled_shards_change_nothing(kind: str, data: Path, tmp_path: Path, w
     found = []
     for folder, names in ((data, None), (tmp_path, keys)):
         corpora = {"gallery": str(folder / kind), "distractors": str(folder / "far")}
-        config = settings(tmp_path / f"of-{folder.name}", **corpora, batch=1)
+        config = settings(tmp_path / f"of-{folder.name}", **corpora, batch_size=1)
         (result,) = evaluate(tiny_network(), config, world).protocols
         records = [_named(record, names) for record in read_records(config.out / result.records)]
         points = [{name: x.value for name, x in point.metrics.items()} for point in result.distractor_curve]
@@ -248,6 +250,26 @@ def test_queries_of_another_corpus_are_matched_by_the_names_of_labels(data: Path
     assert (protocol.protocol, protocol.queries, protocol.clusters) == ("labels-query-gallery", 40, 8)
     # the gallery holds the very same photographs
     assert protocol.metrics["recall_at_1"].value == 1
+
+
+def test_descriptors_with_lengths_are_ranked_by_distance(data: Path, tmp_path: Path, world: World) -> None:
+    torch.manual_seed(0)
+    network = ModelConfig(backbone="squeezenet1_1", projection=24, normalize=False).build()
+    results = evaluate(network, by_labels(data, tmp_path), world)
+    assert results.score["metric"] == "l2"
+    rows = np.concatenate([describe(network, data / name, {}) for name in ("labels", "far")]).astype(np.float64)
+    for record in read_records(tmp_path / results.protocols[0].records):
+        far = np.square(rows - rows[record.id]).sum(1)
+        found = [neighbor.id + 40 * (neighbor.part == "distractors") for neighbor in record.top]
+        np.testing.assert_allclose(far[found], np.sort(far)[: len(found)], rtol=1e-4)
+    with pytest.raises(UserError, match="compared by distance"):
+        evaluate(
+            network,
+            settings(
+                tmp_path, gallery=str(data / "labels"), whitening_corpus=str(data / "far"), score=ScoreConfig(whitening="pca")
+            ),
+            world,
+        )
 
 
 def test_collapsed_network_scores_chance(data: Path, tmp_path: Path, world: World) -> None:

@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 from tests.corpora import make_corpus
 from tests.evaluation.small import SIZE, alone, make_weights, settings
 
-SMALL = [f"images.size={SIZE}", "batch=4", "loader.workers=1"]
+SMALL = [f"images.size={SIZE}", "batch_size=4", "loader.workers=1"]
 
 
 def evaluate(*arguments: object, processes: int = 0) -> subprocess.CompletedProcess[str]:

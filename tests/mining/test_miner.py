@@ -28,13 +28,14 @@ from tests.world import kill_in_world, run_world
 
 SEED, EPOCH, STEP = 1, 3, 12
 PLAN = TuplePlanConfig(batch_size=4, per_epoch=40)
-CONFIG = MiningConfig(batch=4)
+CONFIG = MiningConfig(batch_size=4)
 CONFIGS = {
     "all images": CONFIG,
     "small blocks": CONFIG.model_copy(update={"block_bytes": 2**20}),
     "a part of the images": CONFIG.model_copy(update={"pool": 25}),
     "too few clusters": CONFIG.model_copy(update={"pool": 4}),
     "approximate": CONFIG.model_copy(update={"index": "IVF4,SQ8", "depth": 8, "min_recall": 0.9}),
+    "by distance": CONFIG,
     "automatic, too large for exact search": CONFIG.model_copy(update={"exact_bytes": 35_000}),
 }
 APPROXIMATE = ("approximate", "automatic, too large for exact search")
@@ -43,7 +44,7 @@ APPROXIMATE = ("approximate", "automatic, too large for exact search")
 class Colors(nn.Module):
     """Descriptors of 4 x 4 mean colors; a black image has none that is finite, a white one has none that is not zero."""
 
-    dim = 48
+    dim, metric = 48, "cosine"
 
     def forward(self, images: Tensor) -> Tensor:
         colors = nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)
@@ -65,10 +66,11 @@ def mine_all(world: World, corpus: Path, runs: Path) -> dict[str, Generation | N
     """Every configuration, with a real network."""
     torch.manual_seed(0)
     network = ModelConfig(backbone="squeezenet1_1").build()
+    with_lengths = ModelConfig(backbone="squeezenet1_1", normalize=False).build()
     found = {}
     for name, config in CONFIGS.items():
         made, tuples = miner(world, corpus, runs / name, config)
-        found[name] = made.run(network, EPOCH, STEP, tuples)
+        found[name] = made.run(with_lengths if name == "by distance" else network, EPOCH, STEP, tuples)
     return found
 
 
@@ -116,6 +118,21 @@ def test_negatives_obey_the_rule(passes: dict[int, list[dict[str, Generation]]],
         assert not (labels == tuples.positive_labels[:, None]).any()
         ordered = np.where(mined, generation.similarities, -np.inf)
         assert (ordered[:, 1:] <= ordered[:, :-1]).all()
+
+
+def test_by_distance_the_similarity_is_that_of_descriptors_with_their_lengths(
+    passes: dict[int, list[dict[str, Generation]]], corpus: Path
+) -> None:
+    found, opened = passes[1][0]["by distance"], Corpus.open(str(corpus))
+    torch.manual_seed(0)
+    ModelConfig(backbone="squeezenet1_1").build()
+    network, images = ModelConfig(backbone="squeezenet1_1", normalize=False).build(), ImagesConfig(size=64)
+    one = {"batch": 4, "loader": LoaderConfig(workers=0), "device": torch.device("cpu")}
+    groups = list(embed(network, opened, np.arange(68), images, **one))
+    rows = torch.cat([group.descriptors for group in groups])[np.argsort(np.concatenate([group.ids for group in groups]))]
+    far = (rows[found.queries][:, None].double() - rows[found.negatives].double()).square().sum(2)
+    np.testing.assert_allclose(found.similarities, 1 - far / 2, rtol=1e-6)
+    assert (found.negatives != passes[1][0]["all images"].negatives).any()
 
 
 def test_statistics_say_what_happened(passes: dict[int, list[dict[str, Generation]]]) -> None:

@@ -33,16 +33,19 @@ class Transform:
     """Of the mean over scales."""
     whitening: Whitening | None = None
     dim: int | None = None
+    unit: bool = True
+    """Whether rows are made ones of length 1."""
 
     def __call__(self, scales: Sequence[np.ndarray]) -> np.ndarray:
-        """`(n, D)` per scale -> `(n, d)` unit rows, float32."""
-        rows = merge_scales(torch.stack([torch.from_numpy(rows.astype(np.float32)) for rows in scales]), self.exponent)
+        """`(n, D)` per scale -> `(n, d)` rows, float32."""
+        stored = torch.stack([torch.from_numpy(rows.astype(np.float32)) for rows in scales])
+        rows = merge_scales(stored, self.exponent, unit=self.unit)
         return (rows if self.whitening is None else self.whitening.apply(rows, self.dim)).numpy()
 
     @property
     def digest(self) -> str:
         whitening = self.whitening and [self.whitening.mean.numpy().tobytes(), self.whitening.directions.numpy().tobytes()]
-        return digest_of(self.exponent, self.dim, *(hashlib.sha256(x).hexdigest() for x in whitening or []))
+        return digest_of(self.exponent, self.dim, self.unit, *(hashlib.sha256(x).hexdigest() for x in whitening or []))
 
 
 def digest_of(*values: Any) -> str:

@@ -66,13 +66,16 @@ class Descriptors:
         scale: float = 1.0,
         ids: np.ndarray | None = None,
         boxes: np.ndarray | None = None,
+        unit: bool = True,
     ) -> None:
         """
         Args:
             identity: what else the rows depend on: network, preprocessing.
             ids: `(n,)` sorted image ids; None for the whole corpus.
             boxes: `(n, 4)` regions that are cut out of the images.
+            unit: whether rows have length 1; else any that is finite.
         """
+        self.unit = unit
         self.corpus, self.manifest = corpus, corpus.manifest
         self.ids = np.arange(len(self.manifest)) if ids is None else ids
         self.boxes, self.dim, self.scale = boxes, dim, scale
@@ -133,9 +136,10 @@ class Descriptors:
             yield f"{self.directory}/{name} has shape {rows.shape}, expected {(place.stop - place.start, self.dim)}"
             return
         reasons = {image["key"]: image["error"] for image in values["bad"]}
-        for i in np.flatnonzero(~unit_rows(rows)):
+        wrong = "its descriptor is not a finite unit vector" if self.unit else "its descriptor is not finite"
+        for i in np.flatnonzero(~(unit_rows(rows) if self.unit else finite_rows(rows))):
             key = self.manifest.keys[int(self.ids[place][i])].as_py()
-            yield f"{key}: {reasons.get(key, 'its descriptor is not a finite unit vector')}"
+            yield f"{key}: {reasons.get(key, wrong)}"
 
     def checksums(self) -> dict[str, str]:
         """SHA-256 of every file."""
@@ -150,6 +154,11 @@ def unit_rows(rows: np.ndarray) -> np.ndarray:
     blocks = (rows[i : i + 4096].astype(np.float32) for i in range(0, len(rows), 4096))
     good = [np.abs(np.linalg.norm(block, axis=1) - 1) <= UNIT for block in blocks]
     return np.concatenate([np.zeros(0, dtype=bool), *good])
+
+
+def finite_rows(rows: np.ndarray) -> np.ndarray:
+    """`(n,)` whether each row is finite."""
+    return np.concatenate([np.zeros(0, dtype=bool), *(np.isfinite(rows[i : i + 4096]).all(1) for i in range(0, len(rows), 4096))])
 
 
 def network_digest(network: RetrievalNet) -> str:

@@ -10,6 +10,8 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from largescale.models.metric import COSINE, Space
+
 Rows = Sequence[int] | np.ndarray
 
 
@@ -18,14 +20,16 @@ class Gallery:
     """The rows that are searched: those of `parts` one after the other."""
 
     parts: Sequence[np.ndarray]
-    """`(n_i, D)` each, unit rows; may be memory-mapped."""
+    """`(n_i, D)` descriptors each, unit rows where they are compared by the cosine; may be memory-mapped."""
     group: np.ndarray
     """`(N,)` int8: 0 for the gallery, g for the distractors that the g-th nested prefix adds, -1 for rows left out."""
+    space: Space = COSINE
+    """In which they are compared."""
 
     @staticmethod
-    def of(rows: np.ndarray) -> "Gallery":
+    def of(rows: np.ndarray, space: Space = COSINE) -> "Gallery":
         """A gallery in memory, `(N, D)`, without distractors."""
-        return Gallery([rows], np.zeros(len(rows), dtype=np.int8))
+        return Gallery([rows], np.zeros(len(rows), dtype=np.int8), space)
 
     def __len__(self) -> int:
         return len(self.group)
@@ -38,17 +42,33 @@ class Gallery:
     def _start(self) -> np.ndarray:
         return np.cumsum([0, *map(len, self.parts)])
 
+    def asked(self, queries: np.ndarray) -> np.ndarray:
+        """`(Q, D)` descriptors -> what is multiplied with the rows of a block to give similarities."""
+        return self.space.queries(torch.from_numpy(np.ascontiguousarray(queries))).numpy()
+
     def block(self, first: int, buffer: np.ndarray) -> np.ndarray:
-        """Rows `first : first + BLOCK`, in place where they lie in one part, else copied; beyond the last row, zeros."""
+        """Rows `first : first + len(buffer)`, in place where they lie in one part as they are, else in the buffer.
+
+        Beyond the last row there are rows that mean nothing.
+        """
         part = int(np.searchsorted(self._start, first, "right")) - 1
         rows = self.parts[part][first - self._start[part] :][: len(buffer)]
-        if len(rows) == len(buffer) and rows.dtype == buffer.dtype and rows.flags.c_contiguous:
+        whole = len(rows) == len(buffer) and rows.dtype == buffer.dtype and rows.flags.c_contiguous
+        if whole and self.space == COSINE:
             return rows
-        self._copy(first, part, buffer)
+        self._copy(first, part, buffer[:, : rows.shape[1]])
+        self.space.complete(torch.from_numpy(buffer))
         return buffer
 
+    def similarity(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """`(..., D)` each -> `(...)` in double precision."""
+        if self.space.unit is None:
+            return np.einsum("...d,...d->...", queries, rows, dtype=np.float64)
+        away = (queries.astype(np.float64) - rows) / self.space.unit
+        return 1 - np.einsum("...d,...d->...", away, away) / 2
+
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """`(n, D)` the rows of these numbers, in single precision at least."""
+        """`(n, D)` the descriptors of these numbers, in single precision at least."""
         part = np.searchsorted(self._start, rows, "right") - 1
         out = np.empty((len(rows), self.parts[0].shape[1]), np.promote_types(self.parts[0].dtype, np.float32))
         for number in np.unique(part).tolist():

@@ -75,7 +75,7 @@ def count(
     """Count the rows before each judged row, and keep the best `neighbors` of each query.
 
     Args:
-        queries: `(Q, D)` float32, unit rows, the same on every rank.
+        queries: `(Q, D)` float32, descriptors as the gallery's, the same on every rank.
         workers: threads of this rank.
         progress: called with the number of rows done, on the way.
 
@@ -154,7 +154,7 @@ class _Scorer:
     """Scores of a chunk, all products of one shape; those of the first pass are kept for the second, up to a bound."""
 
     def __init__(self, queries: np.ndarray, gallery: Gallery, pool: ThreadPoolExecutor) -> None:
-        self.queries = np.ascontiguousarray(queries.T, dtype=np.float32)  # (D, Q)
+        self.queries = np.ascontiguousarray(gallery.asked(queries.astype(np.float32, copy=False)).T)  # (D, Q)
         self.gallery = gallery
         self.pool = pool
         self.buffer = _Buffer(len(self.queries))

@@ -8,6 +8,7 @@ import numpy as np
 
 from largescale.evaluation.protocol.relevance import Gallery
 from largescale.evaluation.search.neighbors import nearest
+from largescale.models.metric import COSINE
 
 AT_ONCE = 64
 
@@ -34,7 +35,7 @@ def augment_database(database: np.ndarray, neighbors: int, alpha: float = 0.0) -
 
 
 def combine(rows: np.ndarray, gallery: Gallery, near: np.ndarray, alpha: float) -> np.ndarray:
-    """Unit rows `(Q, D)`: each row and its neighbors, weighted.
+    """`(Q, D)`: the mean of each row and its neighbors, weighted; unit rows where they are compared by the cosine.
 
     Weights are computed anew, in double precision, so that they do not depend on how the neighbors were found.
 
@@ -47,10 +48,12 @@ def combine(rows: np.ndarray, gallery: Gallery, near: np.ndarray, alpha: float) 
     for start in range(0, len(rows), AT_ONCE):
         block, numbers = rows[start : start + AT_ONCE].astype(np.float64), near[start : start + AT_ONCE]
         found = gallery.take(numbers.clip(0).ravel()).astype(np.float64).reshape(*numbers.shape, -1)  # (q, K, D)
-        similarity = np.einsum("qd,qkd->qk", block, found).clip(0)
+        similarity = gallery.similarity(block[:, None], found).clip(0)
         weights = np.where(numbers >= 0, similarity**alpha, 0)
         total = block + np.einsum("qk,qkd->qd", weights, found)
-        out[start : start + AT_ONCE] = total / np.linalg.norm(total, axis=1, keepdims=True)
+        by_cosine = gallery.space == COSINE
+        length = np.linalg.norm(total, axis=1, keepdims=True) if by_cosine else 1 + weights.sum(1, keepdims=True)
+        out[start : start + AT_ONCE] = total / length
     return out
 
 

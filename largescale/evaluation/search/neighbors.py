@@ -67,6 +67,7 @@ def nearest(
     Returns:
         Rows and scores `(Q, K)`; row -1 beyond the size of the gallery.
     """
+    queries = gallery.asked(queries)
     own = np.full(len(queries), -1) if leave_out is None else leave_out
     blocks = [slice(start, start + QUERIES) for start in range(0, len(queries), QUERIES)]
     found = [_nearest(queries[block], gallery, count, own[block]) for block in blocks]

@@ -146,5 +146,5 @@ def _normalized(weights: sparse.csr_matrix) -> sparse.csr_matrix:
 
 def _pair_similarity(gallery: Gallery, a: np.ndarray, b: np.ndarray, at_once: int = 4096) -> np.ndarray:
     parts = [slice(start, start + at_once) for start in range(0, len(a), at_once)]
-    dots = [np.einsum("pd,pd->p", gallery.take(a[part]), gallery.take(b[part]), dtype=np.float64) for part in parts]
-    return np.concatenate([np.zeros(0), *dots])
+    found = [gallery.similarity(gallery.take(a[part]), gallery.take(b[part])) for part in parts]
+    return np.concatenate([np.zeros(0), *found])

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,7 @@ class Search:
             return combine(rows, gallery, near, augmentation.alpha)
 
         directory = self.store / f"augmented-{self._digest(augmentation.model_dump(mode='json'))}"
-        return Gallery(gallery_parts(directory, gallery, augmented, world), gallery.group)
+        return replace(gallery, parts=gallery_parts(directory, gallery, augmented, world))
 
     def _reranker(self, gallery: Gallery, world: World) -> Rerank | None:
         if self.rules.rerank == "none":
@@ -196,7 +196,7 @@ def _gallery(task: Task, prefixes: list[int]) -> Gallery:
     seed = int.from_bytes(hashlib.sha256(names.encode()).digest()[:8], "little")
     nested = prefixes if prefixes[0] == 0 else [0, *prefixes]
     group[own:] = np.searchsorted(nested, np.random.default_rng(seed).permutation(more), "right")
-    return Gallery([part for described in (task.gallery, *task.distractors) for part in described.parts], group)
+    return Gallery([part for described in (task.gallery, *task.distractors) for part in described.parts], group, task.space)
 
 
 def world_exchange(world: World) -> Exchange:

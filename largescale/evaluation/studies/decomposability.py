@@ -8,29 +8,35 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from largescale.corpus.config import LabelPlanConfig
 from largescale.corpus.manifest import Manifest
 from largescale.corpus.samplers import plan_labels
 from largescale.evaluation.report.charts import lines
 from largescale.evaluation.report.study import Cell, Study
+from largescale.models.metric import COSINE, Space
 
 BLOCK = 512
+Embedded = tuple[Path, np.ndarray, Space]
+"""Weights, the descriptors `(N, D)` that they give, and how these are compared."""
 
 
-def measure(networks: Sequence[tuple[Path, np.ndarray]], manifest: Manifest, sizes: Sequence[int], images: int) -> Study:
-    """Table and curves of some networks, given with the descriptors `(N, D)` of a labeled corpus."""
+def measure(networks: Sequence[Embedded], manifest: Manifest, sizes: Sequence[int], images: int) -> Study:
+    """Table and curves of some networks, given with the descriptors of a labeled corpus."""
     rows: list[dict[str, Cell]] = []
     for size in sizes:
         batches = batches_of(manifest, size)[: max(1, images // size)]
         if len(batches):
-            rows += [_row(file, x, manifest.label, batches) for file, x in networks]
-    curves = {str(f): [(_number(r["batch"]), _number(r["gap"])) for r in rows if r["weights"] == str(f)] for f, _ in networks}
+            rows += [_row(network, manifest.label, batches) for network in networks]
+    curves = {str(f): [(_number(r["batch"]), _number(r["gap"])) for r in rows if r["weights"] == str(f)] for f, *_ in networks}
     note = (
         "Mean precision (map_rectangle) of each image among those of its batch, itself left out, and among all images of the "
         "batches; the gap between them, in points. Batches are those of training: as many labels as there are, 4 images of each "
-        "or more."
+        "or more. Bound: the largest gap of batches without a fault of their own, reached where no two share scores."
     )
+    if networks:
+        curves["bound"] = [(_number(r["batch"]), _number(r["bound"])) for r in rows if r["weights"] == str(networks[0][0])]
     plots = {"gap": lines(curves, "images of a batch", "gap (points)", doubling=True)} if rows else {}
     return Study("decomposability", "Decomposability gap", note, sorted(rows, key=lambda row: str(row["weights"])), plots)
 
@@ -46,28 +52,58 @@ def batches_of(manifest: Manifest, size: int) -> np.ndarray:
     return steps[(ordered[:, 1:] != ordered[:, :-1]).all(1)]
 
 
-def _row(file: Path, x: np.ndarray, label: np.ndarray, batches: np.ndarray) -> dict[str, Cell]:
-    within = float(np.mean([mean_precision(x[ids], label[ids]) for ids in batches]))
+def _row(network: Embedded, label: np.ndarray, batches: np.ndarray) -> dict[str, Cell]:
+    file, x, space = network
+    within = float(np.mean([mean_precision(x[ids], label[ids], space) for ids in batches]))
     everyone = batches.ravel()
-    among_all = mean_precision(x[everyone], label[everyone])
+    among_all = mean_precision(x[everyone], label[everyone], space)
     of_batches: dict[str, Cell] = {"batch": batches.shape[1], "batches": len(batches)}
     scores: dict[str, Cell] = {
         "map_rectangle in batches %": 100 * within,
         "map_rectangle %": 100 * among_all,
         "gap": 100 * (within - among_all),
+        "bound": 100 * bound_of(label[batches]),
     }
     return {"weights": str(file), **of_batches, **scores}
 
 
-def mean_precision(x: np.ndarray, label: np.ndarray) -> float:
+def bound_of(labels: np.ndarray) -> float:
+    """The largest gap that batches can hide, by the labels of their images `(S, B)`: the mean of `bound` over all queries."""
+    of_class = np.stack([(labels == label).sum(1) for label in np.unique(labels[labels >= 0])])  # (C, S)
+    total = queries = 0.0
+    for counts in of_class:
+        for own in np.flatnonzero(counts > 1):
+            positives = counts - (np.arange(len(counts)) == own)  # the query is no match of itself
+            total += counts[own] * bound(positives, labels.shape[1] - counts)
+            queries += counts[own]
+    return total / max(queries, 1)
+
+
+def bound(positives: np.ndarray, negatives: np.ndarray) -> float:
+    """How much precision a query can lose from batches that are each ranked without a fault to all of them together.
+
+    They lose most where no two batches share scores: all that is in the first stands before all that is in the second, those
+    with the smallest share of matches first (ROADMAP, §4.1). Faults within batches can make the gap larger or smaller.
+
+    Args:
+        positives, negatives: `(S,)` of the query in each batch.
+    """
+    order = np.argsort(positives / np.maximum(positives + negatives, 1), kind="stable")
+    before = np.repeat(negatives[order].cumsum() - negatives[order], positives[order])  # negatives above each positive
+    place = np.arange(1, len(before) + 1)
+    return float(1 - np.mean(place / (place + before))) if len(before) else 0.0
+
+
+def mean_precision(x: np.ndarray, label: np.ndarray, space: Space = COSINE) -> float:
     """Mean average precision of every image of `x` `(N, D)` among the others, over those that have a match."""
-    return float(np.concatenate(list(_precisions(x, label))).mean())
+    return float(np.concatenate(list(_precisions(torch.from_numpy(x), label, space))).mean())
 
 
-def _precisions(x: np.ndarray, label: np.ndarray) -> Iterator[np.ndarray]:
+def _precisions(x: torch.Tensor, label: np.ndarray, space: Space) -> Iterator[np.ndarray]:
+    asked, items = space.queries(x).numpy(), space.items(x).numpy()
     for start in range(0, len(x), BLOCK):
         queries = np.arange(start, min(start + BLOCK, len(x)))
-        scores = x[queries] @ x.T  # (b, N)
+        scores = asked[queries] @ items.T  # (b, N)
         scores[np.arange(len(queries)), queries] = -np.inf  # itself comes last, and counts for nothing there
         order = np.argsort(-scores, axis=1, kind="stable")[:, :-1]
         right = label[order] == label[queries, None]

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 
 import faiss
 import numpy as np
+import torch
 
 from largescale.corpus.corpus import Corpus
 from largescale.evaluation.report.study import Cell
 from largescale.evaluation.studies.hashes import Hashes
+from largescale.models.metric import COSINE, Space
 from largescale.settings import UserError
 
 MOST = 1_000_000
@@ -95,16 +97,22 @@ def find_by_hash(pairs: Pairs, used: Hashes, trained: Hashes, bits: int, first: 
 
 
 def find_by_descriptor(
-    pairs: Pairs, used: Sequence[np.ndarray], trained: Sequence[np.ndarray], similarity: float, first: int = 0
+    pairs: Pairs,
+    used: Sequence[np.ndarray],
+    trained: Sequence[np.ndarray],
+    similarity: float,
+    first: int = 0,
+    space: Space = COSINE,
 ) -> None:
     """
     Args:
-        used, trained: `(n_i, D)` unit rows each, side by side.
-        similarity: least of a pair.
+        used, trained: `(n_i, D)` descriptors each, side by side.
+        similarity: least of a pair, in `space`.
     """
     for j, theirs in _blocks(trained):
+        items = space.items(torch.from_numpy(theirs)).numpy()
         for i, ours in _blocks(used):
-            scores = ours @ theirs.T
+            scores = space.queries(torch.from_numpy(ours)).numpy() @ items.T
             for row, column in np.argwhere(scores >= similarity).tolist():
                 pairs.at(i + row, first + j + column).similarity = float(scores[row, column])
 
@@ -114,7 +122,7 @@ def _blocks(parts: Sequence[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
     number = 0
     for part in parts:
         for start in range(0, len(part), BLOCK):
-            yield number + start, np.asarray(part[start : start + BLOCK], dtype=np.float32)
+            yield number + start, np.array(part[start : start + BLOCK], dtype=np.float32)
         number += len(part)
 
 

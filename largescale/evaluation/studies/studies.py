@@ -18,6 +18,7 @@ from largescale.evaluation.studies.config import AnchorsConfig, DecomposabilityC
 from largescale.evaluation.studies.hashes import Hashes, hash_corpus, read_hashes
 from largescale.evaluation.studies.leaks import Pairs, Used, find_by_descriptor, find_by_hash
 from largescale.evaluation.task import Task
+from largescale.models.metric import Space
 from largescale.models.network import RetrievalNet
 from largescale.settings import UserError
 
@@ -54,7 +55,7 @@ def decomposability(config: DecomposabilityConfig, embedder: Embedder) -> Study:
     networks = []
     for weights in (embedder.weights, *config.against):
         task = replace(embedder, config=config.model_copy(update={"weights": weights})).task()
-        networks.append((weights, np.concatenate(task.gallery.parts).astype(np.float32)))
+        networks.append((weights, np.concatenate(task.gallery.parts).astype(np.float32), task.space))
     manifest = Plan.open(config).gallery.manifest
     return embedder.world.decide(lambda: gap.measure(networks, manifest, config.sizes, config.sample))
 
@@ -63,7 +64,7 @@ def leaks(config: LeaksConfig, embedder: Embedder) -> Study:
     """Ranks share the training corpus; each compares its part with all that an evaluation uses."""
     world, store = embedder.world, config.store or config.out / "descriptors"
     trained = Corpus.open(config.training, config.storage)
-    used, of_training = _used_and_trained(config, embedder)
+    used, of_training, space = _used_and_trained(config, embedder)
     for corpus in (trained, *(images.corpus for images in used)):
         hash_corpus(corpus, store, world, embedder.should_stop)
     count = len(trained.manifest.shards)
@@ -73,7 +74,7 @@ def leaks(config: LeaksConfig, embedder: Embedder) -> Study:
     for images in used:
         pairs, ours = Pairs(), read_hashes(images.corpus, store, range(len(images.corpus.manifest.shards)))
         find_by_hash(pairs, Hashes(ours.table[images.ids]), hashes, config.bits, first)
-        find_by_descriptor(pairs, images.rows, of_training[shards.start : shards.stop], config.similarity, first)
+        find_by_descriptor(pairs, images.rows, of_training[shards.start : shards.stop], config.similarity, first, space)
         everyone = {key: pair for of_rank in world.gather(pairs.found) for key, pair in of_rank.items()}
         rows += [images.listed(pair, trained) for pair in Pairs(everyone).sorted()]
     found = {images.role: {row["image"] for row in rows if row["used as"] == images.role} for images in used}
@@ -83,8 +84,8 @@ def leaks(config: LeaksConfig, embedder: Embedder) -> Study:
     return Study("leaks", "Near-duplicates in the training corpus", note, rows)
 
 
-def _used_and_trained(config: LeaksConfig, embedder: Embedder) -> tuple[list[Used], Sequence[np.ndarray]]:
-    """What the evaluation uses, and the descriptors of the training corpus, shard by shard."""
+def _used_and_trained(config: LeaksConfig, embedder: Embedder) -> tuple[list[Used], Sequence[np.ndarray], Space]:
+    """What the evaluation uses, and the descriptors of the training corpus, shard by shard; how they are compared."""
     plan = Plan.open(config)
     both = config.model_copy(update={"distractors": (*config.distractors, config.training)})
     task = embed_task(embedder.weights, both, embedder.world, embedder.should_stop)
@@ -93,7 +94,7 @@ def _used_and_trained(config: LeaksConfig, embedder: Embedder) -> tuple[list[Use
         used.append(Used("queries", plan.queries, task.truth.query, [task.rows(slice(0, len(task.truth.query)))]))
     for number, (corpus, described) in enumerate(zip(plan.distractors, task.distractors, strict=False)):
         used.append(Used(f"distractors {number + 1}", corpus, np.arange(len(described)), described.parts))
-    return used, task.distractors[-1].parts
+    return used, task.distractors[-1].parts, task.space
 
 
 def of_variants(measure: Callable[[Any, RetrievalNet, World, Callable[[], bool]], Study]) -> Callable[[Any, Embedder], Study]:

@@ -15,12 +15,14 @@ from typing import Any
 
 import faiss
 import numpy as np
+import torch
 
 from largescale.evaluation.protocol.metrics import evaluate_rankings
 from largescale.evaluation.protocol.protocols import Protocol
 from largescale.evaluation.report import charts
 from largescale.evaluation.report.study import Cell, Study
 from largescale.evaluation.task import Task
+from largescale.models.metric import COSINE, Space
 from largescale.settings import UserError
 
 BLOCK = 256
@@ -28,6 +30,8 @@ TIMED = 100
 """Neighbors that a timed search returns."""
 Lists = Sequence[Mapping[str, Any]]
 """Per query `{list of the ground truth: (rows,)}`."""
+Lifted = tuple[np.ndarray, np.ndarray]
+"""Queries and rows whose products are similarities."""
 
 
 @dataclass(frozen=True)
@@ -54,38 +58,33 @@ class Line:
 class Filed:
     """A gallery filed under centers: FAISS's inverted file, whatever its centers come from."""
 
-    def __init__(self, centers: np.ndarray, rows: np.ndarray) -> None:
+    def __init__(self, centers: np.ndarray, rows: np.ndarray, space: Space = COSINE) -> None:
         """
         Args:
-            centers: `(C, D)`, scaled to unit length: descriptors are compared by their directions everywhere here.
-            rows: `(N, D)` unit rows.
+            centers: `(C, D)`.
+            rows: `(N, D)` descriptors; unit rows where the cosine compares them.
 
         Raises:
-            UserError: centers of another dimension, or without direction.
+            UserError: as `checked_anchors`.
         """
-        if centers.ndim != 2 or centers.shape[1] != rows.shape[1]:
-            raise UserError(
-                f"expected anchors (C, {rows.shape[1]}) as the descriptors have, found {centers.shape}: are they of this network?"
-            )
-        norms = np.linalg.norm(centers, axis=1, keepdims=True)
-        if not (np.isfinite(norms).all() and norms.all()):
-            raise UserError("an anchor is zero or not finite: it has no direction to compare with")
-        self.centers = np.ascontiguousarray(centers / norms, dtype=np.float32)
-        quantizer = faiss.IndexFlatIP(self.centers.shape[1])
+        self.centers = checked_anchors(centers, rows.shape[1], space)
+        flat, metric = _faiss_kind(space)
+        quantizer = flat(self.centers.shape[1])
         quantizer.add(self.centers)
-        self.index = faiss.IndexIVFFlat(quantizer, centers.shape[1], len(centers), faiss.METRIC_INNER_PRODUCT)
+        self.index = faiss.IndexIVFFlat(quantizer, centers.shape[1], len(centers), metric)
         self.index.train(rows[:1])  # the centers are there: nothing is learned
         self.index.add(rows)
         self.list = quantizer.search(rows, 1)[1][:, 0]  # (N,)
         self.size = np.bincount(self.list, minlength=len(centers))  # (C,)
 
     @staticmethod
-    def by_k_means(count: int, rows: np.ndarray) -> "Filed":
+    def by_k_means(count: int, rows: np.ndarray, space: Space = COSINE) -> "Filed":
         """FAISS's own: as many centers, found without labels."""
-        kmeans = faiss.Kmeans(rows.shape[1], min(count, len(rows)), spherical=True, seed=0, min_points_per_centroid=1)
+        count, spherical = min(count, len(rows)), space == COSINE
+        kmeans = faiss.Kmeans(rows.shape[1], count, spherical=spherical, seed=0, min_points_per_centroid=1)
         kmeans.train(rows)
         assert kmeans.centroids is not None
-        return Filed(kmeans.centroids, rows)
+        return Filed(kmeans.centroids, rows, space)
 
     def nearest(self, queries: np.ndarray) -> np.ndarray:
         """`(Q, C)` all centers, the nearest first."""
@@ -96,28 +95,55 @@ class Filed:
         return self.size[self.nearest(queries)].cumsum(axis=1).mean(axis=0) / len(self.list)
 
 
+def checked_anchors(anchors: np.ndarray, dim: int, space: Space) -> np.ndarray:
+    """`(C, D)` float32, as descriptors are compared: scaled to unit length for the cosine, else as they are.
+
+    Raises:
+        UserError: anchors of another dimension, not finite, or without a direction that the cosine needs.
+    """
+    if anchors.ndim != 2 or anchors.shape[1] != dim:
+        raise UserError(f"expected anchors (C, {dim}) as the descriptors have, found {anchors.shape}: are they of this network?")
+    norms = np.linalg.norm(anchors, axis=1, keepdims=True)
+    if not (np.isfinite(norms).all() and (space != COSINE or norms.all())):
+        raise UserError("an anchor is zero or not finite: it has no direction to compare with")
+    return np.ascontiguousarray(anchors / norms if space == COSINE else anchors, dtype=np.float32)
+
+
+def _faiss_kind(space: Space) -> tuple[type[faiss.IndexFlat], int]:
+    if space == COSINE:
+        return faiss.IndexFlatIP, faiss.METRIC_INNER_PRODUCT
+    return faiss.IndexFlatL2, faiss.METRIC_L2
+
+
 def measure(
-    queries: np.ndarray, rows: np.ndarray, anchors: np.ndarray, lists: Lists, protocol: Protocol, probes: Sequence[int]
+    queries: np.ndarray,
+    rows: np.ndarray,
+    anchors: np.ndarray,
+    lists: Lists,
+    protocol: Protocol,
+    probes: Sequence[int],
+    space: Space = COSINE,
 ) -> list[Line]:
     """Exhaustive search; then for each number of anchors visited, theirs and FAISS's at the nearest share of the gallery.
 
     Args:
-        queries, rows: `(Q, D)`, `(N, D)` float32 unit rows.
+        queries, rows: `(Q, D)`, `(N, D)` float32, unit rows where the cosine compares them.
         anchors: `(C, D)`.
         lists: per query its rows of the ground truth, by the names that the protocol uses.
     """
     rules = replace(protocol, metrics=(protocol.main, "precision_at_20", "precision_at_100"))
-    flat = faiss.IndexFlatIP(rows.shape[1])
+    flat = _faiss_kind(space)[0](rows.shape[1])
     flat.add(rows)
-    everything = _line("exhaustive", None, 0, 1.0, queries, rows, lists, rules)
+    lifted = space.queries(torch.from_numpy(queries)).numpy(), space.items(torch.from_numpy(rows)).numpy()
+    everything = _line("exhaustive", None, 0, 1.0, queries, lifted, lists, rules)
     found = [replace(everything, queries_per_second=_speed(lambda: flat.search(queries, TIMED), len(queries)))]
-    anchored = Filed(anchors, rows)
-    k_means = Filed.by_k_means(len(anchors), rows)
+    anchored = Filed(anchors, rows, space)
+    k_means = Filed.by_k_means(len(anchors), rows, space)
     of_anchors, of_k_means = anchored.scanned(queries), k_means.scanned(queries)
     for count in sorted({min(count, len(anchors)) for count in probes}):
         same = int(np.abs(of_k_means - of_anchors[count - 1]).argmin()) + 1
-        found.append(_filed_line("anchors", anchored, count, of_anchors, queries, rows, lists, rules))
-        found.append(_filed_line(f"IVF{len(of_k_means)}", k_means, same, of_k_means, queries, rows, lists, rules))
+        found.append(_filed_line("anchors", anchored, count, of_anchors, queries, lifted, lists, rules))
+        found.append(_filed_line(f"IVF{len(of_k_means)}", k_means, same, of_k_means, queries, lifted, lists, rules))
     return found
 
 
@@ -134,7 +160,7 @@ def measure_task(task: Task, anchors: np.ndarray, probes: Sequence[int]) -> Stud
         for start, stop in pairwise(judged.start)
     ]
     protocol, asked = task.protocols[0], task.rows(queries).astype(np.float32, copy=False)
-    return study(measure(asked, rows, anchors, lists, protocol, probes), protocol.main)
+    return study(measure(asked, rows, anchors, lists, protocol, probes, task.space), protocol.main)
 
 
 def _filed_line(
@@ -143,34 +169,35 @@ def _filed_line(
     probes: int,
     scanned: np.ndarray,
     queries: np.ndarray,
-    rows: np.ndarray,
+    lifted: Lifted,
     lists: Lists,
     rules: Protocol,
 ) -> Line:
-    line = _line(method, filed, probes, float(scanned[probes - 1]), queries, rows, lists, rules)
+    line = _line(method, filed, probes, float(scanned[probes - 1]), queries, lifted, lists, rules)
     filed.index.nprobe = probes
     speed = _speed(lambda: filed.index.search(queries, TIMED), len(queries))
     return replace(line, queries_per_second=speed, fullest=float(filed.size.max() / filed.size.mean()))
 
 
-def rank(queries: np.ndarray, rows: np.ndarray, filed: Filed | None = None, probes: int = 0) -> np.ndarray:
+def rank(scores: np.ndarray, near: np.ndarray | None = None, filed: Filed | None = None) -> np.ndarray:
     """`(most rows visited, Q)` the rows that each query visits, by (score descending, row ascending); then -1.
 
     Args:
-        filed: None visits every row.
+        scores: `(Q, N)`.
+        near: `(Q, probes)` the centers that each visits; None visits every row.
     """
-    columns = list(_columns(queries, rows, filed, probes))
+    columns = list(_columns(scores, near, filed))
     ranks = np.full((max(map(len, columns)), len(columns)), -1, dtype=np.int64)
     for query, column in enumerate(columns):
         ranks[: len(column), query] = column
     return ranks
 
 
-def _columns(queries: np.ndarray, rows: np.ndarray, filed: Filed | None, probes: int) -> Iterator[np.ndarray]:
-    everything, near = np.arange(len(rows)), filed.nearest(queries)[:, :probes] if filed else None
-    for query, scores in enumerate(queries @ rows.T):
+def _columns(scores: np.ndarray, near: np.ndarray | None, filed: Filed | None) -> Iterator[np.ndarray]:
+    everything = np.arange(scores.shape[1])
+    for query, of_query in enumerate(scores):
         visited = everything if near is None or filed is None else np.flatnonzero(_among(filed, near[query]))
-        yield visited[np.argsort(-scores[visited], kind="stable")]
+        yield visited[np.argsort(-of_query[visited], kind="stable")]
 
 
 def _among(filed: Filed, centers: np.ndarray) -> np.ndarray:
@@ -186,14 +213,15 @@ def _line(
     probes: int,
     scanned: float,
     queries: np.ndarray,
-    rows: np.ndarray,
+    lifted: Lifted,
     lists: Lists,
     rules: Protocol,
 ) -> Line:
     found = total = 0
     values: list[list[np.ndarray]] = []
     for block in (slice(start, start + BLOCK) for start in range(0, len(queries), BLOCK)):
-        ranks = rank(queries[block], rows, filed, probes)
+        near = filed.nearest(queries[block])[:, :probes] if filed else None
+        ranks = rank(lifted[0][block] @ lifted[1].T, near, filed)
         values.append(list(evaluate_rankings(ranks, lists[block], rules).per_query.values()))
         for column, of_query in zip(ranks.T, lists[block], strict=True):
             positive = np.unique(np.concatenate([of_query.get(name, np.zeros(0, dtype=np.int64)) for name in rules.positive]))

@@ -17,12 +17,22 @@ class EmbeddingBuffer:
 
     Args:
         ids: `(n,)` sorted image ids.
+        width: columns of a row, the first D of which are filled; None: D.
+        zero: whether a descriptor of zeros is one.
     """
 
-    def __init__(self, ids: np.ndarray, dim: int, kind: torch.dtype, device: torch.device) -> None:
-        self.ids = ids
-        self.rows = torch.zeros((len(ids), dim), dtype=kind, device=device)
-        """`(n, D)`."""
+    def __init__(
+        self,
+        ids: np.ndarray,
+        dim: int,
+        kind: torch.dtype,
+        device: torch.device,
+        width: int | None = None,
+        zero: bool = False,
+    ) -> None:
+        self.ids, self.dim, self.zero = ids, dim, zero
+        self.rows = torch.zeros((len(ids), width or dim), dtype=kind, device=device)
+        """`(n, width)`."""
         self._filled = np.zeros(len(ids), bool)
 
     def put(self, ids: np.ndarray, descriptors: Tensor) -> None:
@@ -30,11 +40,11 @@ class EmbeddingBuffer:
         places = np.searchsorted(self.ids, ids)
         found = np.flatnonzero(np.append(self.ids, -1)[places] == ids)
         self._filled[places[found]] = True
-        self.rows[torch.from_numpy(places[found])] = descriptors[torch.from_numpy(found)].to(self.rows)
+        self.rows[torch.from_numpy(places[found]), : self.dim] = descriptors[torch.from_numpy(found)].to(self.rows)
 
     def close_up(self) -> np.ndarray:
         """Drop the images without a descriptor, and those whose descriptor is not usable; returns the ids of the latter."""
-        usable_rows = [usable(part).cpu() for part in self.rows.split(_ROWS)]
+        usable_rows = [usable(part[:, : self.dim], self.zero).cpu() for part in self.rows.split(_ROWS)]
         good = torch.cat(usable_rows).numpy() & self._filled
         unusable, kept = self.ids[self._filled & ~good], np.flatnonzero(good)
         if len(kept) < len(self.ids):

@@ -15,6 +15,7 @@ from torch import Tensor
 from largescale.distributed import World
 from largescale.mining.config import MiningConfig
 from largescale.mining.search.select import NO_IMAGE, Candidates, Found, norms, nothing, score_pairs, select
+from largescale.models.metric import COSINE, Space
 from largescale.settings import UserError
 
 DEEPER = 4
@@ -39,7 +40,7 @@ class FactorySearch:
     from a GPU.
 
     Args:
-        descriptors: `(P, D)` float32 or float16.
+        descriptors: `(P, D)` float32 or float16, items of `space`.
         trained: of an earlier index, instead of training.
     """
 
@@ -51,18 +52,22 @@ class FactorySearch:
         ids: Tensor,
         clusters: Tensor,
         trained: Trained | None = None,
+        space: Space = COSINE,
     ) -> None:
+        # the farthest of a query are the nearest of its opposite by inner product, not by distance
+        self._by_distance = space.unit is not None and config.order == "nearest"
+        self._rows = space.rows if self._by_distance else COSINE.rows
         self.descriptors, self.ids, self.clusters = descriptors, ids.to(descriptors.device), clusters.to(descriptors.device)
         self.count, self.depth = config.negatives, config.depth
         faiss.omp_set_num_threads(torch.get_num_threads())
         if trained is None:
-            sample = _sample(world, descriptors, config.index_sample)
-            trained = Trained(world.decide(lambda: _train(config, sample)), 0)
+            sample = _sample(world, self._rows(descriptors), config.index_sample)
+            trained = Trained(world.decide(lambda: _train(config, sample, self._by_distance)), 0)
         self.trained = Trained(trained.empty, 0)
         self._index = faiss.deserialize_index(trained.empty)
         for part in descriptors.split(_ROWS) if len(descriptors) else ():
-            self._index.add(_array(part))
-        self._largest = norms(descriptors).amax() if len(descriptors) else descriptors.new_zeros(())
+            self._index.add(_array(self._rows(part)))
+        self._largest = norms(self._rows(descriptors)).amax() if len(descriptors) else descriptors.new_zeros(())
         for _ in range(trained.effort):
             self.deepen()
 
@@ -100,7 +105,8 @@ class FactorySearch:
 
     def _deep(self, queries: Tensor, excluded: Tensor, caps: Tensor, depth: int) -> tuple[Found, Tensor]:
         """The negatives among the `depth` first neighbors, and for which queries a longer list cannot add to them."""
-        raw, places = (torch.from_numpy(part).to(queries.device) for part in self._index.search(_array(queries), depth))  # (B, K)
+        asked = self._rows(queries)
+        raw, places = (torch.from_numpy(part).to(queries.device) for part in self._index.search(_array(asked), depth))  # (B, K)
         query, column = torch.nonzero(places >= 0, as_tuple=True)
         place = places[query, column]
         similarities = score_pairs(self.descriptors, queries, place, query)
@@ -108,8 +114,14 @@ class FactorySearch:
         found = select(Candidates(similarities, self.ids[place], self.clusters[place], query), excluded, self.count)
         full = found.ids[:, -1] != NO_IMAGE
         if not self.approximate:  # its order is the true one but for rounding (see `precision`)
-            full &= found.similarities[:, -1] > raw[:, -1] + queries.shape[1] * 2**-23 * self._largest * norms(queries)
+            full &= found.similarities[:, -1] > self._most(raw[:, -1], norms(asked), asked.shape[1])
         return found, full | (places[:, -1] < 0)
+
+    def _most(self, raw: Tensor, lengths: Tensor, dim: int) -> Tensor:
+        """`(B,)` the most that a similarity can be of what FAISS gives for it; `lengths` are those of the queries."""
+        if not self._by_distance:
+            return raw + dim * 2**-23 * self._largest * lengths
+        return 1 - raw / 2 + dim * 2**-23 * (self._largest + lengths).square()
 
 
 def choose(config: MiningConfig, images: int, dim: int, itemsize: int) -> tuple[str, str]:
@@ -151,10 +163,11 @@ def _sample(world: World, descriptors: Tensor, size: int) -> np.ndarray:
     return _array(torch.cat([part[:n] for part, n in zip(parts or [], sizes, strict=False)] or [own[:0]]))
 
 
-def _train(config: MiningConfig, sample: np.ndarray) -> np.ndarray:
+def _train(config: MiningConfig, sample: np.ndarray, by_distance: bool) -> np.ndarray:
     """The empty, trained index as bytes."""
     try:
-        index = faiss.index_factory(sample.shape[1], config.index, faiss.METRIC_INNER_PRODUCT)
+        metric = faiss.METRIC_L2 if by_distance else faiss.METRIC_INNER_PRODUCT
+        index = faiss.index_factory(sample.shape[1], config.index, metric)
         if config.index_search:
             faiss.ParameterSpace().set_index_parameters(index, config.index_search)  # type: ignore[arg-type]
         if not index.is_trained:

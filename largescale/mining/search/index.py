@@ -15,6 +15,7 @@ from largescale.mining.config import MiningConfig
 from largescale.mining.search.exact import ExactSearch
 from largescale.mining.search.factory import FactorySearch, Trained, choose
 from largescale.mining.search.select import NO_CLUSTER, Found, listed, nothing, select
+from largescale.models.metric import COSINE, Space
 
 _BLOCK_BYTES = {"cpu": 2**25, "cuda": 2**29}
 
@@ -40,7 +41,8 @@ class ShardedIndex:
     Descriptors must be `usable`.
 
     Args:
-        descriptors: `(P, D)` of this rank, float32, or float16 on a GPU; P may be 0 and may differ between ranks.
+        descriptors: `(P, D)` items of `space` on this rank, float32, or float16 on a GPU; P may be 0 and may differ between
+            ranks.
         ids, clusters: `(P,)` int64 image ids and cluster keys (see `cluster_keys`).
         trained: what an earlier index of this configuration learnt, instead of training.
 
@@ -56,18 +58,21 @@ class ShardedIndex:
         ids: Tensor,
         clusters: Tensor,
         trained: Trained | None = None,
+        space: Space = COSINE,
     ) -> None:
-        self.config, self.world, self.count = config, world, config.negatives
+        self.config, self.world, self.space, self.count = config, world, space, config.negatives
         self.bytes_sent = 0
         """To other ranks, so far."""
         images, dim, itemsize = int(world.max(len(descriptors))[0]), descriptors.shape[1], descriptors.element_size()
         block_bytes = config.block_bytes or _BLOCK_BYTES[descriptors.device.type]
         self.block = max(1, block_bytes // (dim * itemsize * world.size))
         """Queries of each rank that are gathered at a time."""
+        duplicate = config.duplicate
+        self._duplicate = None if duplicate is None else space.inside(torch.tensor(duplicate, dtype=torch.float64)).item()
         kind, parameters = choose(config, images, dim, itemsize)
         chosen = config.model_copy(update={"index": kind, "index_search": parameters})
         share = descriptors, ids, clusters
-        self._factory = None if kind == "exact" else FactorySearch(chosen, world, *share, trained)
+        self._factory = None if kind == "exact" else FactorySearch(chosen, world, *share, trained, space)
         self._search: Search = self._factory or ExactSearch(*share, config.negatives, block_bytes)
 
     @property
@@ -92,27 +97,29 @@ class ShardedIndex:
         """The best eligible images of the N nearest clusters of the whole pool (or farthest), for the queries of this rank.
 
         Args:
-            queries: `(Q, D)` of the descriptors' type; Q may be 0 and may differ between ranks.
+            queries: `(Q, D)` descriptors, of the type of those that are searched; Q may be 0 and may differ between ranks.
             excluded: `(Q, 2)` the clusters of each query and of its positive.
             each_block: called on every rank after each block with the number of this rank's queries in it.
-            caps: `(Q,)` float64, on every rank or on none: images that are as similar are not eligible.
+            caps: `(Q,)` float64, on every rank or on none: images that are as similar, in `space`, are not eligible.
         """
+        queries = self.space.queries(queries)
         longest = int(self.world.max(len(queries))[0])
         parts = [nothing(0, self.count, queries.device)]
         for start in range(0, longest, self.block):
             part, room = slice(start, start + self.block), min(self.block, longest - start)
             parts.append(self._search_block(queries[part], excluded[part], None if caps is None else caps[part], room))
             each_block(len(queries[part]))
-        return Found(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        found = Found(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        return found._replace(similarities=self.space.outside(found.similarities))
 
     def _search_block(self, queries: Tensor, excluded: Tensor, caps: Tensor | None, room: int) -> Found:
         if self.config.order == "farthest":
             found = self._find(-queries, excluded, None, room)
             return found._replace(similarities=-found.similarities)
-        if self.config.duplicate is None:
+        if self._duplicate is None:
             return self._find(queries, excluded, caps, room)
         found = self._find(queries, excluded, None, room)
-        while self.world.any(bool((copies := found.similarities >= self.config.duplicate).any())):
+        while self.world.any(bool((copies := found.similarities >= self._duplicate).any())):
             excluded = torch.cat([excluded, found.clusters.masked_fill(~copies, NO_CLUSTER)], 1)
             found = self._find(queries, excluded, None, room)
         return found if caps is None else self._find(queries, excluded, caps, room)

@@ -62,10 +62,10 @@ def norms(descriptors: Tensor) -> Tensor:
     return torch.linalg.vector_norm(descriptors, dim=1, dtype=torch.float32)
 
 
-def usable(descriptors: Tensor) -> Tensor:
-    """`(n, D)` -> `(n,)` whether a descriptor may enter an index: finite and not zero."""
+def usable(descriptors: Tensor, zero: bool = False) -> Tensor:
+    """`(n, D)` -> `(n,)` whether a descriptor may enter an index: finite and, where the cosine needs a direction, not `zero`."""
     lengths = norms(descriptors)
-    return lengths.isfinite() & (lengths > 0)
+    return lengths.isfinite() & (zero | (lengths > 0))
 
 
 def score_pairs(left: Tensor, right: Tensor, i: Tensor, j: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from largescale.evaluation.scoring.scores import Positives, count_average_precis
 from largescale.evaluation.search import counting
 from largescale.evaluation.search.counting import BLOCK, Counted, count
 from largescale.evaluation.search.search import world_exchange
+from largescale.models.metric import Space
 from tests.goldens import Golden, goldens
 from tests.world import run_world
 
@@ -81,6 +82,28 @@ def test_neither_cut_nor_threads_change_a_bit(dim: int) -> None:
     for seed, pieces in enumerate([1, 40, 3]):
         cuts = np.sort(np.random.default_rng(seed).integers(len(case.rows), size=pieces))
         same(expected, count(case.queries, case.gallery(np.split(case.rows, cuts)), case.judged, 50, workers=2))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_by_distance_equals_the_full_sort_of_distances(workers: int) -> None:
+    """Coordinates whose squares and sums are exact: ties are ties."""
+    case = Case(8, rows=9_000, coarse=True)
+    gallery = replace(case.gallery(), space=Space(8.0))
+    far = np.square(case.queries[:, None].astype(np.float64) - case.rows).sum(2)
+    ours = count(case.queries, gallery, case.judged, 1000, workers=workers)
+    ranking = np.stack([np.lexsort((np.arange(len(case.rows)), column)) for column in far])
+    np.testing.assert_array_equal(ours.top_row, ranking[:, :1000])
+    np.testing.assert_array_equal(ours.top_score, 1 - np.take_along_axis(far, ranking[:, :1000], 1) / (2 * 64))
+    found = count_average_precision(case.queries, gallery, case.truth, MEDIUM, workers=workers)
+    same_scores(found, evaluate_rankings(ranking.T, case.truth, MEDIUM))
+
+
+@pytest.mark.parametrize("dim", [100, 1000])
+def test_by_distance_neither_cut_nor_threads_change_a_bit(dim: int) -> None:
+    case = Case(9, rows=9_000, dim=dim, queries=5)
+    rows = case.rows * np.random.default_rng(0).uniform(0.5, 30, (len(case.rows), 1)).astype(np.float32)
+    galleries = [replace(case.gallery(np.split(rows, cuts)), space=Space(16.0)) for cuts in ([], [1, 2_000, 2_001, 8_000])]
+    same(*(count(case.queries, gallery, case.judged, 50, workers=workers) for workers, gallery in enumerate(galleries, 1)))
 
 
 def test_half_precision_rows_are_scored_in_single_precision() -> None:

@@ -5,8 +5,9 @@ import pytest
 
 from largescale.evaluation.protocol.relevance import Gallery
 from largescale.evaluation.search import neighbors as neighbors
-from largescale.evaluation.search.expansion import augment_database, expand_queries, without
+from largescale.evaluation.search.expansion import augment_database, combine, expand_queries, without
 from largescale.evaluation.search.neighbors import nearest
+from largescale.models.metric import Space
 from tests.goldens import Golden, goldens
 
 
@@ -25,6 +26,16 @@ def test_queries_are_expanded_as_dirtorch_does(case: Golden) -> None:
         return
     queries, database = inputs(case, "queries", "db")
     case.compare("expanded", expand_queries(queries, database, case.args["k"], case.args["alpha"]))
+
+
+def test_by_distance_a_query_becomes_the_mean_of_itself_and_its_nearest_rows() -> None:
+    random = np.random.default_rng(0)
+    rows, queries = 9 * random.standard_normal((50, 6)), 9 * random.standard_normal((4, 6))
+    gallery = Gallery.of(rows, Space(8.0))
+    near = np.square(queries[:, None] - rows).sum(2).argsort(1)[:, :3]
+    found = nearest(queries, gallery, 3)[0]
+    np.testing.assert_array_equal(found, near)
+    np.testing.assert_allclose(combine(queries, gallery, found, 0.0), (queries + rows[near].sum(1)) / 4)
 
 
 @pytest.mark.parametrize("case", goldens("expansion", "naver_dba"))

@@ -34,7 +34,7 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(corpora: Path, weights: Path, **values: Any) -> dict[str, Any]:
-    common = {"images": ImagesConfig(size=SIZE), "batch": 4, "loader": LoaderConfig(workers=0), "out": weights.parent}
+    common = {"images": ImagesConfig(size=SIZE), "batch_size": 4, "loader": LoaderConfig(workers=0), "out": weights.parent}
     return {"weights": weights, "gallery": str(corpora / "gallery"), "queries": str(corpora / "queries"), **common, **values}
 
 

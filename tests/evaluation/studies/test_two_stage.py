@@ -46,7 +46,7 @@ def test_ranks_are_those_of_a_search_by_hand(toy: dict[str, np.ndarray]) -> None
     filed = Filed(toy["anchors"], toy["rows"])
     directions = unit(toy["anchors"])
     file = (toy["rows"] @ directions.T).argmax(1)
-    ranks = rank(toy["queries"], toy["rows"], filed, 2)
+    ranks = rank(toy["queries"] @ toy["rows"].T, filed.nearest(toy["queries"])[:, :2], filed)
     for query, column in zip(toy["queries"], ranks.T, strict=True):
         visited = np.flatnonzero(np.isin(file, np.argsort(-(directions @ query))[:2]))
         expected = visited[np.argsort(-(toy["rows"] @ query)[visited], kind="stable")]
@@ -60,7 +60,7 @@ def test_unreachable_positives_are_missing(toy: dict[str, np.ndarray]) -> None:
     rules = replace(LABELS, metrics=("map_trapezoid", "precision_at_20"))
     one = {**toy, "queries": toy["queries"][:1], "query_label": toy["query_label"][:1]}
     line = measure(one["queries"], one["rows"], one["anchors"], lists(one), rules, [1])[1]
-    (column,) = rank(one["queries"], one["rows"], filed, 1).T
+    (column,) = rank(one["queries"] @ one["rows"].T, filed.nearest(one["queries"])[:, :1], filed).T
     right = toy["label"][column] == toy["query_label"][0]
     positives = int((toy["label"] == toy["query_label"][0]).sum())
     assert line.score == pytest.approx(average_precision(np.flatnonzero(right), positives))

@@ -46,7 +46,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, int]]:
 
 
 def settings(kind: type[StudyConfig], data: Path, out: Path, **values: Any) -> Any:
-    common = {"images": ImagesConfig(size=SIZE), "batch": 4, "loader": LoaderConfig(workers=0), "out": out}
+    common = {"images": ImagesConfig(size=SIZE), "batch_size": 4, "loader": LoaderConfig(workers=0), "out": out}
     corpora = {"gallery": str(data / "gallery"), "distractors": (str(data / "far"),), "whitening_corpus": str(data / "train")}
     return kind(weights=data / "weights.safetensors", **common, **corpora, **values)
 

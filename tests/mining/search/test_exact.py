@@ -3,8 +3,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from largescale.mining import MiningConfig, exact
+from largescale.mining import MiningConfig
 from largescale.mining.generations import distances
+from largescale.mining.search import exact
 from largescale.mining.search.exact import ExactSearch
 from largescale.mining.search.select import NO_IMAGE, score_pairs
 from tests.goldens import Golden, goldens

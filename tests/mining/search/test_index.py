@@ -1,5 +1,6 @@
 """A search by several ranks gives the bits of one rank, and the ids of a brute force."""
 
+import itertools
 import zlib
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from largescale.distributed import World
 from largescale.mining import MiningConfig, ShardedIndex
+from largescale.models.metric import COSINE, Space
 from largescale.settings import UserError
 from tests.mining.reference import nearest
 from tests.world import run_world
@@ -36,12 +38,18 @@ class Case:
     threads: int = 1
     limited: bool = False
     """Whether each query has a similarity_cap of its own."""
+    space: Space = COSINE
+
+    @property
+    def similarities(self) -> Tensor:
+        """`(Q, P)`."""
+        queries, pool = self.queries.double(), self.pool.double()
+        return queries @ pool.T if self.space == COSINE else 1 - (queries[:, None] - pool).square().sum(2) / 2
 
     @property
     def caps(self) -> Tensor | None:
         """Equal to the similarity of some image: what is equal is not below."""
-        similarities = self.queries.double() @ self.pool.double().T
-        return similarities.sort(1).values[:, -len(self.pool) // 8].contiguous() if self.limited else None
+        return self.similarities.sort(1).values[:, -len(self.pool) // 8].contiguous() if self.limited else None
 
 
 def case(
@@ -84,6 +92,20 @@ CASES = [
     case("flat with copies", copies=11, config=MiningConfig(index="Flat", depth=1)),
     case("flat, deeper than the share", images=20, config=MiningConfig(index="Flat", depth=1000), cuts=(0.1, 0.1, 0.2)),
     case("all lists", config=MiningConfig(index="IVF4,Flat", index_search="nprobe=4", depth=300)),
+    *(
+        case(f"by distance: {name}", space=Space(4.0), **settings)
+        for name, settings in {
+            "exact": {},
+            "copies": {"copies": 11},
+            "farthest": {"config": MiningConfig(order="farthest")},
+            "below caps": {"limited": True},
+            "without near-duplicates": {"config": MiningConfig(duplicate=-3.0), "clusters": 8},
+            "flat": {"config": MiningConfig(index="Flat", depth=3)},
+            "flat with copies": {"copies": 11, "config": MiningConfig(index="Flat", depth=1)},
+            "flat, farthest": {"config": MiningConfig(index="Flat", order="farthest", depth=9)},
+            "all lists": {"config": MiningConfig(index="IVF4,Flat", index_search="nprobe=4", depth=300)},
+        }.items()
+    ),
 ]
 
 
@@ -99,8 +121,9 @@ def search(world: World, cases: list[Case]) -> list[tuple[np.ndarray, np.ndarray
     for case in cases:
         torch.set_num_threads(case.threads)
         pool = (share(rows, case.cuts, world) for rows in (case.pool, case.ids, case.clusters))
-        index = ShardedIndex(case.config, world, *pool)
-        caps = None if case.caps is None else share(case.caps, case.asked, world)
+        rows, ids, clusters = pool
+        index = ShardedIndex(case.config, world, case.space.items(rows), ids, clusters, space=case.space)
+        caps = None if case.caps is None else case.space.inside(share(case.caps, case.asked, world))
         found = index.search(*(share(rows, case.asked, world) for rows in (case.queries, case.excluded)), caps=caps)
         answers.append((found.ids.numpy(), found.similarities.numpy()))
     return answers
@@ -120,7 +143,7 @@ def answers() -> dict[int, list[tuple[np.ndarray, np.ndarray]]]:
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[case.name for case in CASES])
 def test_equals_brute_force(answers: dict[int, list[tuple[np.ndarray, np.ndarray]]], number: int, size: int) -> None:
     case = CASES[number]
-    similarities = case.queries.double().numpy() @ case.pool.double().numpy().T
+    similarities = case.similarities.numpy()
     sign = -1 if case.config.order == "farthest" else 1
     rows = sign * similarities, case.ids.numpy(), case.clusters.numpy(), case.excluded.tolist()
     caps = None if case.caps is None else case.caps.numpy()
@@ -137,9 +160,10 @@ def blocks_and_bits(world: World) -> list[np.ndarray]:
     ids, excluded = torch.arange(3000), torch.arange(200)[:, None].expand(-1, 2) * 15 // 10
     own = world.share(3000)
     found = []
-    for block_bytes in (2**18, 2**20, 2**26):
+    for space, block_bytes in itertools.product((COSINE, Space(1.0)), (2**18, 2**20, 2**26)):
         config = MiningConfig().model_copy(update={"block_bytes": block_bytes})
-        index = ShardedIndex(config, world, pool[own], ids[own], ids[own] // 10)
+        lengths = 1 if space == COSINE else 1 + ids[own, None] % 7 / 5  # without them the distance orders as the cosine does
+        index = ShardedIndex(config, world, space.items(pool[own] * lengths), ids[own], ids[own] // 10, space=space)
         answer = index.search(queries[world.share(200)], excluded[world.share(200)])
         found.append(np.stack([answer.similarities.view(torch.int64).numpy(), answer.ids.numpy()]))
     return found
@@ -148,9 +172,10 @@ def blocks_and_bits(world: World) -> list[np.ndarray]:
 def test_bits_do_not_depend_on_blocks_nor_ranks() -> None:
     runs = [run_world(size, blocks_and_bits) for size in WORLDS]
     whole = [np.concatenate(parts, axis=1) for run in runs for parts in zip(*run, strict=True)]
-    assert len(whole) == 9
-    for answer in whole[1:]:
-        np.testing.assert_array_equal(answer, whole[0])
+    assert len(whole) == 18
+    for number, answer in enumerate(whole):
+        np.testing.assert_array_equal(answer, whole[number % 6 // 3 * 3])
+    assert (whole[0] != whole[3]).any()
 
 
 def build_wrong(world: World, index: str) -> str:
