@@ -6,6 +6,7 @@ JPEGs are decoded by libjpeg-turbo; where it is not sure of a file, and for all 
 
 import io
 import math
+from collections.abc import Callable
 
 import numpy as np
 import simplejpeg
@@ -49,7 +50,7 @@ def target_shapes(width: np.ndarray, height: np.ndarray, config: ImagesConfig, b
 
 def decode_into(
     out: np.ndarray,
-    data: bytes,
+    data: bytes | Callable[[], np.ndarray],
     config: ImagesConfig,
     stored: tuple[int, int],
     box: Region | None = None,
@@ -58,6 +59,7 @@ def decode_into(
     """Decode an image into `out` (h, w, 3), whose shape is the target shape of the image.
 
     Args:
+        data: what a corpus holds, or what gives the pixels of an image from elsewhere, (h, w, 3).
         stored: width and height in the manifest.
         box: region that is cut out first.
         draws: `(41,)` random numbers of the augmentation (see `random_draws`), or None for none.
@@ -72,7 +74,9 @@ def decode_into(
         if config.augment.crop_scale:
             region = random_crop(stored, config.augment, draws[:-1])
         flip = draws[-1] < config.augment.flip
-    if region != (0, 0, *stored) or out.shape != (stored[1], stored[0], 3) or not _decode_in_place(out, data):
+    if callable(data):
+        scale_into(out, cut(_of_size(data(), stored), region, stored))
+    elif region != (0, 0, *stored) or out.shape != (stored[1], stored[0], 3) or not _decode_in_place(out, data):
         _check_size(data, stored)
         least = out.shape[0] / (region[3] - region[1]), out.shape[1] / (region[2] - region[0])
         scale_into(out, cut(_decode(data, stored, least), region, stored))
@@ -164,6 +168,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert("RGB")
+
+
+def _of_size(pixels: np.ndarray, stored: tuple[int, int]) -> np.ndarray:
+    if pixels.shape[1::-1] != stored:
+        raise BadImageError(f"{pixels.shape[1]} x {pixels.shape[0]} pixels, it was {stored[0]} x {stored[1]} when it was listed")
+    return pixels
 
 
 def _check_size(data: bytes, stored: tuple[int, int]) -> None:

@@ -17,7 +17,7 @@ from largescale.corpus.corpus import Corpus
 from largescale.corpus.manifest import sha256_of
 from largescale.distributed import World
 from largescale.evaluation.config import SCALES, EvaluateConfig, ScoreConfig
-from largescale.evaluation.descriptors.derived import Transform, derive, digest_of
+from largescale.evaluation.descriptors.derived import derive, digest_of
 from largescale.evaluation.descriptors.fitting import fitted, images_to_fit
 from largescale.evaluation.descriptors.sizes import check_sizes
 from largescale.evaluation.descriptors.store import SEALED, Descriptors, describe, network_digest, seal, unit_rows
@@ -29,6 +29,7 @@ from largescale.evaluation.search.search import Search
 from largescale.evaluation.task import Described, Rows, Task
 from largescale.models.metric import COSINE, Space
 from largescale.models.network import RetrievalNet
+from largescale.models.transform import Transform
 from largescale.settings import UserError
 
 Network = RetrievalNet | Path

@@ -34,7 +34,7 @@ def save_weights(net: "RetrievalNet", path: Path, metadata: Mapping[str, Any], s
         state: the tensors in place of the network's own, under the same names: an average, or what an engine has gathered.
     """
     tensors = {name: x.detach().cpu().contiguous() for name, x in (state or net.state_dict()).items()}
-    header = {"format": FORMAT, "model": net.config.model_dump_json(), "metadata": json.dumps(dict(metadata))}
+    header = {"format": FORMAT, "model": net.config.model_dump_json(exclude={"weights"}), "metadata": json.dumps(dict(metadata))}
     with committed_file(Path(path)) as temporary:
         save_file(tensors, temporary, header)
 

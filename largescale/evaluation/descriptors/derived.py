@@ -7,9 +7,8 @@ n rows of a part, S scales, D dimensions, d kept dimensions
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +20,6 @@ from largescale.commit import write_array
 from largescale.distributed import World, own_cores, single_threads
 from largescale.evaluation.descriptors.store import WAIT_S
 from largescale.evaluation.protocol.relevance import Gallery
-from largescale.models.multiscale import merge_scales
-from largescale.models.whitening import Whitening
-
-
-@dataclass(frozen=True)
-class Transform:
-    """From stored descriptors to those that are compared."""
-
-    exponent: float
-    """Of the mean over scales."""
-    whitening: Whitening | None = None
-    dim: int | None = None
-    unit: bool = True
-    """Whether rows are made ones of length 1."""
-
-    def __call__(self, scales: Sequence[np.ndarray]) -> np.ndarray:
-        """`(n, D)` per scale -> `(n, d)` rows, float32."""
-        stored = torch.stack([torch.from_numpy(rows.astype(np.float32)) for rows in scales])
-        rows = merge_scales(stored, self.exponent, unit=self.unit)
-        return (rows if self.whitening is None else self.whitening.apply(rows, self.dim)).numpy()
-
-    @property
-    def digest(self) -> str:
-        whitening = self.whitening and [self.whitening.mean.numpy().tobytes(), self.whitening.directions.numpy().tobytes()]
-        return digest_of(self.exponent, self.dim, self.unit, *(hashlib.sha256(x).hexdigest() for x in whitening or []))
 
 
 def digest_of(*values: Any) -> str:

@@ -1,19 +1,19 @@
 """Images, or boxes of queries, that are too small for a network at some scale: found before any image is embedded."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from largescale.corpus.config import ImagesConfig
 from largescale.corpus.images import target_shapes
 from largescale.embedding import in_evaluation_mode
 from largescale.evaluation.descriptors.store import Descriptors
 from largescale.models.network import RetrievalNet
+from largescale.models.sizes import least_side
 from largescale.settings import UserError
 
-ENOUGH, SHOWN = 128, 20
-"""Pixels of a side that every backbone can see; faults that are listed."""
+SHOWN = 20
+"""Faults that are listed."""
 
 
 def check_sizes(network: RetrievalNet, scales: Sequence[Descriptors], images: ImagesConfig) -> None:
@@ -29,7 +29,8 @@ def check_sizes(network: RetrievalNet, scales: Sequence[Descriptors], images: Im
     shapes = target_shapes(manifest.width[ids], manifest.height[ids], images, wanted.boxes)  # (n, 2)
     shapes = np.floor(shapes * wanted.scale).astype(int)
     sides = shapes.min(axis=1)
-    least = least_side(network, np.unique(sides[sides < ENOUGH]).tolist())
+    with in_evaluation_mode(network):
+        least = least_side(network, sides.tolist())
     small = np.flatnonzero(sides < least)
     if len(small):
         lines = [
@@ -43,19 +44,6 @@ def check_sizes(network: RetrievalNet, scales: Sequence[Descriptors], images: Im
             "they have no descriptor; give scales=single, crop=false where boxes are small, a larger images.size, or leave these "
             "images out:\n  " + "\n  ".join(lines) + more
         )
-
-
-def least_side(network: RetrievalNet, sides: Iterable[int]) -> int:
-    """The least of some rising sides (pixels) of which the backbone makes a feature; `ENOUGH` where it is none of them."""
-    with in_evaluation_mode(network), torch.inference_mode():
-        return next((side for side in sides if _has_features(network, side)), ENOUGH)
-
-
-def _has_features(network: RetrievalNet, side: int) -> bool:
-    try:
-        return network.features(torch.zeros(1, 3, side, side, device=next(network.parameters()).device)).numel() > 0
-    except (RuntimeError, ValueError):  # what kernels and pooling say of maps that are smaller than they are
-        return False
 
 
 def _region(wanted: Descriptors, i: int) -> str:

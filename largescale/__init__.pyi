@@ -1,0 +1,2 @@
+from .model import Model as Model
+from .model import load as load

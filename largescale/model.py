@@ -1,0 +1,166 @@
+"""A trained network at work: pictures to descriptors.
+
+n pictures, D dimensions.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from largescale.corpus.batches import BadImage
+from largescale.corpus.config import ImagesConfig, LoaderConfig
+from largescale.corpus.corpus import Corpus
+from largescale.corpus.images import target_shapes
+from largescale.corpus.pictures import Picture, given
+from largescale.embedding import embed
+from largescale.models.folder import Contents, DescriptorConfig, read_folder
+from largescale.models.multiscale import AtScales
+from largescale.models.sizes import least_side
+from largescale.settings import UserError
+
+SHOWN = 20
+
+
+class Rows(NamedTuple):
+    """Descriptors of some pictures."""
+
+    ids: np.ndarray
+    """`(b,)`."""
+    rows: np.ndarray
+    """`(b, D)` float32."""
+    bad: list[BadImage]
+    """Pictures that have none."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network with all that its descriptors depend on."""
+
+    contents: Contents
+    digest: str
+    """Of everything that decides a descriptor: descriptors of models with the same digest may be compared."""
+
+    @property
+    def settings(self) -> DescriptorConfig:
+        return self.contents.settings
+
+    @property
+    def dim(self) -> int:
+        return self.settings.dim
+
+    @property
+    def metric(self) -> str:
+        """cosine (unit rows) or l2."""
+        return self.contents.network.metric
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.contents.network.parameters()).device
+
+    @cached_property
+    def images(self) -> ImagesConfig:
+        return ImagesConfig(size=self.settings.size, fit=self.settings.fit)
+
+    def embed(
+        self, pictures: Sequence[Picture], *, boxes: Sequence[Sequence[float] | None] | None = None, batch_size: int = 64
+    ) -> np.ndarray:
+        """Descriptors of pictures, in their order.
+
+        Args:
+            pictures: files, encoded bytes, Pillow images, uint8 arrays (h, w, 3) or (h, w), uint8 tensors (3, h, w).
+            boxes: a region (x0, y0, x1, y1) in pixels of each upright picture, or None for all of it.
+            batch_size: most pictures that go through the network together; a row does not depend on it.
+
+        Returns:
+            `(n, D)` float32; unit rows where the metric is cosine.
+
+        Raises:
+            UserError: pictures that cannot be used; lists them.
+        """
+        corpus, faults = given(pictures)
+        regions = None if boxes is None else self._regions(corpus, boxes)
+        ids = np.array([id for id in range(len(pictures)) if id not in faults], np.int64)
+        faults |= self.too_small(corpus, ids, None if regions is None else regions[ids])
+        found = np.empty((len(pictures), self.dim), np.float32)
+        bad = [BadImage(corpus.manifest.keys[id].as_py(), "", fault) for id, fault in sorted(faults.items())]
+        for group in (
+            () if bad else self.describe(corpus, ids, boxes=None if regions is None else regions[ids], batch_size=batch_size)
+        ):
+            found[group.ids] = group.rows
+            bad += group.bad
+        if bad:
+            more = f"\n  and {len(bad) - SHOWN:,} more" if len(bad) > SHOWN else ""
+            lines = "\n  ".join(f"{image.key}: {image.error}" for image in bad[:SHOWN])
+            raise UserError(
+                f"{len(bad):,} of {len(pictures):,} pictures cannot be used, so nothing was described:\n  {lines}{more}"
+            )
+        return found
+
+    def describe(
+        self, corpus: Corpus, ids: np.ndarray, *, boxes: np.ndarray | None = None, batch_size: int = 64
+    ) -> Iterator[Rows]:
+        """Descriptors of images of a corpus, in groups as they come.
+
+        Args:
+            ids: `(n,)` sorted image ids.
+            boxes: `(n, 4)` regions (x0, y0, x1, y1) in pixels, one for each of `ids`, that are cut out first.
+        """
+        scales, transform = self.settings.scales, self.contents.transform
+        network = AtScales([self.contents.network] * len(scales), scales)
+        groups = embed(
+            network, corpus, ids, self.images, batch=batch_size, loader=LoaderConfig(), device=self.device, boxes=boxes
+        )
+        for group in groups:
+            rows = (
+                transform(group.descriptors.cpu().numpy().swapaxes(0, 1))
+                if len(group.ids)
+                else np.empty((0, self.dim), np.float32)
+            )
+            yield Rows(group.ids, rows, group.bad)
+
+    def too_small(self, corpus: Corpus, ids: np.ndarray, boxes: np.ndarray | None = None) -> dict[int, str]:
+        """Of sorted image ids, those of which the network makes no feature, and why."""
+        manifest, smallest = corpus.manifest, min(self.settings.scales)
+        shapes = target_shapes(manifest.width[ids], manifest.height[ids], self.images, boxes)
+        sides = np.floor(shapes.min(axis=1, initial=1 << 30) * smallest).astype(int)
+        least = least_side(self.contents.network, sides.tolist())
+        return {
+            int(ids[i]): f"{shapes[i, 1]} x {shapes[i, 0]} pixels are too few for the network (scale {smallest:.3g})"
+            for i in np.flatnonzero(sides < least)
+        }
+
+    def _regions(self, corpus: Corpus, boxes: Sequence[Sequence[float] | None]) -> np.ndarray:
+        """`(n, 4)`; where there is none, the whole picture."""
+        manifest = corpus.manifest
+        whole = np.stack([np.zeros_like(manifest.width), np.zeros_like(manifest.width), manifest.width, manifest.height], axis=1)
+        if len(boxes) != len(whole):
+            raise UserError(f"{len(whole)} pictures and {len(boxes)} boxes: give a box, or None, for each picture")
+        regions = whole.astype(np.float64)
+        for place, box in enumerate(boxes):
+            if box is not None:
+                x0, y0, x1, y1 = box
+                if not (0 <= x0 < x1 <= whole[place, 2] and 0 <= y0 < y1 <= whole[place, 3]):
+                    raise UserError(
+                        f"the box {tuple(box)} of picture {place} is not inside its {whole[place, 2]} x {whole[place, 3]} pixels"
+                    )
+                regions[place] = box
+        return regions
+
+
+def load(source: str | Path, device: str | torch.device | None = None) -> Model:
+    """The model in a folder, ready to describe pictures: in evaluation mode, on a GPU where there is one.
+
+    Args:
+        source: a model folder (see `largescale.models.folder`).
+
+    Raises:
+        UserError: no model, one of another version, a missing or altered file.
+    """
+    contents, digest = read_folder(Path(source))
+    contents.network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return Model(contents, digest)

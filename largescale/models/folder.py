@@ -1,0 +1,190 @@
+"""A network on disk with all that its descriptors depend on: one folder, in the layout of the Hugging Face hub.
+
+    model.safetensors       the network, as every weights file
+    whitening.safetensors   mean (D,) and directions (d, D), where its descriptors are whitened
+    anchors.safetensors     anchors (C, D) of the classes, where it was trained with them
+    config.json             how a picture becomes a descriptor; format version; SHA-256 of the other files; written last
+    README.md               the model card
+
+D dimensions, d kept dimensions, C classes.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import PositiveFloat, PositiveInt, ValidationError
+from safetensors.torch import load_file, save_file
+
+from largescale.commit import committed_file, write_json, write_text
+from largescale.models.config import ModelConfig
+from largescale.models.network import MEAN, STD, RetrievalNet
+from largescale.models.transform import Transform
+from largescale.models.weights import load_exactly, load_weights, save_weights
+from largescale.models.whitening import Whitening
+from largescale.settings import Settings, UserError
+
+FORMAT, VERSION = "largescale model", 1
+CONFIG, NETWORK, WHITENING, ANCHORS, CARD = (
+    "config.json",
+    "model.safetensors",
+    "whitening.safetensors",
+    "anchors.safetensors",
+    "README.md",
+)
+
+
+class DescriptorConfig(Settings):
+    """How a picture becomes a descriptor."""
+
+    size: PositiveInt = 1024
+    """Longest side in pixels (inside), or both sides (squash)."""
+    fit: Literal["inside", "squash"] = "inside"
+    """inside: aspect kept, longest side shrunk to `size`, never enlarged; squash: scaled to size x size."""
+    interpolation: Literal["bilinear"] = "bilinear"
+    """With antialiasing."""
+    color: Literal["RGB"] = "RGB"
+    """Gray is repeated, transparency is laid over white, EXIF orientation is applied."""
+    mean: tuple[float, float, float] = MEAN
+    """Of each channel, in [0, 1]."""
+    deviation: tuple[float, float, float] = STD
+    scales: tuple[PositiveFloat, ...] = (1.0,)
+    """A picture is described at each; their generalized mean is whitened."""
+    exponent: PositiveFloat = 1.0
+    """Of the mean over scales."""
+    whitening: str = "none"
+    """How the whitening was fitted."""
+    dim: PositiveInt
+    """Dimensions of a descriptor."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a model folder holds."""
+
+    network: RetrievalNet
+    settings: DescriptorConfig
+    whitening: Whitening | None = None
+    anchors: torch.Tensor | None = None
+    """`(C, D)`."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """Where it comes from: the run, its corpus, its step, scores."""
+
+    def __post_init__(self) -> None:
+        """Of a whitening, the directions that are used are kept."""
+        if self.whitening is not None:
+            kept = Whitening(self.whitening.mean, self.whitening.directions[: self.settings.dim].contiguous())
+            object.__setattr__(self, "whitening", kept)
+
+    @property
+    def transform(self) -> Transform:
+        return Transform(self.settings.exponent, self.whitening, unit=self.network.metric == "cosine")
+
+
+def write_folder(directory: Path, contents: Contents, card: str) -> None:
+    """Write a model folder; `config.json` comes last, and while it is not there, there is no model.
+
+    Raises:
+        UserError: the folder holds something else.
+    """
+    directory = Path(directory)
+    if directory.exists() and any(directory.iterdir()) and not is_model_folder(directory):
+        raise UserError(f"{directory} holds something that is no model folder and is left alone; give another folder")
+    (directory / CONFIG).unlink(missing_ok=True)
+    for name in (WHITENING, ANCHORS):
+        (directory / name).unlink(missing_ok=True)
+    save_weights(contents.network, directory / NETWORK, {})
+    if contents.whitening is not None:
+        _save(directory / WHITENING, asdict(contents.whitening))
+    if contents.anchors is not None:
+        _save(directory / ANCHORS, {"anchors": contents.anchors.float()})
+    write_text(directory / CARD, card)
+    tensors = _hash_of(contents)
+    files = {name: _sha256(directory / name) for name in (NETWORK, WHITENING, ANCHORS) if (directory / name).exists()}
+    values = {"format": FORMAT, "version": VERSION, "model": contents.network.config.model_dump(mode="json", exclude={"weights"})}
+    values["descriptor"] = contents.settings.model_dump(mode="json")
+    write_json(directory / CONFIG, {**values, "tensors": tensors, "about": dict(contents.about), "files": files})
+
+
+def is_model_folder(directory: Path) -> bool:
+    """Whether it holds a model of any version, or what a killed writer left of one."""
+    names = {path.name for path in directory.iterdir()}
+    return CONFIG in names or NETWORK in names
+
+
+def read_folder(directory: Path) -> tuple[Contents, str]:
+    """What a model folder holds, and the hash of all that its descriptors depend on.
+
+    Raises:
+        UserError: no model folder, one of another version, a file that is missing or is not the one that was written.
+    """
+    values = read_config(directory)
+    for name, expected in values["files"].items():
+        path = directory / name
+        if Path(name).name != name or not path.is_file():
+            raise UserError(f"{directory / CONFIG} lists {name}, which is not there: the folder is incomplete; copy it again")
+        if (found := _sha256(path)) != expected:
+            raise UserError(
+                f"{path} is not the file that was written (SHA-256 {found[:12]}…, {CONFIG} says {expected[:12]}…): "
+                "it is damaged or was exchanged; copy the folder again"
+            )
+    try:
+        settings, stated = DescriptorConfig(**values["descriptor"]), ModelConfig(**values["model"])
+    except ValidationError as error:
+        raise UserError(f"{directory / CONFIG} has settings that are not known here: {error}") from None
+    config, state, _ = load_weights(directory / NETWORK)
+    if config != stated:
+        raise UserError(f"{directory / NETWORK} holds another network than {CONFIG} describes; copy the folder again")
+    network = RetrievalNet(config)
+    load_exactly(network, state, str(directory / NETWORK))
+    whitening = Whitening(**load_file(directory / WHITENING)) if WHITENING in values["files"] else None
+    anchors = load_file(directory / ANCHORS)["anchors"] if ANCHORS in values["files"] else None
+    identity = {name: values[name] for name in ("model", "descriptor", "tensors")}
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    return Contents(network.eval(), settings, whitening, anchors, values["about"]), digest
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """`config.json` as it is written.
+
+    Raises:
+        UserError: there is none, or it is of another version.
+    """
+    path = Path(directory) / CONFIG
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{directory} is no model folder: it has no {CONFIG}; launch/export.py makes one") from None
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read ({error}); copy the folder again") from None
+    found = (values.get("format"), values.get("version")) if isinstance(values, dict) else None
+    if found != (FORMAT, VERSION):
+        raise UserError(f"{path}: expected {FORMAT!r} version {VERSION}, found {found}: the model cannot be read by this version")
+    return values
+
+
+def _save(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    with committed_file(path) as temporary:
+        save_file({name: x.detach().cpu().contiguous() for name, x in tensors.items()}, temporary)
+
+
+def _hash_of(contents: Contents) -> str:
+    """Of what the files hold: the bytes of a safetensors file differ from one writing to the next."""
+    digest, whitening = hashlib.sha256(), contents.whitening
+    tensors = {
+        **contents.network.state_dict(),
+        **({"whitening": whitening.directions, "center": whitening.mean} if whitening else {}),
+    }
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
