@@ -116,12 +116,8 @@ class Model:
             network, corpus, ids, self.images, batch=batch_size, loader=LoaderConfig(), device=self.device, boxes=boxes
         )
         for group in groups:
-            rows = (
-                transform(group.descriptors.cpu().numpy().swapaxes(0, 1))
-                if len(group.ids)
-                else np.empty((0, self.dim), np.float32)
-            )
-            yield Rows(group.ids, rows, group.bad)
+            rows = group.descriptors.cpu().numpy().reshape(len(group.ids), len(scales), network.dim)
+            yield Rows(group.ids, transform([*rows.swapaxes(0, 1)]), group.bad)
 
     def too_small(self, corpus: Corpus, ids: np.ndarray, boxes: np.ndarray | None = None) -> dict[int, str]:
         """Of sorted image ids, those of which the network makes no feature, and why."""

@@ -14,6 +14,7 @@ from largescale.corpus.corpus import Corpus
 from largescale.distributed import World
 from largescale.evaluation.stage import Stage
 from largescale.models.folder import Contents, DescriptorConfig, write_folder
+from largescale.models.transform import Transform
 from largescale.models.whitening import PCAWhitening
 from largescale.settings import UserError
 from tests.corpora import encode, make_corpus, photograph
@@ -64,8 +65,7 @@ def test_whitening_belongs_to_the_model(tmp_path: Path) -> None:
     contents = Contents(network, DescriptorConfig(size=SIZE, whitening="pca", dim=8), whitening)
     write_folder(tmp_path / "whitened", contents, "")
     found = largescale.load(tmp_path / "whitened", device="cpu")
-    expected = whitening.apply(torch.from_numpy(plain).double(), 8)
-    np.testing.assert_allclose(found.embed(pictures), expected, atol=ROUNDING)
+    np.testing.assert_allclose(found.embed(pictures), Transform(1.0, whitening, 8)([plain]), atol=ROUNDING)
     assert found.dim == 8
 
 

@@ -78,7 +78,7 @@ class Pictures(Corpus):
 
 
 def given(pictures: Sequence[Picture]) -> tuple[Pictures, dict[int, str]]:
-    """Pictures in memory, or files, as a corpus of one shard; and what is wrong with those that have no header, by their place."""
+    """Pictures in memory, or files, as a corpus of one shard, and what is wrong with some, by their place."""
     headers, faults = list[Header](), dict[int, str]()
     for place, picture in enumerate(pictures):
         try:

@@ -23,8 +23,10 @@ def test_a_folder_gives_back_what_it_was_given(tmp_path: Path, contents: Content
     assert found.settings == contents.settings
     assert found.about == {"run": "first"}
     assert not found.network.training
-    assert contents.whitening is not None and found.whitening is not None
-    assert contents.anchors is not None and found.anchors is not None
+    assert contents.whitening is not None
+    assert found.whitening is not None
+    assert contents.anchors is not None
+    assert found.anchors is not None
     torch.testing.assert_close(found.anchors, contents.anchors, rtol=0, atol=0)
     torch.testing.assert_close(found.whitening.directions, contents.whitening.directions[:16], rtol=0, atol=0)
     for name, tensor in contents.network.state_dict().items():
