@@ -155,5 +155,5 @@ def part_of(environment: Mapping[str, str]) -> Part:
 
 
 if __name__ == "__main__":
-    multiprocessing.set_forkserver_preload(["shards.shard"])
+    multiprocessing.set_forkserver_preload(["shards.shard", "torch"])
     sys.exit(main(sys.argv[1:]))

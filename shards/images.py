@@ -1,33 +1,31 @@
-"""An image as a corpus stores it: JPEG or PNG, upright, RGB or gray, its longest side bounded."""
+"""An image as a corpus stores it: JPEG or PNG, upright, sRGB or gray, its longest side bounded."""
 
-import io
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import PIL
-from PIL import Image, UnidentifiedImageError, features
+import simplejpeg
+from PIL import Image, features
 from pydantic import Field
 
+from largescale.corpus.pixels import (
+    color_transform,
+    decoding,
+    flat,
+    is_flat,
+    open_picture,
+    orientation_of,
+    to_srgb,
+    upright,
+)
 from largescale.settings import Settings, UserError
 from shards.sources import Source
 
-ORIENTATION = 0x0112  # the EXIF tag
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What makes an image upright, by its EXIF orientation."""
 KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png"}
-
-
-class BadImageError(Exception):
-    """The bytes are no image that can be decoded to the end."""
+ENOUGH = 2
+"""A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is still so many times the size to be stored."""
 
 
 class Encoding(Settings):
@@ -39,9 +37,20 @@ class Encoding(Settings):
     """JPEG quality (chroma 4:2:0) of the images that are encoded anew."""
 
     def described(self) -> dict[str, str | int]:
-        encoder = f"Pillow {PIL.__version__}, libjpeg-turbo {features.version('libjpeg_turbo')}"
-        scaling = "lanczos, after DCT scaling to at least twice the size"
+        import torch
+
+        libraries = {"simplejpeg": simplejpeg.__version__, "Pillow": PIL.__version__}
+        libraries |= {
+            name: features.version(part) for name, part in (("libjpeg-turbo", "libjpeg_turbo"), ("LittleCMS", "littlecms2"))
+        }
+        encoder = ", ".join(f"{name} {version}" for name, version in libraries.items())
+        scaling = f"lanczos of torch {torch.__version__.partition('+')[0]}, after DCT scaling to at least twice the size"
         return {"max_side": self.max_side, "filter": scaling, "quality": self.quality, "encoder": encoder}
+
+    def shape(self, width: int, height: int) -> tuple[int, int]:
+        """(height, width) of the stored image, before it is turned."""
+        scale = min(1.0, self.max_side / max(width, height)) if self.max_side else 1.0
+        return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 class Stored(NamedTuple):
@@ -68,65 +77,94 @@ def store(data: bytes, encoding: Encoding) -> Stored:
     Raises:
         BadImageError: undecodable, truncated, or so large that it can only be a decompression bomb.
     """
-    try:
-        return _store(data, encoding)
-    except MemoryError:
-        raise
-    except UnidentifiedImageError:
-        raise BadImageError("no image format that Pillow knows") from None
-    except Exception as error:  # decoders raise whatever their format's parser stumbles on
-        raise BadImageError(f"{type(error).__name__}: {error}") from None
+    with decoding():
+        image = open_picture(data)
+        (width, height), profile = image.size, image.info.get("icc_profile")
+        shape = encoding.shape(width, height)
+        fits = shape == (height, width)
+        if fits and _as_shown(image, profile):
+            return Stored(data, KEPT[image.format or ""], *decoded_size(data))
+        pixels, scale = _decode(image, data, shape)
+        orientation = orientation_of(image)  # of a TIFF, none is left once it is decoded
+        shrunk = pixels if fits else shrink(pixels, shape, (height * scale, width * scale))
+        return _encode(upright(to_srgb(Image.fromarray(shrunk, _mode(shrunk)), profile), orientation), encoding.quality)
 
 
-def _store(data: bytes, encoding: Encoding) -> Stored:
-    image: Image.Image = Image.open(io.BytesIO(data))
-    fits = not encoding.max_side or max(image.size) <= encoding.max_side
-    turn = TURNS.get(_orientation(image))
-    if fits and turn is None and image.format in KEPT and image.mode in ("RGB", "L"):
-        return Stored(data, KEPT[image.format], *decoded_size(data))
-    if image.mode not in ("RGB", "L", "CMYK"):  # a palette cannot be interpolated
-        image = _eight_bits(image).convert("RGB")
-    if not fits:
-        image.thumbnail((encoding.max_side, encoding.max_side), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    upright = image if turn is None else image.transpose(turn)
-    return _encode(upright.convert("RGB"), encoding.quality)
+def _as_shown(image: Image.Image, profile: bytes | None) -> bool:
+    """Whether every reader sees the right picture in these bytes."""
+    if image.format not in KEPT or image.mode not in ("RGB", "L") or not is_flat(image) or orientation_of(image) != 1:
+        return False
+    return not profile or color_transform(profile, image.mode) is None
 
 
-def _orientation(image: Image.Image) -> int:
-    try:
-        return image.getexif().get(ORIENTATION, 1)
-    except Exception:  # broken metadata around a sound image
-        return 1
+def _decode(image: Image.Image, data: bytes, shape: tuple[int, int]) -> tuple[np.ndarray, float]:
+    """(h, w) gray or (h, w, 3 or 4) RGB or CMYK pixels, and their scale: a JPEG is decoded with `ENOUGH` for `shape`."""
+    scale = 1.0
+    if image.format in ("JPEG", "MPO"):
+        scale = _reduction(image.size, shape)
+        least = [math.ceil(side * scale) for side in (image.height, image.width)]
+        if image.mode in ("RGB", "L"):
+            try:
+                channels = "RGB" if image.mode == "RGB" else "GRAY"
+                pixels = simplejpeg.decode_jpeg(data, channels, min_height=least[0], min_width=least[1], min_factor=1 / scale)
+                return (pixels.squeeze(2) if image.mode == "L" else pixels), scale
+            except ValueError:  # libjpeg-turbo warns of harmless faults as of fatal ones; Pillow tells them apart
+                pass
+        image.draft(None, (least[1], least[0]))
+    image.load()  # before `flat` asks for its mode: a PNG's transparency may be found on the way
+    return np.array(flat(image)), scale
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Pillow would clip samples of 16 bits to 255, which leaves a white image."""
-    if image.mode == "F":
-        raise ValueError("floating-point samples have no stated range")
-    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if image.mode.startswith("I") else image
+def _reduction(size: tuple[int, int], shape: tuple[int, int]) -> float:
+    """The least of 1, 1/2, 1/4, 1/8 that leaves `ENOUGH` of both sides."""
+    spare = min(size[1] / shape[0], size[0] / shape[1]) / ENOUGH
+    return next((scale for scale in (1 / 8, 1 / 4, 1 / 2) if scale * spare >= 1), 1)
+
+
+def shrink(pixels: np.ndarray, shape: tuple[int, int], covered: tuple[float, float]) -> np.ndarray:
+    """`(h, w)` or `(h, w, channels)` uint8 -> `(*shape, ...)`: Lanczos (a = 3) with antialiasing, the same on every processor.
+
+    Args:
+        covered: height and width of the picture in these pixels, the last of which may lie partly beyond it.
+    """
+    import torch
+
+    planes = torch.from_numpy(pixels).view(*pixels.shape[:2], -1)
+    out = torch.empty((*shape, planes.shape[2]), dtype=torch.uint8)
+    scales = shape[0] / covered[0], shape[1] / covered[1]
+    scale = torch.ops.aten._upsample_lanczos2d_aa.out
+    scale(planes.permute(2, 0, 1)[None], shape, False, *scales, out=out.permute(2, 0, 1)[None])
+    return out.numpy().reshape(*shape, *pixels.shape[2:])
+
+
+def _mode(pixels: np.ndarray) -> str:
+    return "L" if pixels.ndim == 2 else {3: "RGB", 4: "CMYK"}[pixels.shape[2]]
 
 
 def decoded_size(data: bytes) -> tuple[int, int]:
-    """Width and height of an image that can be decoded to its end; raises what Pillow raises for one that cannot."""
-    image = Image.open(io.BytesIO(data))
-    size = image.size
-    image.draft(None, (1, 1))  # truncation is found at an eighth of the size as well
-    image.load()
-    return size
+    """Width and height of an image that can be decoded to its end; BadImageError for one that cannot."""
+    with decoding():
+        image = open_picture(data)
+        size = image.size
+        image.draft(None, (1, 1))  # truncation is found at an eighth of the size as well
+        image.load()
+        return size
 
 
 def _encode(image: Image.Image, quality: int) -> Stored:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
-    return Stored(buffer.getvalue(), "jpg", *image.size)
+    data = simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=quality, colorsubsampling="420")
+    return Stored(data, "jpg", *image.size)
 
 
 def stored_box(box: Sequence[float], data: bytes, width: int, height: int) -> list[float]:
     """A box in the pixels of a source file, in those of its stored image of `width` x `height`, inside the image."""
-    image = Image.open(io.BytesIO(data))
-    (w, h), orientation = image.size, _orientation(image)
+    image = open_picture(data)
+    (w, h), orientation = image.size, orientation_of(image)
+    sideways = orientation in (5, 6, 7, 8)
+    if sideways and image.format == "TIFF":  # Pillow gives the size that it will have when it has been turned
+        w, h = h, w
     corners = [_upright(x, y, w, h, orientation) for x, y in (box[:2], box[2:])]
-    if orientation in (5, 6, 7, 8):
+    if sideways:
         w, h = h, w
     xs = sorted(min(max(x * width / w, 0.0), float(width)) for x, _ in corners)
     ys = sorted(min(max(y * height / h, 0.0), float(height)) for _, y in corners)

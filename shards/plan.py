@@ -25,8 +25,9 @@ from tqdm import tqdm
 
 from largescale.commit import write_json
 from largescale.corpus.manifest import map_table, write_table
+from largescale.corpus.pixels import BadImageError
 from largescale.settings import Settings, UserError
-from shards.images import BadImageError, Encoding, stored_image
+from shards.images import Encoding, stored_image
 from shards.sources import Item, Source
 
 ROW_COLUMNS = {"key": pa.large_string(), "place": pa.large_string(), "label": pa.int32(), "item": pa.int64()}

@@ -13,7 +13,8 @@ import numpy as np
 
 from largescale.commit import committed_file, write_json
 from largescale.corpus.manifest import sha256_of
-from shards.images import BadImageError, Encoding, Stored, stored_image
+from largescale.corpus.pixels import BadImageError
+from shards.images import Encoding, Stored, stored_image
 from shards.plan import WORK, Plan
 from shards.sources import Source
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from largescale.corpus.config import StorageConfig
 from largescale.corpus.manifest import Manifest, fingerprint_of, map_table, sha256_of
+from largescale.corpus.pixels import BadImageError
 from largescale.corpus.storage import LocalStorage
 from largescale.settings import UserError
 from shards.images import decoded_size
@@ -148,8 +149,8 @@ def image_faults(manifest: Manifest, row: int, member: tarfile.TarInfo, tar: Bin
         yield f"expected {expected[1]:,} bytes at {expected[0]:,}, found {place[1]:,} at {place[0]:,}"
     try:
         size = decoded_size(os.pread(tar.fileno(), member.size, member.offset_data))
-    except Exception as error:  # decoders raise whatever their format's parser stumbles on
-        yield f"cannot be decoded ({type(error).__name__}: {error})"
+    except BadImageError as error:
+        yield f"cannot be decoded ({error})"
         return
     if size != (columns := (int(manifest.width[row]), int(manifest.height[row]))):
         yield f"expected {columns[0]} x {columns[1]} pixels, found {size[0]} x {size[1]}"

@@ -53,8 +53,11 @@ def cores() -> int:
 
 
 def _start(counter: Any) -> None:
+    import torch
+
     global _counter
     _counter = counter
+    torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata; what matters about an image goes into its record
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the workers too, but the main process ends them
     threading.Thread(target=_leave_with_parent, daemon=True).start()

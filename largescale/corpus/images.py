@@ -4,16 +4,15 @@ h, w: pixels; arrays of pixels are (h, w, 3) RGB. Scaling is bilinear with antia
 JPEGs are decoded by libjpeg-turbo; where it is not sure of a file, and for all other formats, by Pillow.
 """
 
-import io
 import math
 from collections.abc import Callable
 
 import numpy as np
 import simplejpeg
 import torch
-from PIL import Image, UnidentifiedImageError
 
 from largescale.corpus.config import AugmentConfig, ImagesConfig
+from largescale.corpus.pixels import BadImageError, decoding, open_picture, to_rgb
 
 SCALE = torch.ops.aten._upsample_bilinear2d_aa.out
 Region = tuple[int, int, int, int]
@@ -21,10 +20,6 @@ Region = tuple[int, int, int, int]
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 ATTEMPTS, DRAWS = 10, 41
 """Attempts at a crop, and the random numbers of an image: four for each attempt, one for the flip."""
-
-
-class BadImageError(Exception):
-    """An image that cannot be used; the message says why."""
 
 
 def target_shape(width: int, height: int, config: ImagesConfig) -> tuple[int, int]:
@@ -140,34 +135,9 @@ def _tensor(pixels: np.ndarray) -> torch.Tensor:
 
 
 def decode_other(data: bytes) -> np.ndarray:
-    """Decode with Pillow, which tells harmless faults from fatal ones and names these."""
-    try:
-        with _open(data) as image:
-            return np.array(to_rgb(image))
-    except (BadImageError, MemoryError):
-        raise
-    except Exception as error:  # Pillow's plugins raise all sorts on damaged files
-        raise BadImageError(f"{type(error).__name__}: {error}") from None
-
-
-def _open(data: bytes) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(data))
-    except UnidentifiedImageError:
-        raise BadImageError(f"no image format begins with {data[:8]!r}") from None
-    except Image.DecompressionBombError as error:
-        raise BadImageError(str(error)) from None
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow image as 8-bit RGB: 16-bit grays are scaled, transparency is laid over white."""
-    if image.mode.startswith("I"):
-        gray = np.asarray(image.convert("I"))
-        image = Image.fromarray((gray // 257 if gray.max() > 255 else gray).clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert("RGB")
+    """Decode with Pillow, which tells harmless faults from fatal ones and names these. Stored images are upright."""
+    with decoding():
+        return np.array(to_rgb(open_picture(data)))
 
 
 def _of_size(pixels: np.ndarray, stored: tuple[int, int]) -> np.ndarray:
@@ -181,8 +151,7 @@ def _check_size(data: bytes, stored: tuple[int, int]) -> None:
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
-        with _open(data) as image:
-            width, height = image.size
+        width, height = open_picture(data).size
     if (width, height) != stored:
         raise BadImageError(f"{width} x {height} pixels, the manifest says {stored[0]} x {stored[1]}")
 

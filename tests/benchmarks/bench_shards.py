@@ -96,5 +96,5 @@ def main() -> bool:
 
 
 if __name__ == "__main__":
-    multiprocessing.set_forkserver_preload(["shards.shard"])
+    multiprocessing.set_forkserver_preload(["shards.shard", "torch"])
     raise SystemExit(not main())

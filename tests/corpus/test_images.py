@@ -8,7 +8,8 @@ import simplejpeg
 from PIL import Image
 
 from largescale.corpus.config import AugmentConfig, ImagesConfig
-from largescale.corpus.images import BadImageError, Region, decode_into, random_crop, random_draws, target_shape, target_shapes
+from largescale.corpus.images import Region, decode_into, random_crop, random_draws, target_shape, target_shapes
+from largescale.corpus.pixels import BadImageError
 from tests.corpora import encode, photograph
 
 PIXELS = photograph(0, 0, 160, 120)
@@ -177,8 +178,8 @@ class TestBadImages:
         [
             (JPEG[: len(JPEG) // 2], "truncated"),
             (saved(Image.fromarray(PIXELS), "PNG")[:5000], "truncated|broken"),
-            (b"", "no image format begins with b''"),
-            (b"\xff\xd8\xffnothing", "no image format begins"),
+            (b"", "no picture of a format that is read: it is empty"),
+            (b"\xff\xd8\xffnothing", "no picture of a format that is read: it begins"),
             (encode(PIXELS[:, :150]), "150 x 120 pixels, the manifest says 160 x 120"),
             (jpeg_header(30_000, 20_000), "30000 x 20000 pixels, the manifest says 160 x 120"),
             (png_header(12_000, 10_000), "12000 x 10000 pixels, the manifest says"),

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from shards.images import ORIENTATION, BadImageError, Encoding, store, stored_box
+from largescale.corpus.pixels import ORIENTATION, BadImageError
+from shards.images import Encoding, store, stored_box
 from tests.corpora import encode, photograph
 
 ENCODING = Encoding(max_side=64, quality=90)

@@ -97,7 +97,7 @@ def test_a_destroyed_image_is_named(corpus: Path) -> None:
     flip(corpus / "00005.tar", int(manifest.offset[row]))
     wrong_hash, undecodable = faults(corpus)
     assert wrong_hash.startswith("00005.tar: expected SHA-256")
-    assert undecodable.startswith(f"00005.tar: {manifest.keys[row]}: cannot be decoded (UnidentifiedImageError")
+    assert undecodable.startswith(f"00005.tar: {manifest.keys[row]}: cannot be decoded (no picture of a format that is read")
 
 
 def renamed(corpus: Path, name: str, new: str) -> None:
