@@ -131,7 +131,7 @@ def flat(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise BadImageError("floating-point samples have no stated range")
     if image.mode == "LAB":
-        return ImageCms.applyTransform(image, _from_lab())
+        return _from_lab().apply(image)
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
@@ -153,7 +153,7 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """A flat image whose colors are in `profile` as 8-bit RGB; without a (usable) profile they are sRGB already, and ink
     is what it leaves of white: (1 - C)(1 - K)."""
     transform = color_transform(profile, image.mode) if profile else None
-    return image.convert("RGB") if transform is None else ImageCms.applyTransform(image, transform)
+    return image.convert("RGB") if transform is None else transform.apply(image)
 
 
 @functools.lru_cache(16)
@@ -167,7 +167,7 @@ def color_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | N
     if mode == "CMYK":
         return transform
     colors = _sample(mode)
-    moved = np.asarray(ImageCms.applyTransform(colors, transform), int) - np.asarray(colors.convert("RGB"), int)
+    moved = np.asarray(transform.apply(colors), int) - np.asarray(colors.convert("RGB"), int)
     return transform if np.abs(moved).max() > EQUAL else None
 
 
