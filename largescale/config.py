@@ -5,12 +5,14 @@ Needs no torch, so that `--help` and a misspelt key answer at once.
 
 import atexit
 import difflib
+import json
 import os
 import re
 import select
 import signal
 import sys
 import textwrap
+import time
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -21,6 +23,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 from largescale.settings import Settings, UserError
 
@@ -73,11 +76,11 @@ def explain(cls: type[Settings], program: str, arguments: str = "[config.yaml] [
     """The text of `--help`: every setting with its default and its line of documentation."""
     lines = [f"usage: torchrun --nproc-per-node N {program} {arguments}"]
     group = None
-    for key, field, owner in walk(cls):
+    for key, field, owner, default in _with_defaults(cls):
         if (key.rpartition(".")[0], owner) != group:
             group = key.rpartition(".")[0], owner
             lines += ["", _sentence(owner.__doc__)]
-        lines.append(f"  {key}={'(required)' if field.is_required() else _show(field)}")
+        lines.append(f"  {key}={'(required)' if default is PydanticUndefined else _show(default)}")
         lines += textwrap.wrap(_sentence(field.description), 110, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)
 
@@ -94,6 +97,35 @@ def walk(cls: type[Settings], prefix: str = "") -> Iterator[tuple[str, FieldInfo
             yield from walk(group, f"{prefix}{name}.")
 
 
+def _with_defaults(
+    cls: type[Settings], prefix: str = "", within: Settings | None = None
+) -> Iterator[tuple[str, FieldInfo, type[Settings], Any]]:
+    """As `walk`, each setting with its default: what the group around it gives, else its own.
+
+    Args:
+        within: the default of the group.
+    """
+    own = within if isinstance(within, cls) else None
+    groups = {name: _groups(field.annotation) for name, field in cls.model_fields.items()}
+    for name, field in cls.model_fields.items():
+        if not groups[name]:
+            yield prefix + name, field, cls, _default(field, name, own)
+    for name, classes in groups.items():
+        for group in classes:
+            yield from _with_defaults(group, f"{prefix}{name}.", _default(cls.model_fields[name], name, own))
+
+
+def _default(field: FieldInfo, name: str, within: Settings | None) -> Any:
+    if within is not None:
+        return getattr(within, name)
+    if field.is_required():
+        return PydanticUndefined
+    try:
+        return field.get_default(call_default_factory=True, validated_data={})
+    except KeyError:  # follows from other settings
+        return None
+
+
 def _groups(annotation: Any) -> list[type[Settings]]:
     """The settings classes in an annotation: the class itself, or the members of a union."""
     if isinstance(annotation, type) and issubclass(annotation, Settings):
@@ -107,8 +139,7 @@ def _sentence(text: str | None) -> str:
     return " ".join((text or "").split())
 
 
-def _show(field: FieldInfo) -> str:
-    default = field.get_default(call_default_factory=True, validated_data={})
+def _show(default: Any) -> str:
     plain = TypeAdapter(Any).dump_python(default, mode="json")
     return yaml.safe_dump(plain, default_flow_style=True, width=1000).split("\n")[0]
 
@@ -205,6 +236,7 @@ def run_program(main: Any) -> None:
         sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        _tell_torchrun(f"error: {error}")
         status = 2
     except BrokenPipeError:
         if not _nobody_reads():
@@ -215,6 +247,13 @@ def run_program(main: Any) -> None:
         sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _tell_torchrun(message: str) -> None:
+    """What torchrun prints last, in place of a hint at how to make it show more."""
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        about = {"py_callstack": message, "timestamp": str(int(time.time()))}
+        Path(path).write_text(json.dumps({"message": {"message": message, "extraInfo": about}}))
 
 
 def _nobody_reads() -> bool:

@@ -166,7 +166,7 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
         size = dist.get_world_size()
         counts = torch.empty(size, dtype=torch.long, device=x.device)
-        dist.all_gather_into_tensor(counts, torch.tensor([len(x)], device=x.device))
+        dist.all_gather_single(counts, torch.tensor([len(x)], device=x.device))
         rows: list[int] = counts.tolist()
         padded = x.new_zeros((max(rows), *x.shape[1:]))
         padded[: len(x)] = x

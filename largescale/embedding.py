@@ -3,7 +3,6 @@
 Letters: n images of the pass, b images of a group, D dimensions.
 """
 
-import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future
@@ -15,7 +14,6 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from largescale.corpus.batches import BadImage, Group
 from largescale.corpus.config import ImagesConfig, LoaderConfig
@@ -25,6 +23,7 @@ from largescale.corpus.loading import images_of, load_pass, parts_of, read_pass
 from largescale.distributed import World, own_cores, single_threads
 from largescale.models.multiscale import AtScales
 from largescale.models.network import RetrievalNet, normalize
+from largescale.progress import progress_bar
 
 Network = RetrievalNet | AtScales
 Result = TypeVar("Result")
@@ -117,11 +116,6 @@ def gather_by_id(groups: Iterable[Embedded], world: World) -> tuple[np.ndarray, 
     ids, rows = (np.concatenate(column) for column in zip(*everyone, strict=True))
     order = np.argsort(ids)
     return ids[order], rows[order]
-
-
-def progress_bar(label: str | None, total: int, unit: str) -> tqdm:
-    """A bar on a terminal, a line every half minute in a log, nothing without a label."""
-    return tqdm(desc=label, total=total, unit=unit, disable=label is None, mininterval=0.5 if sys.stderr.isatty() else 30)
 
 
 def _in_order(futures: Iterator[Future[Result]], ahead: int) -> Iterator[Result]:

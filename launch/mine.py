@@ -5,6 +5,7 @@ mining.exchange of the run. `--plan pool=7.4e6 dim=2048 ranks=32` in place of th
 run prints what a generation would cost, and what bounds it. `--help` lists the settings.
 """
 
+import contextlib
 import shutil
 import tempfile
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from largescale.config import explain, load, run_program
+from largescale.corpus.default import only_corpus
 from largescale.mining.config import MiningConfig, PlanConfig, ServiceConfig
 from largescale.settings import UserError
 
@@ -74,14 +76,36 @@ def plan(config: PlanConfig) -> None:
 
 def measure_here(config: PlanConfig) -> dict[str, Any] | None:
     """The rates of this machine; on ranks other than the first None."""
+    with tempfile.TemporaryDirectory() as folder:
+        return measure_on(config.corpus or only_corpus() or pictures(config, Path(folder)), config)
+
+
+def pictures(config: PlanConfig, folder: Path) -> str:
+    """A corpus of noise of the size of photographs: what a plan measures with where there is no other."""
+    import numpy as np
+    from PIL import Image
+
+    from shards.sources.folder import Folder
+    from shards.writer import build
+
+    for number in range(config.sample):
+        noise = np.random.default_rng(number).integers(0, 256, (48, 64, 3), np.uint8)
+        path = folder / "images" / f"{number:04d}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(noise).resize((512, 384), Image.Resampling.BICUBIC).save(path, quality=90)
+    with contextlib.redirect_stdout(None):
+        build(Folder(folder / "images"), folder / "corpus", workers=1)
+    return str(folder / "corpus")
+
+
+def measure_on(location: str, config: PlanConfig) -> dict[str, Any] | None:
     from largescale.corpus.config import ImagesConfig
-    from largescale.corpus.default import default_corpus
     from largescale.corpus.loading import Corpus
     from largescale.distributed import World
     from largescale.mining.cost.calibration import measure
     from largescale.models.config import ModelConfig
 
-    corpus = Corpus.open(config.corpus or default_corpus())
+    corpus = Corpus.open(location)
     world = World.start()
     network = ModelConfig(backbone=config.backbone, weights="none").build().to(world.device)
     rates = measure(config, corpus, ImagesConfig(size=config.size), network, MiningConfig().batch_size, world)

@@ -4,7 +4,7 @@ The same command continues a run that was stopped. `--help` lists the settings; 
 """
 
 from largescale.config import explain, load, run_program, to_yaml
-from largescale.training.recipe import TrainConfig
+from largescale.training.recipe import TrainConfig, with_name
 
 
 def main(arguments: list[str]) -> None:
@@ -12,7 +12,7 @@ def main(arguments: list[str]) -> None:
         print(explain(TrainConfig, "launch/train.py"))
         return
     dry = "--dry-run" in arguments
-    config = load(TrainConfig, [argument for argument in arguments if argument != "--dry-run"])
+    config = load(TrainConfig, with_name([argument for argument in arguments if argument != "--dry-run"]))
     train(config, dry)  # from here on with torch: what is wrong with the settings alone was said at once
 
 

@@ -21,11 +21,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
-from tqdm import tqdm
 
 from largescale.commit import write_json
 from largescale.corpus.manifest import map_table, write_table
 from largescale.corpus.pixels import BadImageError
+from largescale.progress import tracked
 from largescale.settings import Settings, UserError
 from shards.images import Encoding, stored_image
 from shards.sources import Item, Source
@@ -100,7 +100,7 @@ def settle(source: Source, out: Path, encoding: Encoding, sharding: Sharding) ->
     Raises:
         UserError: no images, illegal or colliding keys, or `out` holds what another source or other options made.
     """
-    rows, label_names = collect(tqdm(source.items(), desc="listing", unit=" images", dynamic_ncols=True, delay=2))
+    rows, label_names = collect(tracked(source.items(), "listing", None, "image"))
     if len(rows) == 0:
         raise UserError(f"the source holds no image that layout {source.layout!r} can find; check SOURCE and --layout")
     check_keys(rows)

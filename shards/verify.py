@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from tqdm import tqdm
 
 from largescale.corpus.config import StorageConfig
 from largescale.corpus.manifest import Manifest, fingerprint_of, map_table, sha256_of
 from largescale.corpus.pixels import BadImageError
 from largescale.corpus.storage import LocalStorage
+from largescale.progress import progress_bar
 from largescale.settings import UserError
 from shards.images import decoded_size
 from shards.workers import cores, pool
@@ -63,7 +63,7 @@ def faults_of(out: Path, workers: int) -> Iterator[str]:
     count = len(manifest.shards)
     with (
         pool(min(workers, count)) as processes,
-        tqdm(total=len(manifest), desc="verify", unit=" images", dynamic_ncols=True) as bar,
+        progress_bar("verify", len(manifest), "image") as bar,
     ):
         for shard, faults in zip(manifest.shards, processes.map(shard_faults, [manifest] * count, range(count)), strict=True):
             yield from faults

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from largescale.commit import write_text
+from largescale.progress import progress_bar
 from largescale.settings import UserError
 from shards.images import Encoding
 from shards.plan import Plan, Sharding, settle
@@ -90,19 +89,15 @@ def _write(job: Job, plan: Plan, own: Sidecars, workers: int, bad_budget: float)
     bad = [entry for sidecar in own.values() if sidecar for entry in sidecar["bad"]]
     images, before = plan.images(own), plan.images(own) - plan.images(todo)
     written = context.Value("q", 0)
-    with pool(min(workers, len(todo) or 1), written) as processes, _bar(images, before) as bar:
+    with pool(min(workers, len(todo) or 1), written) as processes, progress_bar("shards", images, "image", before) as bar:
         pending = {processes.submit(_run, job, shard) for shard in todo}
         while pending:
             done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
             bar.update(before + written.value - bar.n)
             for future in done:
                 bad.extend(future.result())
-            bar.set_postfix({"undecodable": len(bad)} if bad else {}, refresh=False)
+            bar.set_postfix_str(f"{len(bad):,} undecodable" if bad else "", refresh=False)
             _require_budget(job, plan, bad, bad_budget)
-
-
-def _bar(total: int, initial: int) -> Any:
-    return tqdm(total=total, initial=initial, unit=" images", desc="shards", dynamic_ncols=True, smoothing=0.05)
 
 
 def _run(job: Job, shard: int) -> list[Any]:

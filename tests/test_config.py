@@ -1,14 +1,17 @@
 import os
+import re
 import signal
 import subprocess
 import sys
 
 import pytest
 import yaml
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from largescale.config import explain, load, to_yaml, walk
+from largescale.evaluation.config import EvaluateConfig
 from largescale.settings import UserError
-from largescale.training.recipe import TrainConfig
+from largescale.training.recipe import TrainConfig, with_name
 from tests.conftest import ROOT
 
 
@@ -98,6 +101,43 @@ def test_a_missing_or_broken_file_is_an_error(tmp_path):
     assert "there is no configuration file" in message(str(tmp_path / "none.yaml"))
     assert "holds a list" in message(str(tmp_path / "list.yaml"))
     assert "not valid YAML" in message(str(tmp_path / "broken.yaml"))
+
+
+def test_help_shows_the_defaults_of_the_program():
+    """What evaluation sets for a group that others have too."""
+    assert "\n  images.size=1024\n" in explain(EvaluateConfig, "launch/evaluate.py")
+    assert "\n  images.size=362\n" in explain(TrainConfig, "launch/train.py")
+
+
+def test_runs_without_a_name_do_not_share_one(tmp_path, monkeypatch):
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "fast.yaml").write_text("epochs: 3\n")
+    (tmp_path / "named.yaml").write_text("name: mine\n")
+    fast, named = str(tmp_path / "fast.yaml"), str(tmp_path / "named.yaml")
+    assert with_name([named, "epochs=3"]) == [named, "epochs=3"]
+    assert with_name([fast, "name=x"]) == [fast, "name=x"]
+    *rest, alone = with_name([fast, "seed=1"])
+    assert rest == [fast, "seed=1"]
+    assert re.fullmatch(r"name=fast-20\d{6}-\d{6}", alone)
+    assert with_name([fast]) == [fast, alone]  # of this process, whenever it asks
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    assert with_name([])[0] < alone.replace("fast", "run")  # that of torchrun, which outlives its ranks
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="add name=NAME"):
+        with_name([fast])
+
+
+def test_torchrun_is_told_what_was_wrong(tmp_path):
+    code = "from largescale.config import run_program\nfrom largescale.settings import UserError\n"
+    code += "def main(arguments): raise UserError('no such corpus')\nrun_program(main)"
+    environment = {**os.environ, "TORCHELASTIC_ERROR_FILE": str(tmp_path / "error.json"), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: no such corpus\n")
+    failure = ProcessFailure(0, 1, 2, str(tmp_path / "error.json"))
+    assert "traceback : error: no such corpus" in ChildFailedError("train", {0: failure}).format_msg()
 
 
 def test_help_documents_every_setting():

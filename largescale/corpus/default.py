@@ -10,6 +10,18 @@ from largescale.settings import UserError
 DEMO = Path("data/demo")
 
 
+def only_corpus() -> str | None:
+    """The only corpus under data/; None where there is none.
+
+    Raises:
+        UserError: there are several.
+    """
+    found = sorted(path.parent for path in Path("data").glob("*/manifest.json"))
+    if len(found) > 1:
+        raise UserError(f"data/ holds several corpora ({', '.join(map(str, found))}): say which one, corpus={found[0]}")
+    return str(found[0]) if found else None
+
+
 def default_corpus() -> str:
     """The only corpus under data/; the demo corpus, made where it is missing, when there is no other.
 
@@ -18,13 +30,9 @@ def default_corpus() -> str:
     Raises:
         UserError: there are several corpora.
     """
-    found = sorted(path.parent for path in Path("data").glob("*/manifest.json"))
-    if len(found) > 1:
-        raise UserError(
-            f"data/ holds several corpora ({', '.join(map(str, found))}): say which one to train on, corpus={found[0]}"
-        )
-    if found:
-        return str(found[0])
+    found = only_corpus()
+    if found is not None:
+        return found
     DEMO.mkdir(parents=True, exist_ok=True)
     with (DEMO / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -86,18 +86,18 @@ class Run:
         """Whether the results are there, of these settings.
 
         Raises:
-            UserError: they are there, of others.
+            UserError: they, or what was trained of them so far, are there of others.
         """
-        if not self.done.exists():
+        if not (self.train.directory / "config.yaml").exists():
             return False
         kept = check(TrainConfig, yaml.safe_load((self.train.directory / "config.yaml").read_text()))
         same = kept.resume_identity() == self.train.resume_identity() and kept.corpus == self.train.corpus
-        if not same or self.done.read_text() != to_yaml(self.evaluate):
+        if not same or (self.done.exists() and self.done.read_text() != to_yaml(self.evaluate)):
             raise UserError(
                 f"{self.train.directory} was trained or scored with other settings than the experiment has now, so one table "
                 "cannot hold both; give the experiment another name, or delete that folder"
             )
-        return True
+        return self.done.exists()
 
     def _launch(self, program: str, arguments: list[str]) -> None:
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(self.processes)]

@@ -111,7 +111,7 @@ class PlanConfig(Settings):
     descriptor_bytes: PositiveInt = 4
     """Of one number: 4 on processors, 2 on GPUs."""
     corpus: str | None = None
-    """Images that are decoded to measure; null: the corpus under data/, or the embedded demo corpus."""
+    """Images that are decoded to measure; null: the corpus under data/, or pictures of noise."""
     backbone: str = "resnet101"
     """Network that embeds them."""
     size: PositiveInt = 362

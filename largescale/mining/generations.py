@@ -29,7 +29,7 @@ from largescale.mining.stored import Stored
 from largescale.settings import UserError
 
 HEAD = "generation.json"
-ANSWERS, DESCRIPTORS = "part-", "stored-"
+ANSWERS, DESCRIPTORS, INDEX = "part-", "stored-", "index.npy"
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ class Generation:
     statistics: Mapping[str, float] = field(repr=False)
     stored: Stored | None = field(default=None, repr=False)
     """Descriptors, where the settings ask for them."""
+    index: np.ndarray | None = field(default=None, repr=False)
+    """The trained, empty index that found them, as bytes, where it is approximate: the next generation begins with it."""
 
 
 class Taken(NamedTuple):
@@ -119,11 +121,14 @@ class Generations:
             )
         rows = np.concatenate([table for name, table in parts.items() if name.startswith(ANSWERS)])
         stored = Stored.read([table for name, table in parts.items() if name.startswith(DESCRIPTORS)])
+        index = parts.get(INDEX)
         rows = rows[np.argsort(rows["row"])]
         queries, negatives, similarities = (np.ascontiguousarray(rows[name]) for name in ("query", "negatives", "similarities"))
         about = {name: head[name] for name in ("epoch", "step", "fingerprint", "statistics")}
         faults = [BadImage(**fault) for fault in head["faults"]]
-        return Generation(queries=queries, negatives=negatives, similarities=similarities, faults=faults, stored=stored, **about)
+        return Generation(
+            queries=queries, negatives=negatives, similarities=similarities, faults=faults, stored=stored, index=index, **about
+        )
 
     def newest(self, epoch: int) -> Generation | None:
         """The whole generation of an epoch from the newest weights."""
@@ -132,6 +137,10 @@ class Generations:
     def latest(self, epoch: int) -> Generation | None:
         """The newest whole generation of this epoch, else of the nearest epoch before it."""
         return self._first((number, step) for number, step in self._names() if number <= epoch)
+
+    def before(self, epoch: int, step: int) -> "Generation | None":
+        """The newest whole generation that was mined before that of these weights."""
+        return self._first((number, weights) for number, weights in self._names() if (number, weights) < (epoch, step))
 
     def begin(self, epoch: int, step: int) -> None:
         """Make room for the parts. One rank calls this."""
@@ -150,6 +159,10 @@ class Generations:
     def write_stored(self, epoch: int, step: int, rank: int, stored: Stored) -> tuple[str, str]:
         """Write the descriptors that a rank holds; returns the name and the SHA-256 of the file."""
         return self._write(epoch, step, f"{DESCRIPTORS}{rank:05d}.npy", stored.table())
+
+    def write_index(self, epoch: int, step: int, empty: np.ndarray) -> tuple[str, str]:
+        """Write the trained index; one rank calls this. Returns the name and the SHA-256 of the file."""
+        return self._write(epoch, step, INDEX, empty)
 
     def commit(
         self, epoch: int, step: int, parts: Mapping[str, str], faults: Sequence[BadImage], statistics: Mapping[str, float]

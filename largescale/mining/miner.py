@@ -16,7 +16,7 @@ from largescale.corpus.config import BadImagesConfig, ImagesConfig, LoaderConfig
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.plan import Tuples, plan_pool
 from largescale.distributed import World
-from largescale.embedding import embed, own_images, progress_bar
+from largescale.embedding import embed, own_images
 from largescale.mining.config import MiningConfig
 from largescale.mining.faults import within_budget, without_descriptor
 from largescale.mining.fill import RandomNegatives
@@ -31,6 +31,7 @@ from largescale.mining.stages import Stages, own_threads
 from largescale.mining.stored import Stored, choose_stored
 from largescale.models.metric import COLUMNS, COSINE, Space
 from largescale.models.network import RetrievalNet
+from largescale.progress import progress_bar
 
 
 class StoppedError(Exception):
@@ -90,6 +91,7 @@ class Miner:
                     pool, queries, faults = self._embed(network, epoch, tuples)
                     self._space = self._measured(network, pool)
                 with stages.time("index"):
+                    self._trained = self._trained or self._trained_before(epoch, step)
                     limits = caps(self.config, self.world, queries, tuples, self._space)
                     index = self._index(self.config, pool, self._trained)
                 with stages.time("recall"):
@@ -101,7 +103,7 @@ class Miner:
         except StoppedError:
             return None
         statistics |= {"faults": len(faults)} | stages.seconds(self.world)
-        return self._publish(epoch, step, part, stored, faults, statistics)
+        return self._publish(epoch, step, part, stored, index.trained if index.approximate else None, faults, statistics)
 
     def _embed(
         self, network: RetrievalNet, epoch: int, tuples: Tuples
@@ -159,6 +161,17 @@ class Miner:
         clusters = cluster_keys(self.corpus.manifest.label[pool.ids], pool.ids)
         ids, of_image = (torch.from_numpy(column).to(pool.rows.device) for column in (pool.ids, clusters))
         return ShardedIndex(config, self.world, pool.rows, ids, of_image, trained, self._space)
+
+    def _trained_before(self, epoch: int, step: int) -> Trained | None:
+        """What the index of an earlier life of the run had learned, so that a resumed run mines what the others would."""
+
+        def read() -> Trained | None:
+            before = self.generations.before(epoch, step)
+            if before is None or before.index is None:
+                return None
+            return Trained(before.index, int(before.statistics["effort"]))
+
+        return None if self.config.index == "exact" else self.world.decide(read)
 
     def _trusted(
         self, index: ShardedIndex, pool: EmbeddingBuffer, queries: EmbeddingBuffer, tuples: Tuples, limits: Tensor | None
@@ -248,6 +261,7 @@ class Miner:
         step: int,
         part: Part,
         stored: Stored | None,
+        trained: Trained | None,
         faults: list[BadImage],
         statistics: Mapping[str, float],
     ) -> Generation:
@@ -256,6 +270,8 @@ class Miner:
             parts = self.world.agree(lambda: self.generations.write_part(epoch, step, self.world.rank, part))
             if stored is not None:
                 parts += self.world.agree(lambda: self.generations.write_stored(epoch, step, self.world.rank, stored))
+            if trained is not None:
+                parts.append(self.world.decide(lambda: self.generations.write_index(epoch, step, trained.empty)))
             self.world.decide(lambda: self.generations.commit(epoch, step, dict(parts), faults, statistics))
         except OSError as error:
             self.world.decide(self.generations.clear)

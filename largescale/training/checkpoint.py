@@ -124,13 +124,13 @@ class Checkpoints:
 
     def _remove_old(self) -> None:
         complete = sorted(_complete(self.directory), key=step_of)
-        best = _best(self.directory)
+        best = best_of(self.directory)
         for path in complete[: -self.config.keep]:
             if step_of(path) != best.get("step"):
                 commit.remove_directory(path)
 
     def _mark_best(self, step: int, score: float) -> bool:
-        better = score > _best(self.directory).get("score", float("-inf"))
+        better = score > best_of(self.directory).get("score", float("-inf"))
         if better:
             commit.write_json(self.directory / "best.json", {"step": step, "score": score})
         return better
@@ -157,7 +157,8 @@ def _complete(directory: Path) -> list[Path]:
     return commit.complete_directories(directory, "step-")
 
 
-def _best(directory: Path) -> dict[str, Any]:
+def best_of(directory: Path) -> dict[str, Any]:
+    """Step and score of the best evaluation; empty where there was none."""
     path = directory / "best.json"
     return json.loads(path.read_text()) if path.exists() else {}
 

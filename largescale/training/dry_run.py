@@ -1,5 +1,6 @@
 """`--dry-run`: one synthetic step on every rank, and what the run would do."""
 
+import math
 import resource
 import time
 
@@ -8,6 +9,7 @@ import torch
 
 from largescale.corpus.batches import Step
 from largescale.corpus.manifest import Manifest
+from largescale.settings import UserError
 from largescale.training.preflight import GIB, checkpoint_bytes
 from largescale.training.trainer import Trainer
 
@@ -21,6 +23,11 @@ def rehearse(trainer: Trainer, parameters: int) -> None:
     loss = float(trainer.engine.backward(batch.split(config.engine.gradient_accumulation)))
     trainer.engine.step(0.0)
     seconds, memory = world.max(time.monotonic() - began, _memory(world.device) / GIB)
+    if not math.isfinite(loss):
+        raise UserError(
+            f"the loss of random images is {loss}: the first step of the run would not be finite either; look at the margin and "
+            "weights of loss.*, at optim.lr, and at model.weights"
+        )
     if world.is_first:
         print(
             _table(describe(trainer, parameters) | {"step tried": f"{seconds:.2f} s, loss {loss:.4f}, {memory:.2f} GiB at most"})

@@ -1,17 +1,20 @@
 """The settings of a training run: those of its parts put together, and what contradicts each other."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
+from largescale.config import read_yaml
 from largescale.corpus.config import BadImagesConfig, ImagesConfig, LabelPlanConfig, LoaderConfig, StorageConfig, TuplePlanConfig
 from largescale.losses.config import ContrastiveConfig, LossConfig
 from largescale.losses.config_tuples import LRMLConfig
 from largescale.mining.config import MiningConfig
 from largescale.models.config import ModelConfig
-from largescale.settings import Settings
+from largescale.settings import Settings, UserError
 from largescale.tracking import TrackingConfig
 from largescale.training.config import CheckpointConfig, EMAConfig, EngineConfig, OptimConfig, ScheduleConfig
 
@@ -69,7 +72,8 @@ class TrainConfig(Settings):
     """A training run."""
 
     name: str = Field(default="default", pattern=r"^[\w.-]+$", coerce_numbers_to_str=True)
-    """Name of the run: its directory is RUNS/NAME, and the same name goes on where it stopped."""
+    """Name of the run: its directory is RUNS/NAME, and the same name goes on where it stopped. launch/train.py names a run that
+    has none after its recipe and the time."""
     runs: Path = Path("runs")
     """Folder of the run directories."""
     seed: NonNegativeInt = 0
@@ -204,6 +208,30 @@ class TrainConfig(Settings):
         free = [key for key in FREE if key != "epochs" or self.schedule.name != "cosine"]
         flat = _flat(self.model_dump(mode="json"))
         return {key: value for key, value in flat.items() if not any(f"{key}.".startswith(f"{name}.") for name in free)}
+
+
+def with_name(arguments: Sequence[str]) -> list[str]:
+    """The arguments; where neither they nor their files name the run, with a name: the recipe's and the time of the start.
+
+    The same for all processes of a torchrun, also when it starts them again.
+
+    Raises:
+        UserError: on several nodes, which may see other times.
+    """
+    files = [Path(argument) for argument in arguments if "=" not in argument]
+    if any(argument.startswith("name=") for argument in arguments) or any("name" in read_yaml(file) for file in files):
+        return list(arguments)
+    if os.environ.get("WORLD_SIZE", "1") != os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")):
+        raise UserError("the run has no name, and each of several nodes would give it another: add name=NAME")
+    launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
+    return [*arguments, f"name={files[-1].stem if files else 'run'}-{_started(launcher):%Y%m%d-%H%M%S}"]
+
+
+def _started(process: int) -> datetime:
+    """When a process began."""
+    ticks = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19])
+    boot = next(int(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
+    return datetime.fromtimestamp(boot + ticks / os.sysconf("SC_CLK_TCK"))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

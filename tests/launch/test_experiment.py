@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from largescale.config import load
+from largescale.commit import write_text
+from largescale.config import load, to_yaml
 from largescale.evaluation.results import read_results
 from largescale.experiments.config import ExperimentConfig, Point
 from largescale.experiments.page import write_page
 from largescale.experiments.runs import plan_runs
 from largescale.experiments.table import table_of, write_table
+from largescale.settings import UserError
 from tests.corpora import make_corpus
 from tests.distributed.runs import ENVIRONMENT, ROOT
 
@@ -33,7 +35,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
     common = {"corpus": corpus, "epochs": 2, "images": {"size": 48}, "loader": {"workers": 0}, "tracking": {"wandb": "off"}}
     methods = {
         "contrastive": {"loss": {"name": "contrastive"}, "tuples": {"batch_size": 4}, "mining": {"negatives": 2}},
-        "batch-hard": {"loss": {"name": "batch_hard"}, "batches": {"labels": 4, "images": 2}},
+        "batch-hard": {"loss": {"name": "batch_hard"}, "batches": {"classes_per_batch": 4, "images_per_class": 2}},
     }
     values = {
         "name": "tiny",
@@ -78,6 +80,18 @@ def test_an_experiment_leaves_one_table_and_goes_on(described: Path, first: str)
     assert again.count("train.py ") == again.count("evaluate.py ") == 0
     assert (described / "out/tiny/table.md").read_text() == page
     assert "trained or scored with other settings" in experiment(described / "tiny.yaml", "train.optim.lr=0.1", status=2)
+
+
+def test_weights_are_not_scored_under_the_name_of_other_settings(described: Path, tmp_path: Path) -> None:
+    """The experiment was interrupted between training and evaluation, and its method was changed then."""
+    arguments = [str(described / "tiny.yaml"), f"out={tmp_path}"]
+    trained = plan_runs(load(ExperimentConfig, arguments))[0]
+    write_text(trained.train.directory / "config.yaml", to_yaml(trained.train))
+    write_text(trained.weights, "")
+    changed = plan_runs(load(ExperimentConfig, [*arguments, "methods.batch-hard.loss.margin=0.3"]))[0]
+    assert changed.weights == trained.weights
+    with pytest.raises(UserError, match="was trained or scored with other settings"):
+        changed.go()
 
 
 @pytest.mark.usefixtures("first")

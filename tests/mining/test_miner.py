@@ -23,6 +23,7 @@ from largescale.mining.search.select import NO_IMAGE
 from largescale.models.config import ModelConfig
 from largescale.settings import UserError
 from tests.corpora import encode, make_corpus
+from tests.evaluation.small import alone
 from tests.mining.reference import nearest
 from tests.world import kill_in_world, run_world
 
@@ -133,6 +134,30 @@ def test_by_distance_the_similarity_is_that_of_descriptors_with_their_lengths(
     far = (rows[found.queries][:, None].double() - rows[found.negatives].double()).square().sum(2)
     np.testing.assert_allclose(found.similarities, 1 - far / 2, rtol=1e-6)
     assert (found.negatives != passes[1][0]["all images"].negatives).any()
+
+
+def test_an_index_that_an_earlier_life_trained_serves_the_resumed_run(corpus: Path, tmp_path: Path) -> None:
+    """One run mines two epochs with other weights; another ends after the first, and goes on in a new process."""
+    networks = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        networks.append(ModelConfig(backbone="squeezenet1_1").build())
+    config = CONFIG.model_copy(update={"index": "IVF8,Flat", "depth": 8, "min_recall": 0.1})
+    with alone() as world:
+        whole, tuples = miner(world, corpus, tmp_path / "whole", config)
+        first, second = (whole.run(network, EPOCH + i, STEP + i, tuples) for i, network in enumerate(networks))
+        cut, _ = miner(world, corpus, tmp_path / "cut", config)
+        cut.run(networks[0], EPOCH, STEP, tuples)
+        resumed = miner(world, corpus, tmp_path / "cut", config)[0].run(networks[1], EPOCH + 1, STEP + 1, tuples)
+        anew = miner(world, corpus, tmp_path / "anew", config)[0].run(networks[1], EPOCH + 1, STEP + 1, tuples)
+    assert first is not None
+    assert second is not None
+    assert resumed is not None
+    assert anew is not None
+    np.testing.assert_array_equal(second.index, first.index)
+    np.testing.assert_array_equal(resumed.index, second.index)
+    np.testing.assert_array_equal(resumed.negatives, second.negatives)
+    assert (anew.negatives != second.negatives).any()
 
 
 def test_statistics_say_what_happened(passes: dict[int, list[dict[str, Generation]]]) -> None:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from largescale.commit import committed_file, write_json, write_text
 from largescale.corpus.batches import BadImage
@@ -27,6 +26,7 @@ from largescale.embedding import Embedded, embed
 from largescale.evaluation.config import EvaluateConfig
 from largescale.models.multiscale import AtScales
 from largescale.models.network import RetrievalNet
+from largescale.progress import progress_bar
 from largescale.settings import UserError
 
 UNIT = 1e-3
@@ -233,7 +233,7 @@ def _describe_shards(
     number = {shard.name: i for i, shard in enumerate(wanted.manifest.shards)}
     begun: dict[int, _Rows] = {}
     images = sum(wanted.place(shard).stop - wanted.place(shard).start for shard in shards)
-    with tqdm(desc=f"embed {wanted.manifest.name}", total=images, unit="image", disable=not shows) as bar:
+    with progress_bar(f"embed {wanted.manifest.name}" if shows else None, images, "image") as bar:
         for group in groups:
             shard = int(wanted.manifest.shard[group.ids[0]]) if len(group.ids) else number[group.bad[0].shard]
             rows = begun.setdefault(shard, _Rows(wanted.ids[wanted.place(shard)], len(scales), wanted.dim))
@@ -270,13 +270,14 @@ def seal(sets: list[Descriptors], world: World, out: Path) -> None:
     shards = [(sets[i], shard) for i in unsealed for shard in sets[i].shards]
     found = [fault for wanted, shard in shards[world.rank :: world.size] for fault in wanted.faults(shard)]
     faults = [fault for part in world.gather(found) for fault in part]
+    report = out / "missing.txt"
     if faults:
-        report = out / "missing.txt"
         world.decide(lambda: write_text(report, "\n".join(faults) + "\n"))
         some = "\n  ".join(faults[:20])
         raise UserError(f"no score: {len(faults):,} descriptors or files are missing or faulty (all: {report}):\n  {some}")
 
     def mark() -> None:
+        report.unlink(missing_ok=True)
         for i in unsealed:
             write_json(sets[i].directory / SEALED, {**sets[i].identity, "files": sets[i].checksums()})
 

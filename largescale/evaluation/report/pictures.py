@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
-from tqdm import tqdm
 
 from largescale.corpus.corpus import Corpus
 from largescale.evaluation.results import Missed, Neighbor, QueryRecord
+from largescale.progress import tracked
 
 SIDE = 160
 QUALITY = 80
@@ -44,7 +44,7 @@ class Pictures:
         missing = sorted(picture for picture in set(wanted) if not (directory / path(picture)).exists())
         for folder in {folder for folder, _ in missing}:
             (directory / folder).mkdir(parents=True, exist_ok=True)
-        for picture in tqdm(missing, desc="report", unit="image", leave=False):
+        for picture in tracked(missing, "report", len(missing), "image"):
             (encoded,) = self.corpus(picture[0]).read([picture[1]])
             (directory / path(picture)).write_bytes(thumbnail(encoded))
 

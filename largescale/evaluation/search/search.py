@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from tqdm import tqdm
 
 from largescale.commit import committed_file
 from largescale.corpus.config import LoaderConfig
@@ -30,6 +29,7 @@ from largescale.evaluation.search.expansion import combine, without
 from largescale.evaluation.search.neighbors import nearest
 from largescale.evaluation.search.reranking import MOST, Rerank, reranker
 from largescale.evaluation.task import Task
+from largescale.progress import progress_bar
 from largescale.settings import UserError
 
 QUERIES = 256
@@ -213,5 +213,5 @@ def _bar(world: World, gallery: Gallery, exchange: Exchange, blocks: int) -> Ite
     """Progress of rank 0 in rows, for each block of queries again."""
     mine = own_chunks(gallery, exchange)
     total = (min(mine.stop, len(gallery)) - mine.start) * blocks
-    with tqdm(desc="search", total=total, unit="row", unit_scale=True, disable=not world.is_first) as bar:
+    with progress_bar("search" if world.is_first else None, total, "row", unit_scale=True) as bar:
         yield bar.update

@@ -84,16 +84,16 @@ def estimate(plan: PlanConfig, rates: Rates) -> Cost:
         network_bytes=sent,
         stages=(
             _embedding(decode, forward, rates.gpu),
-            Stage("search", flops / (rates.search * units), "GPU" if rates.gpu else "processor"),
-            Stage("exchange", sent / rates.network, "network"),
+            Stage("search", flops / (rates.search * units), "the GPU" if rates.gpu else "the processor"),
+            Stage("exchange", sent / rates.network, "the links between ranks"),
         ),
     )
 
 
 def _embedding(decode: float, forward: float, gpu: bool) -> Stage:
     if not gpu:
-        return Stage("embed", decode + forward, "decoding" if decode > forward else "network on the processor")
-    return Stage("embed", max(decode, forward), "decoding" if decode > forward else "GPU")
+        return Stage("embed", decode + forward, "decoding" if decode > forward else "the neural network, on the processor")
+    return Stage("embed", max(decode, forward), "decoding" if decode > forward else "the neural network, on the GPU")
 
 
 def table(plan: PlanConfig, rates: Rates) -> str:

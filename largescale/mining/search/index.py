@@ -145,7 +145,7 @@ class ShardedIndex:
         padded = rows.new_zeros((room, *rows.shape[1:]))
         padded[: len(rows)] = rows
         everyone = padded.new_empty((self.world.size * room, *rows.shape[1:]))
-        dist.all_gather_into_tensor(everyone, padded)
+        dist.all_gather_single(everyone, padded)
         self.bytes_sent += padded.nbytes * (self.world.size - 1)
         return everyone
 

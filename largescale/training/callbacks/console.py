@@ -1,14 +1,15 @@
-"""What a person sees: a progress bar on a terminal, one line per epoch's part elsewhere; rank 0 only."""
+"""What a person sees: progress, scores, and at the end what there is and what comes next; rank 0 only."""
 
 import shlex
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from largescale.distributed import World
+from largescale.progress import progress_bar
 from largescale.training.callbacks.base import Callback
+from largescale.training.checkpoint import best_of
 
 if TYPE_CHECKING:
     from largescale.corpus.loading import Step
@@ -20,17 +21,11 @@ SHOWN = {"train/loss": "loss {:.4f}", "data/images_per_second": "{:.1f} images/s
 class Console(Callback):
     def start(self) -> None:
         trainer = self.trainer
-        self.bar = tqdm(
-            total=trainer.total_steps,
-            initial=trainer.progress.step,
-            unit="step",
-            disable=not trainer.world.is_first,
-            mininterval=0.5 if sys.stderr.isatty() else 30,
-            dynamic_ncols=True,
-        )
+        label = "train" if trainer.world.is_first else None
+        self.bar = progress_bar(label, trainer.total_steps, "step", trainer.progress.step)
 
     def after_step(self, images: "Step", outcome: "Outcome") -> None:
-        self.bar.update()
+        self.bar.update(1)
 
     def after_line(self, line: Mapping[str, Any]) -> None:
         shown = [text.format(line[name]) for name, text in SHOWN.items() if name in line]
@@ -45,13 +40,36 @@ class Console(Callback):
         trainer = self.trainer
         directory, step, total = trainer.config.directory, trainer.progress.step, trainer.total_steps
         if trainer.finished:
-            return f"{directory} is finished: {step:,} steps. More epochs continue it: epochs={2 * trainer.config.epochs}"
-        command = _command(trainer.world)
+            return f"{directory} is finished: {step:,} steps. {self._more()}\n{self._result()}"
+        command = _command(trainer.world, trainer.config.name)
         return f"{directory} is stopped by {trainer.stopping} after step {step:,} of {total:,}. To go on:\n  {command}"
 
+    def _more(self) -> str:
+        """How to train on."""
+        config = self.trainer.config
+        if config.schedule.name == "cosine":  # which ends at the last epoch, so that more of them are another run
+            return f"To train on from its weights: name=NEW model.weights={self._weights(self.trainer.progress.step)}"
+        return f"More epochs continue it: epochs={2 * config.epochs}"
 
-def _command(world: World) -> str:
+    def _result(self) -> str:
+        """The best score and its weights, where there was an evaluation, and the command that scores them."""
+        trainer, settings = self.trainer, self.trainer.config.evaluation
+        best = best_of(trainer.config.directory / "checkpoints")
+        weights = self._weights(best.get("step", trainer.progress.step))
+        found = f"best score {100 * best['score']:.2f} at step {best['step']:,}: {weights}" if best else f"weights: {weights}"
+        gallery = settings.gallery or "CORPUS"
+        queries = f" queries={settings.queries}" if settings.queries else ""
+        processes = f"torchrun --nproc-per-node {trainer.world.local_size}"
+        return f"{found}\nTo score them:\n  {processes} launch/evaluate.py weights={weights} gallery={gallery}{queries}"
+
+    def _weights(self, step: int) -> Path:
+        return self.trainer.config.directory / "weights" / f"step-{step:06d}.safetensors"
+
+
+def _command(world: World, name: str) -> str:
     """What starts this run again."""
+    named = any(argument.startswith("name=") for argument in sys.argv)
+    arguments = sys.argv if named else [*sys.argv, f"name={name}"]
     nodes = world.size // world.local_size
     several = f"--nnodes {nodes} --rdzv-backend c10d --rdzv-endpoint HOST:PORT " if nodes > 1 else ""
-    return f"torchrun {several}--nproc-per-node {world.local_size} {shlex.join(sys.argv)}"
+    return f"torchrun {several}--nproc-per-node {world.local_size} {shlex.join(arguments)}"

@@ -14,7 +14,8 @@ from largescale.evaluation import Stopped, evaluate
 from largescale.evaluation.config import EvaluateConfig
 from largescale.evaluation.report.pictures import Pictures
 from largescale.evaluation.report.strips import strip
-from largescale.evaluation.results import ProtocolResult, Results, read_records
+from largescale.evaluation.results import ProtocolResult, Results, read_records, shown
+from largescale.progress import say
 from largescale.training.callbacks.base import Callback
 from largescale.training.callbacks.checkpointing import Checkpointing
 from largescale.training.recipe import TrainConfig
@@ -46,7 +47,10 @@ class Evaluation(Callback):
     def _report(self, results: Results, stage: EvaluateConfig) -> None:
         trainer = self.trainer
         trainer.log(metrics(results))
-        self.checkpointing.checkpoints.mark_best(trainer.progress.step, float(np.mean([*results.main_metrics().values()])))
+        best = self.checkpointing.checkpoints.mark_best(trainer.progress.step, float(np.mean([*results.main_metrics().values()])))
+        if trainer.world.is_first:
+            found = ", ".join(f"{name} {shown(name.rpartition('/')[2], value)}" for name, value in results.main_metrics().items())
+            say(f"step {trainer.progress.step:,}: {found}{', the best so far' if best else ''}")
         if trainer.tracker.wandb.shows_pictures and self.config.evaluation.strips:
             trainer.tracker.wandb.table("eval/strips", trainer.progress.step, list(self._rows(results.protocols[0], stage)))
 
