@@ -4,7 +4,6 @@ Data collectives run on the device's backend (nccl or gloo); decisions run on a 
 timeout, so that a dead rank becomes an error instead of a hang. One process is a world of size one, not a special case.
 """
 
-import ctypes
 import json
 import os
 import secrets
@@ -12,20 +11,17 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
+from largescale.processes import StoppedError, end_with_torchrun
+
 T = TypeVar("T")
-PR_SET_PDEATHSIG = 1
-"""From linux/prctl.h."""
-QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def _fresh_store(timeout: timedelta) -> tuple[dist.Store, int, int]:
@@ -46,12 +42,6 @@ def _fresh_store(timeout: timedelta) -> tuple[dist.Store, int, int]:
             if rank != 0 or store.check([f"{word}/{other}" for other in range(size)]):
                 return dist.PrefixStore(words[0], store), rank, size
         time.sleep(0.01)
-
-
-def _end_with_torchrun() -> None:
-    """A rank whose torchrun was killed would train on, against the one that takes its place: let the kernel kill it too."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _set_environment() -> None:
@@ -79,7 +69,7 @@ class World:
     @staticmethod
     def start(timeout_s: float = 1800, control_timeout_s: float = 600) -> "World":
         """Join the process group that torchrun describes; without torchrun, a world of one process."""
-        _end_with_torchrun()
+        end_with_torchrun()
         _set_environment()
         local_rank = int(os.environ["LOCAL_RANK"])
         cuda = torch.cuda.is_available()
@@ -93,7 +83,11 @@ class World:
         local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         return World(rank, size, local_rank, local_size, device, control)
 
-    def stop(self) -> None:
+    def __enter__(self) -> "World":
+        return self
+
+    def __exit__(self, kind: object, error: object, where: object) -> None:
+        """Close the process groups, also after an error."""
         dist.destroy_process_group()
 
     @property
@@ -196,24 +190,15 @@ def gather_with_gradient(x: torch.Tensor) -> torch.Tensor:
     return _Gather.apply(x)
 
 
-def own_cores() -> int:
-    """This process's share of the cores that the programs on this node may use."""
-    cores = len(os.sched_getaffinity(0))
-    if QUOTA.exists() and (quota := QUOTA.read_text().split())[0] != "max":
-        cores = min(cores, int(quota[0]) // int(quota[1]))
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
 @contextmanager
-def single_threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that compute side by side, on one core each; what has not begun at the end is not begun any more."""
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)  # a new thread takes over what was last set in any thread
+def stoppable_world() -> Iterator[tuple[World, "StopSignal"]]:
+    """The processes of a program and the signal that stops them; where it was stopped, it says that it can go on."""
+    with World.start() as world:
+        try:
+            yield world, StopSignal(world)
+        except StoppedError:
+            if world.is_first:
+                print("stopped; the same command goes on from what is done")
 
 
 class StopSignal:
@@ -233,9 +218,3 @@ class StopSignal:
 
     def requested(self) -> bool:
         return self.world.any(self.received)
-
-
-def ignore_stop_signals(_: int = 0) -> None:
-    """For loader workers: Ctrl-C and torchrun's SIGTERM reach them too, but the main process decides when they end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

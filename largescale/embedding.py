@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from typing import TypeVar
 
@@ -20,9 +21,12 @@ from largescale.corpus.config import ImagesConfig, LoaderConfig
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.grouping import Most
 from largescale.corpus.loading import images_of, load_pass, parts_of, read_pass
-from largescale.distributed import World, own_cores, single_threads
+from largescale.corpus.workers import Part
+from largescale.cpu import own_cores, single_threads
+from largescale.distributed import World
 from largescale.models.multiscale import AtScales
 from largescale.models.network import RetrievalNet, normalize
+from largescale.precision import Precision, Resolved, autocast, resolve
 from largescale.progress import progress_bar
 
 Network = RetrievalNet | AtScales
@@ -43,58 +47,81 @@ class Embedded:
     """Images that could not be decoded and have no descriptor."""
 
 
-def own_images(corpus: Corpus, ids: np.ndarray, batch: int, share: tuple[int, int]) -> np.ndarray:
-    """The images that a rank embeds in a pass over `ids`: a contiguous run of them, without gap or overlap between ranks."""
-    return images_of(parts_of(corpus.manifest, ids, batch, share=share))
-
-
-def embed(
-    network: Network,
-    corpus: Corpus,
-    ids: np.ndarray,
-    images: ImagesConfig,
-    *,
-    batch: int,
-    loader: LoaderConfig,
-    device: torch.device,
-    autocast: bool = True,
-    share: tuple[int, int] = (0, 1),
-    shards: Collection[int] | None = None,
-    boxes: np.ndarray | None = None,
-    progress: str | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> Iterator[Embedded]:
-    """Descriptors of each image once, in groups of equal shape.
+@dataclass(frozen=True)
+class Embedder:
+    """How a network describes images of a corpus: the same for mining, evaluation, whitening and search.
 
     On a CPU every core decodes and computes groups of its own, on one thread: the bits depend neither on the number of ranks nor
     on that of cores, and no loader processes are started. A GPU is fed by those of `loader`. The network is in evaluation mode
-    while the pass runs and as it was afterwards; no random numbers are drawn.
-
-    Args:
-        ids: `(n,)` sorted image ids.
-        batch: most images of a group; a core of a CPU takes a few at a time.
-        autocast: run the network in bfloat16 on a GPU.
-        share: (rank, ranks); the images of a rank are `own_images`.
-        shards: only the images in these are embedded, in the groups of the whole pass; None: those of all.
-        boxes: `(n, 4)` regions that are cut out first (see `parts_of`).
-        progress: label of a progress bar; none is shown without it.
-        should_stop: asked before each group; the pass ends early when it says so.
+    while a pass runs and as it was afterwards; no random numbers are drawn.
     """
-    parts = parts_of(corpus.manifest, ids, batch, share=share, shards=shards, boxes=boxes)
-    if device.type == "cuda":  # loader processes decode while it computes
-        loaded = load_pass(corpus, parts, images, batch=batch, loader=loader)
-        groups: Iterator[Callable[[], Group]] = ((lambda group=group: group) for group in loaded)  # type: ignore[misc]
-    else:  # the core that decodes images computes them, while they are in its cache
-        groups = read_pass(corpus, parts, images, Most(min(batch, AT_ONCE), PIXELS_AT_ONCE))
-    threads = 1 if device.type == "cuda" else own_cores()
-    total = len(images_of(parts))
-    # the threads end before the network is in another mode again, also where the consumer leaves early
-    with progress_bar(progress, total, "image") as bar, in_evaluation_mode(network), single_threads(threads) as pool:
-        wanted = takewhile(lambda _: not should_stop(), groups)
-        futures = (pool.submit(_embed_group, network, group, device, autocast) for group in wanted)
-        for embedded in _in_order(futures, 2 * threads):
-            yield embedded
-            bar.update(len(embedded.ids) + len(embedded.bad))
+
+    images: ImagesConfig
+    """Never augmented here."""
+    batch_size: int
+    """Most images of a group; a core of a CPU takes a few at a time."""
+    loader: LoaderConfig
+    device: torch.device
+    precision: Precision = "auto"
+    share: tuple[int, int] = (0, 1)
+    """(rank, ranks): of a pass, a rank embeds its `own_images`."""
+    should_stop: Callable[[], bool] = lambda: False
+    """Asked before each group; the pass ends early when it says so."""
+
+    @staticmethod
+    def in_world(
+        world: World,
+        images: ImagesConfig,
+        batch_size: int,
+        loader: LoaderConfig,
+        precision: Precision,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> "Embedder":
+        """On this rank's device, of this rank's share of each pass."""
+        return Embedder(images, batch_size, loader, world.device, precision, (world.rank, world.size), should_stop)
+
+    def own_images(self, corpus: Corpus, ids: np.ndarray) -> np.ndarray:
+        """The images that this rank embeds in a pass: a contiguous run of `ids`, without gap or overlap between ranks."""
+        return images_of(parts_of(corpus.manifest, ids, self.batch_size, share=self.share))
+
+    def embed(
+        self,
+        network: Network,
+        corpus: Corpus,
+        ids: np.ndarray,
+        *,
+        shards: Collection[int] | None = None,
+        boxes: np.ndarray | None = None,
+        progress: str | None = None,
+    ) -> Iterator[Embedded]:
+        """Descriptors of each image once, in groups of equal shape.
+
+        Args:
+            ids: `(n,)` sorted image ids.
+            shards: only the images in these are embedded, in the groups of the whole pass; None: those of all.
+            boxes: `(n, 4)` regions that are cut out first (see `parts_of`).
+            progress: label of a progress bar; none is shown without it.
+        """
+        parts = parts_of(corpus.manifest, ids, self.batch_size, share=self.share, shards=shards, boxes=boxes)
+        run = partial(_embed_group, network, self.device, resolve(self.precision, self.device))
+        threads = 1 if self.device.type == "cuda" else own_cores()
+        # the threads end before the network is in another mode again, also where the consumer leaves early
+        with (
+            progress_bar(progress, len(images_of(parts)), "image") as bar,
+            in_evaluation_mode(network),
+            single_threads(threads) as pool,
+        ):
+            wanted = takewhile(lambda _: not self.should_stop(), self._groups(corpus, parts))
+            for embedded in _in_order((pool.submit(run, group) for group in wanted), 2 * threads):
+                yield embedded
+                bar.update(len(embedded.ids) + len(embedded.bad))
+
+    def _groups(self, corpus: Corpus, parts: list[Part]) -> Iterator[Callable[[], Group]]:
+        if self.device.type == "cuda":  # loader processes decode while it computes
+            loaded = load_pass(corpus, parts, self.images, batch=self.batch_size, loader=self.loader)
+            return ((lambda group=group: group) for group in loaded)  # type: ignore[misc]
+        # the core that decodes images computes them, while they are in its cache
+        return read_pass(corpus, parts, self.images, Most(min(self.batch_size, AT_ONCE), PIXELS_AT_ONCE))
 
 
 @contextmanager
@@ -129,10 +156,10 @@ def _in_order(futures: Iterator[Future[Result]], ahead: int) -> Iterator[Result]
         yield future.result()
 
 
-def _embed_group(network: Network, decoded: Callable[[], Group], device: torch.device, autocast: bool) -> Embedded:
+def _embed_group(network: Network, device: torch.device, precision: Resolved, decoded: Callable[[], Group]) -> Embedded:
     group = decoded()
     if not len(group.ids):  # all of them were bad
         return Embedded(group.ids, torch.empty((0, network.dim), device=device), group.bad)
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=autocast and device.type == "cuda"):
+    with torch.inference_mode(), autocast(precision, device):
         descriptors = network(normalize(group.images.to(device, non_blocking=True)))
     return Embedded(group.ids, descriptors.float(), group.bad)

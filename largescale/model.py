@@ -17,7 +17,7 @@ from largescale.corpus.config import ImagesConfig, LoaderConfig
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.images import target_shapes
 from largescale.corpus.pictures import Picture, given
-from largescale.embedding import embed
+from largescale.embedding import Embedder
 from largescale.models.folder import Contents, DescriptorConfig, read_folder
 from largescale.models.multiscale import AtScales
 from largescale.models.sizes import least_side
@@ -112,10 +112,8 @@ class Model:
         """
         scales, transform = self.settings.scales, self.contents.transform
         network = AtScales([self.contents.network] * len(scales), scales)
-        groups = embed(
-            network, corpus, ids, self.images, batch=batch_size, loader=LoaderConfig(), device=self.device, boxes=boxes
-        )
-        for group in groups:
+        embedder = Embedder(self.images, batch_size, LoaderConfig(), self.device)
+        for group in embedder.embed(network, corpus, ids, boxes=boxes):
             rows = group.descriptors.cpu().numpy().reshape(len(group.ids), len(scales), network.dim)
             yield Rows(group.ids, transform([*rows.swapaxes(0, 1)]), group.bad)
 

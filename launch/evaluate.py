@@ -33,14 +33,15 @@ def main(arguments: list[str]) -> None:
 
 
 def run(config: EvaluateConfig, step: str | None) -> None:
-    from largescale.evaluation import stoppable_world
+    from largescale.distributed import stoppable_world
 
     with stoppable_world() as (world, signal):
         take(step, config, world, signal)
 
 
 def take(step: str | None, config: EvaluateConfig, world: "World", signal: "StopSignal") -> None:
-    from largescale.evaluation.stage import Stage, evaluate
+    from largescale.evaluation import stage
+    from largescale.evaluation.context import Context
 
     if step == "plan":
         print_plan(config, world)
@@ -50,14 +51,14 @@ def take(step: str | None, config: EvaluateConfig, world: "World", signal: "Stop
         tell(score_descriptors(config, world), config, world)
         report(config, world)
     elif step is None:
-        tell(evaluate(config.weights, config, world, lambda: signal.received), config, world)
+        tell(stage.evaluate(config.weights, config, world, lambda: signal.received), config, world)
         report(config, world)
     else:
-        stage = Stage.open(config.weights, config, world, lambda: signal.received)
+        context = Context.open(config.weights, config, world, lambda: signal.received)
         if step == "score":
-            tell(stage.score(), config, world)
+            tell(stage.score(context), config, world)
         else:
-            {"embed": stage.embed, "seal": stage.seal, "search": stage.search}[step]()
+            {"embed": stage.embed, "seal": stage.seal, "search": stage.search}[step](context)
 
 
 def tell(results: "Results", config: EvaluateConfig, world: "World") -> None:

@@ -40,21 +40,20 @@ def follow(run: str, config: ServiceConfig) -> None:
     from largescale.mining.service.exchange import ServiceExchange
     from largescale.mining.service.service import Service
 
-    world = World.start(config.timeout, config.timeout)
-    signal, exchange = StopSignal(world), None
-    directory = world.decide(lambda: working_folder(config, world)) if "://" in run else Path(run)
-    if "://" in run and world.is_first:
-        exchange = ServiceExchange(run, directory)
-        exchange.start()
-    try:
-        reason = Service(directory, world, lambda: signal.received, exchange).follow()
-    finally:
-        if exchange is not None:
-            exchange.stop()
-            shutil.rmtree(directory)
-    if world.is_first:
-        print(f"the service of {run} ends: {reason}")
-    world.stop()
+    with World.start(config.timeout, config.timeout) as world:
+        signal, exchange = StopSignal(world), None
+        directory = world.decide(lambda: working_folder(config, world)) if "://" in run else Path(run)
+        if "://" in run and world.is_first:
+            exchange = ServiceExchange(run, directory)
+            exchange.start()
+        try:
+            reason = Service(directory, world, lambda: signal.received, exchange).follow()
+        finally:
+            if exchange is not None:
+                exchange.stop()
+                shutil.rmtree(directory)
+        if world.is_first:
+            print(f"the service of {run} ends: {reason}")
 
 
 def working_folder(config: ServiceConfig, world: "World") -> Path:
@@ -106,11 +105,10 @@ def measure_on(location: str, config: PlanConfig) -> dict[str, Any] | None:
     from largescale.models.config import ModelConfig
 
     corpus = Corpus.open(location)
-    world = World.start()
-    network = ModelConfig(backbone=config.backbone, weights="none").build().to(world.device)
-    rates = measure(config, corpus, ImagesConfig(size=config.size), network, MiningConfig().batch_size, world)
-    world.stop()
-    return asdict(rates) if world.is_first else None
+    with World.start() as world:
+        network = ModelConfig(backbone=config.backbone, weights="none").build().to(world.device)
+        rates = measure(config, corpus, ImagesConfig(size=config.size), network, MiningConfig().batch_size, world)
+        return asdict(rates) if world.is_first else None
 
 
 if __name__ == "__main__":

@@ -42,11 +42,11 @@ def main(arguments: list[str]) -> None:
 
 
 def run(name: str, config: StudyConfig) -> None:
-    from largescale.evaluation import stoppable_world
-    from largescale.evaluation.studies.studies import Embedder, studies
+    from largescale.distributed import stoppable_world
+    from largescale.evaluation.studies.studies import StudyContext, studies
 
     with stoppable_world() as (world, signal):
-        study = studies[name](config, Embedder(config, world, lambda: signal.received))
+        study = studies[name](config, StudyContext(config, world, lambda: signal.received))
         if world.is_first:
             print(f"{study.text()}\n\n{study.about}\npage: {study.write(config.out)}")
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from largescale.config import check, load
+from largescale.cpu import own_cores
 from largescale.settings import UserError
 from shards.demo.corpus import Demo, build_demo
 from shards.images import Encoding
@@ -21,7 +22,6 @@ from shards.sources.listing import Listing
 from shards.sources.sfm import StructureFromMotion, find_pickle
 from shards.sources.tars import Tars, tar_files
 from shards.verify import verify
-from shards.workers import cores
 from shards.writer import Part, build
 
 LAYOUTS: dict[str, tuple[str, Callable[[argparse.Namespace], Source]]] = {
@@ -123,7 +123,7 @@ def _build(options: argparse.Namespace) -> int:
     encoding = check(Encoding, {"max_side": options.max_side, "quality": options.quality})
     sharding = check(Sharding, {"shard_images": options.shard_images, "shard_bytes": options.shard_bytes})
     part = options.part or part_of(os.environ)
-    workers = options.workers or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    workers = options.workers or own_cores()
     if options.out.resolve().is_relative_to(options.source.resolve()):
         raise UserError(
             f"{options.out} lies in {options.source}: what is built would become part of the source; choose another OUT"

@@ -13,10 +13,11 @@ from largescale.corpus.config import StorageConfig
 from largescale.corpus.manifest import Manifest, fingerprint_of, map_table, sha256_of
 from largescale.corpus.pixels import BadImageError
 from largescale.corpus.storage import LocalStorage
+from largescale.cpu import own_cores
 from largescale.progress import progress_bar
 from largescale.settings import UserError
 from shards.images import decoded_size
-from shards.workers import cores, pool
+from shards.workers import pool
 
 
 class Unchecked(LocalStorage):
@@ -35,7 +36,7 @@ def verify(out: Path, workers: int | None = None) -> int:
     Raises:
         UserError: there is no manifest to verify against.
     """
-    faults = list(faults_of(out, workers or cores()))
+    faults = list(faults_of(out, workers or own_cores()))
     for fault in faults:
         print(fault)
     print(f"{out}: {len(faults) or 'no'} fault{'s' * (len(faults) != 1)}")

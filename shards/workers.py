@@ -1,9 +1,7 @@
 """Worker processes that end with the process that started them, however it ends."""
 
 import multiprocessing
-import os
 import signal
-import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -11,6 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
+from largescale.processes import end_with_parent
 from largescale.settings import UserError
 
 context = multiprocessing.get_context("forkserver")
@@ -47,11 +46,6 @@ def advance() -> None:
         _counter.value += 1
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def _start(counter: Any) -> None:
     import torch
 
@@ -60,11 +54,4 @@ def _start(counter: Any) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata; what matters about an image goes into its record
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the workers too, but the main process ends them
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-def _leave_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    end_with_parent()

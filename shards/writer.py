@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from largescale.commit import write_text
+from largescale.cpu import own_cores
 from largescale.progress import progress_bar
 from largescale.settings import UserError
 from shards.images import Encoding
@@ -20,7 +21,7 @@ from shards.publish import publish, tidy, write_undecodable
 from shards.shard import Job, write_shard
 from shards.sources import Source
 from shards.sources.files import MissingImagesError
-from shards.workers import advance, context, cores, pool
+from shards.workers import advance, context, pool
 
 Sidecars = Mapping[int, dict[str, Any] | None]
 """What `Job.finished` says about some shards."""
@@ -69,7 +70,7 @@ def build(
     own = {shard: job.finished(shard) for shard in part.of(plan.shards)}
     _remove_partial(job, own)
     _require_disk(job, plan)
-    _write(job, plan, own, workers or cores(), bad_budget)
+    _write(job, plan, own, workers or own_cores(), bad_budget)
     return _publish_if_finished(job, plan, bad_budget)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from largescale.corpus.config import AugmentConfig, ImagesConfig, LoaderConfig
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.loading import load_pass, parts_of
-from largescale.embedding import AT_ONCE, Embedded, embed, own_images
+from largescale.embedding import AT_ONCE, Embedded, Embedder
 from largescale.models.config import ModelConfig
 from largescale.models.network import RetrievalNet, normalize
 from tests.corpora import make_corpus
@@ -34,9 +34,14 @@ def network() -> RetrievalNet:
     return ModelConfig(backbone="resnet18", freeze_batchnorm=False).build()
 
 
+def embedder(**settings: Any) -> Embedder:
+    return Embedder(IMAGES, **{"batch_size": 4, "loader": ALONE, "device": CPU, "precision": "fp32"} | settings)
+
+
 def run(network: RetrievalNet, corpus: Corpus, ids: np.ndarray | None = None, **settings: Any) -> list[Embedded]:
     wanted = np.arange(len(corpus.manifest)) if ids is None else ids
-    return list(embed(network, corpus, wanted, IMAGES, **{"batch": 4, "loader": ALONE, "device": CPU} | settings))
+    of_pass = {name: settings.pop(name) for name in ("shards", "boxes", "progress") if name in settings}
+    return list(embedder(**settings).embed(network, corpus, wanted, **of_pass))
 
 
 def in_order(groups: list[Embedded]) -> tuple[np.ndarray, Tensor]:
@@ -56,7 +61,7 @@ def test_every_image_once_and_bad_ones_reported(network: RetrievalNet, corpus: C
 
 def test_descriptors_are_the_networks_own(network: RetrievalNet, corpus: Corpus) -> None:
     """Those of the network in evaluation mode, to the bit, on images that were not augmented."""
-    found = dict(zip(*(part.tolist() for part in in_order(run(network, corpus, batch=20))), strict=True))
+    found = dict(zip(*(part.tolist() for part in in_order(run(network, corpus, batch_size=20))), strict=True))
     torch.set_num_threads(1)
     network.eval()
     with torch.inference_mode():
@@ -71,7 +76,7 @@ def test_ranks_share_a_pass_without_gap_and_with_the_same_bits(network: Retrieva
     wanted = np.sort(np.random.default_rng(0).choice(60, 40, replace=False))
     ids, descriptors = in_order(run(network, corpus, wanted))
     shares = [run(network, corpus, wanted, share=(rank, ranks)) for rank in range(ranks)]
-    own = [own_images(corpus, wanted, 4, (rank, ranks)) for rank in range(ranks)]
+    own = [embedder(share=(rank, ranks)).own_images(corpus, wanted) for rank in range(ranks)]
     np.testing.assert_array_equal(np.concatenate(own), wanted)
     for groups, expected in zip(shares, own, strict=True):
         check_coverage([group.ids for group in groups], set(expected.tolist()) - {7, 33})
@@ -89,7 +94,7 @@ def test_bits_do_not_depend_on_cores(network: RetrievalNet, corpus: Corpus, monk
 
 
 def test_a_cpu_starts_no_loader_processes(network: RetrievalNet, corpus: Corpus) -> None:
-    for _ in embed(network, corpus, np.arange(60), IMAGES, batch=4, loader=LoaderConfig(workers=2), device=CPU):
+    for _ in embedder(loader=LoaderConfig(workers=2)).embed(network, corpus, np.arange(60)):
         assert not multiprocessing.active_children()
 
 
@@ -100,7 +105,7 @@ def test_leaves_modes_threads_and_random_numbers_as_they_were(network: Retrieval
     torch.set_num_threads(2)
     torch.manual_seed(5)
     before, statistics = torch.get_rng_state(), network.state_dict()["backbone.bn1.running_mean"].clone()
-    for group in embed(network, corpus, np.arange(20), IMAGES, batch=4, loader=ALONE, device=CPU):
+    for group in embedder().embed(network, corpus, np.arange(20)):
         assert not network.training
         assert not group.descriptors.requires_grad
         break
@@ -120,7 +125,7 @@ def test_a_pass_that_is_left_early_computes_to_its_end_in_evaluation_mode(networ
         found.append(module.training)
 
     hook = network.backbone.layer4.register_forward_pre_hook(slow)
-    groups = embed(network, corpus, np.arange(20), IMAGES, batch=4, loader=ALONE, device=CPU)
+    groups = embedder().embed(network, corpus, np.arange(20))
     next(groups)
     groups.close()  # type: ignore[attr-defined]
     hook.remove()
@@ -155,8 +160,8 @@ def test_gpu_equals_cpu_to_rounding(network: RetrievalNet, corpus: Corpus) -> No
     device = torch.device("cuda")
     try:
         network.to(device)
-        exact = in_order(run(network, corpus, device=device, autocast=False))[1].cpu()
-        half = in_order(run(network, corpus, device=device))[1].cpu()
+        exact = in_order(run(network, corpus, device=device))[1].cpu()
+        half = in_order(run(network, corpus, device=device, precision="bf16"))[1].cpu()
     finally:
         network.to(CPU)
     torch.testing.assert_close(exact, cpu, rtol=0, atol=1e-3)

@@ -12,7 +12,7 @@ import largescale
 from largescale import Model
 from largescale.corpus.corpus import Corpus
 from largescale.distributed import World
-from largescale.evaluation.stage import Stage
+from largescale.evaluation.stage import embed_task
 from largescale.models.folder import Contents, DescriptorConfig, write_folder
 from largescale.models.transform import Transform
 from largescale.models.whitening import PCAWhitening
@@ -48,10 +48,8 @@ def test_rows_are_those_of_the_evaluation(tmp_path: Path, scales: str) -> None:
     """From shards that kept the bytes: bit for bit, where they go through the network in the same groups."""
     folder = make_corpus(tmp_path / "corpus", labels=2, per_label=4, shards=1, size=60)
     with alone() as world:
-        stage = Stage.open(tiny_network(), settings(tmp_path / "out", gallery=str(folder), scales=scales), world, lambda: False)
-        stage.embed()
-        stage.seal()
-        (expected,) = stage.task.gallery.parts
+        config = settings(tmp_path / "out", gallery=str(folder), scales=scales)
+        (expected,) = embed_task(tiny_network(), config, world).gallery.parts
     factors = (1.0,) if scales == "single" else (1.0, 2**-0.5, 0.5)
     encoded = Corpus.open(str(folder)).read(np.arange(8))
     found = made(tmp_path / "model", scales=factors).embed(encoded, batch_size=4)

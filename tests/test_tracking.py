@@ -63,17 +63,16 @@ def mirrored_twice(directory: Path) -> None:
 
     from largescale.distributed import World
 
-    world = World.start()
-    state: dict = {}
-    for step in (1, 2):
-        tracker = Tracker(TrackingConfig(wandb="offline"), directory, {"optim": {"lr": 1}}, world)
-        tracker.open(state)
-        tracker.log(step, 0, {"train/loss": 0.5, "eval/map_rectangle": 0.1})
-        tracker.wandb.table("eval/strips", step, [{"query": "a", "ap": 0.5, "strip": np.zeros((8, 24, 3), np.uint8)}])
-        state = tracker.state()
-        print(state["wandb_id"])
-        tracker.close()
-    world.stop()
+    with World.start() as world:
+        state: dict = {}
+        for step in (1, 2):
+            tracker = Tracker(TrackingConfig(wandb="offline"), directory, {"optim": {"lr": 1}}, world)
+            tracker.open(state)
+            tracker.log(step, 0, {"train/loss": 0.5, "eval/map_rectangle": 0.1})
+            tracker.wandb.table("eval/strips", step, [{"query": "a", "ap": 0.5, "strip": np.zeros((8, 24, 3), np.uint8)}])
+            state = tracker.state()
+            print(state["wandb_id"])
+            tracker.close()
 
 
 def test_wandb_offline_writes_one_run_that_a_resumed_process_continues(tmp_path):

@@ -29,9 +29,8 @@ def _member(places: dict[str, Any], results: Any, function: Callable[..., Any], 
 
     torch.set_num_threads(1)
     try:
-        world = World.start(timeout_s=60, control_timeout_s=60)
-        results.put((world.rank, function(world, *arguments), None))
-        world.stop()
+        with World.start(timeout_s=60, control_timeout_s=60) as world:
+            results.put((world.rank, function(world, *arguments), None))
     except BaseException:
         results.put((places["RANK"], None, traceback.format_exc()))
 

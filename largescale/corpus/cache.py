@@ -8,17 +8,15 @@ Folders: `shards/` and `columns/` hold files under the name of their SHA-256, `f
 that its fetch has reserved, `verified/` a marker per file that was right.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from largescale.corpus.config import StorageConfig
 from largescale.corpus.manifest import sha256_of
+from largescale.locks import locked, try_lock
 from largescale.settings import UserError
 
 
@@ -60,9 +58,7 @@ def make_room(config: StorageConfig, size: int, reservation: IO[str]) -> None:
 def _evict(path: Path) -> bool:
     """Remove a shard unless a process reads it."""
     with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(file):
             return False
         path.unlink()
         return True
@@ -71,9 +67,7 @@ def _evict(path: Path) -> bool:
 def _reserved(path: Path) -> int:
     """Bytes that the fetch behind a lock file has reserved."""
     with path.open("r+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(file):
             return int(file.read() or 0)
         _clear(file)
         return 0
@@ -123,13 +117,3 @@ def _marker(path: Path, sha256: str, record: Path) -> Path:
     status = path.stat()
     identity = f"{os.path.abspath(path)}\n{status.st_size}\n{status.st_mtime_ns}\n{sha256}"
     return record / hashlib.sha256(identity.encode()).hexdigest()
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[IO[str]]:
-    """Hold the lock of a file, which is made if absent, among all processes of the node."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        yield file

@@ -1,10 +1,10 @@
 """Which corpus a run without `corpus=` reads: the one under data/, else the embedded demo corpus."""
 
-import fcntl
 import subprocess
 import sys
 from pathlib import Path
 
+from largescale.locks import locked
 from largescale.settings import UserError
 
 DEMO = Path("data/demo")
@@ -33,9 +33,7 @@ def default_corpus() -> str:
     found = only_corpus()
     if found is not None:
         return found
-    DEMO.mkdir(parents=True, exist_ok=True)
-    with (DEMO / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(DEMO / "lock"):
         if not (DEMO / "train" / "manifest.json").exists():
             print(f"there is no corpus under data/: making the demo corpora in {DEMO}, once", flush=True)
             subprocess.run([sys.executable, "-m", "shards", "demo", str(DEMO)], check=True)

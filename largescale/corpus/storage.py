@@ -1,6 +1,5 @@
 """Where the files of a corpus live: a local folder, or HTTP, S3 and GCS through the cache of the node."""
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -14,9 +13,10 @@ import aiohttp
 import fsspec
 
 from largescale.commit import committed_file
-from largescale.corpus.cache import check_content, check_once, locked, make_room, remember
+from largescale.corpus.cache import check_content, check_once, make_room, remember
 from largescale.corpus.config import StorageConfig
 from largescale.corpus.manifest import Storage
+from largescale.locks import lock_shared, locked
 from largescale.settings import UserError
 
 FIRST_PAUSE_S = 0.5
@@ -83,7 +83,7 @@ class RemoteStorage:
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:  # another process has evicted it in between
                 continue
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            lock_shared(descriptor)
             if os.fstat(descriptor).st_nlink:
                 return descriptor
             os.close(descriptor)

@@ -3,7 +3,6 @@
 import atexit
 import multiprocessing
 import os
-import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -16,7 +15,8 @@ from largescale.corpus.buffers import Buffers, check_shared_memory
 from largescale.corpus.config import ImagesConfig, LoaderConfig
 from largescale.corpus.grouping import Most, bundles
 from largescale.corpus.manifest import Manifest
-from largescale.distributed import ignore_stop_signals, own_cores
+from largescale.cpu import own_cores
+from largescale.processes import end_with_parent, ignore_stop_signals
 from largescale.settings import UserError
 
 PART_BYTES = 64 * 2**20
@@ -81,15 +81,7 @@ def run_workers(reader: Dataset, loader: LoaderConfig, sampler: Iterable[np.ndar
 
 def _begin_worker(_: int) -> None:
     ignore_stop_signals()
-    threading.Thread(target=_follow_parent, daemon=True).start()
-
-
-def _follow_parent() -> None:
-    """End with the training process, however that ends; torch looks at the parent process only, which is the fork server."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-    os._exit(1)
+    end_with_parent()  # torch looks at the parent process only, which is the fork server
 
 
 @atexit.register

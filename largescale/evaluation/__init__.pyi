@@ -1,6 +1,5 @@
 from .config import EvaluateConfig as EvaluateConfig
-from .descriptors.store import Stopped as Stopped
-from .descriptors.store import stoppable_world as stoppable_world
+from .given import evaluate_descriptors as evaluate_descriptors
 from .protocol.ground_truth import Published as Published
 from .protocol.metrics import average_precision as average_precision
 from .protocol.metrics import evaluate_rankings as evaluate_rankings
@@ -17,4 +16,3 @@ from .scoring.scores import count_average_precision as count_average_precision
 from .scoring.statistics import bootstrap as bootstrap
 from .scoring.statistics import compare as compare
 from .stage import evaluate as evaluate
-from .stage import evaluate_descriptors as evaluate_descriptors

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from largescale.corpus.config import ImagesConfig, LoaderConfig, StorageConfig
+from largescale.precision import Precision
 from largescale.settings import Settings
 from largescale.tracking import TrackingConfig
 
@@ -89,6 +90,8 @@ class EvaluateConfig(Settings):
     """Other settings of score for single test sets, by the name of the protocol: their results are marked as tuned."""
     batch_size: PositiveInt = 16
     """Images of equal shape that go through the network together."""
+    precision: Precision = "auto"
+    """Numbers in which the network runs: auto = bf16 where the processor has it fast, else fp32; it is kept with the scores."""
     loader: LoaderConfig = LoaderConfig()
     storage: StorageConfig = StorageConfig()
     tracking: TrackingConfig = TrackingConfig(wandb="off")

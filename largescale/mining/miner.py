@@ -3,7 +3,7 @@
 Letters: Q queries of an epoch, q those of this rank, N negatives, D dimensions.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from largescale.corpus.batches import BadImage
-from largescale.corpus.config import BadImagesConfig, ImagesConfig, LoaderConfig
+from largescale.corpus.config import BadImagesConfig
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.plan import Tuples, plan_pool
+from largescale.cpu import own_threads
 from largescale.distributed import World
-from largescale.embedding import embed, own_images
+from largescale.embedding import Embedder
 from largescale.mining.config import MiningConfig
 from largescale.mining.faults import within_budget, without_descriptor
 from largescale.mining.fill import RandomNegatives
@@ -27,15 +28,12 @@ from largescale.mining.search.index import ShardedIndex
 from largescale.mining.search.recall import SAMPLE, RecallProbe
 from largescale.mining.search.select import NO_IMAGE, cluster_keys, norms
 from largescale.mining.search.similarity_caps import caps
-from largescale.mining.stages import Stages, own_threads
+from largescale.mining.stages import Stages
 from largescale.mining.stored import Stored, choose_stored
 from largescale.models.metric import COLUMNS, COSINE, Space
 from largescale.models.network import RetrievalNet
+from largescale.processes import StoppedError
 from largescale.progress import progress_bar
-
-
-class StoppedError(Exception):
-    """The ranks agreed to stop."""
 
 
 class NotPublishedError(Exception):
@@ -46,9 +44,7 @@ class Miner:
     """Finds the hardest negatives of an epoch's queries. Every rank of a world has one, and all run it at the same time.
 
     Args:
-        images: as in training; never augmented here.
-        autocast: embed in bfloat16 on a GPU.
-        should_stop: whether this rank was asked to stop; the ranks decide together.
+        embedder: its `should_stop` says whether this rank was asked to stop; the ranks decide together.
     """
 
     def __init__(
@@ -56,17 +52,14 @@ class Miner:
         config: MiningConfig,
         corpus: Corpus,
         world: World,
-        images: ImagesConfig,
+        embedder: Embedder,
         run_directory: Path,
         *,
         seed: int,
-        loader: LoaderConfig,
         bad_images: BadImagesConfig,
-        autocast: bool = True,
-        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.config, self.corpus, self.world, self.images = config, corpus, world, images
-        self.seed, self.loader, self.bad_images, self.autocast, self.should_stop = seed, loader, bad_images, autocast, should_stop
+        self.config, self.corpus, self.world, self.embedder = config, corpus, world, embedder
+        self.seed, self.bad_images = seed, bad_images
         self.generations = Generations(run_directory, corpus.manifest.fingerprint)
         self._trained: Trained | None = None
         self._space = COSINE
@@ -111,8 +104,8 @@ class Miner:
         """This rank's descriptors of the pool and of the queries, each image read once, and what no rank could use."""
         pool = plan_pool(self.corpus.manifest, self.config.pool, self.seed, epoch)
         asked = np.union1d(tuples.queries, tuples.positives) if self.config.semi_hard else tuples.queries
-        ids, share = np.union1d(pool, asked), (self.world.rank, self.world.size)
-        own, device = own_images(self.corpus, ids, self.config.batch_size, share), self.world.device
+        ids, device = np.union1d(pool, asked), self.world.device
+        own = self.embedder.own_images(self.corpus, ids)
         by_length = network.metric == "l2"
         kind = torch.float16 if device.type == "cuda" and not by_length else torch.float32
         width = network.dim + (COLUMNS if by_length else 0)
@@ -122,19 +115,7 @@ class Miner:
             EmbeddingBuffer(own[np.isin(own, asked)], network.dim, kind, device, zero=by_length),
         )
         faults = list[BadImage]()
-        groups = embed(
-            network,
-            self.corpus,
-            ids,
-            self.images,
-            batch=self.config.batch_size,
-            loader=self.loader,
-            device=device,
-            autocast=self.autocast,
-            share=share,
-            progress=self._label(epoch, "embedding"),
-            should_stop=self.should_stop,
-        )
+        groups = self.embedder.embed(network, self.corpus, ids, progress=self._label(epoch, "embedding"))
         for group in groups:
             for buffer in buffers:
                 buffer.put(group.ids, group.descriptors)
@@ -284,7 +265,7 @@ class Miner:
         return f"epoch {epoch}: {stage}" if self.world.is_first else None
 
     def _heed_stop(self) -> None:
-        if self.world.any(self.should_stop()):
+        if self.world.any(self.embedder.should_stop()):
             raise StoppedError
 
 

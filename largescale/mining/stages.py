@@ -1,12 +1,10 @@
-"""How long the stages of a mining pass take, and the processor cores that they may use."""
+"""How long the stages of a mining pass take."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
-from largescale.distributed import World, own_cores
+from largescale.distributed import World
 
 
 class Stages:
@@ -25,14 +23,3 @@ class Stages:
         """Of the slowest rank, as `seconds_STAGE`, and of all stages together."""
         slowest = dict(zip(self._seconds, world.max(*self._seconds.values()), strict=True))
         return {f"seconds_{stage}": value for stage, value in slowest.items()} | {"seconds": sum(slowest.values())}
-
-
-@contextmanager
-def own_threads() -> Iterator[None]:
-    """Compute on this process's share of the cores: torchrun gives one thread to each, and too many wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(own_cores())
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

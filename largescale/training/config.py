@@ -25,8 +25,6 @@ class EngineConfig(Settings):
     max_grad_norm: float | None = Field(default=None, gt=0)
     """Largest L2 norm of the gradient; larger ones are scaled down to it. Empty = no clipping. Class anchors take no part:
     their gradient grows with the number of classes."""
-    autocast: bool = True
-    """Run the network in bfloat16 on a GPU; losses stay in fp32. Without effect on a CPU."""
 
     @model_validator(mode="after")
     def _file_has_a_reader(self) -> "EngineConfig":

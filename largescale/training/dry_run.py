@@ -14,10 +14,10 @@ from largescale.training.preflight import GIB, checkpoint_bytes
 from largescale.training.trainer import Trainer
 
 
-def rehearse(trainer: Trainer, parameters: int) -> None:
+def rehearse(trainer: Trainer) -> None:
     """Run a step of random images on every rank and print the plan; nothing is written."""
     world, config = trainer.world, trainer.config
-    plan = trainer.planner.sample(trainer.network().dim)
+    plan = trainer.planner.sample(trainer.evaluated_model().dim)
     batch = plan.batch(_noise(plan.columns[0], config.images.size), 0, config.seed)
     began = time.monotonic()
     loss = float(trainer.engine.backward(batch.split(config.engine.gradient_accumulation)))
@@ -29,14 +29,13 @@ def rehearse(trainer: Trainer, parameters: int) -> None:
             "weights of loss.*, at optim.lr, and at model.weights"
         )
     if world.is_first:
-        print(
-            _table(describe(trainer, parameters) | {"step tried": f"{seconds:.2f} s, loss {loss:.4f}, {memory:.2f} GiB at most"})
-        )
+        print(_table(describe(trainer) | {"step tried": f"{seconds:.2f} s, loss {loss:.4f}, {memory:.2f} GiB at most"}))
 
 
-def describe(trainer: Trainer, parameters: int) -> dict[str, str]:
+def describe(trainer: Trainer) -> dict[str, str]:
     """What a run does, reads and writes."""
     config, world, planner = trainer.config, trainer.world, trainer.planner
+    parameters = sum(parameter.numel() for parameter in trainer.engine.module.net.parameters())
     save = checkpoint_bytes(parameters) / GIB
     return {
         "run": str(config.directory),

@@ -1,21 +1,22 @@
 """What would stop a run hours later is looked for before its first step."""
 
-import fcntl
 import os
 import resource
 import shutil
-import socket
 from pathlib import Path
 
 import torch
 
 from largescale.distributed import World
+from largescale.locks import Lease
 from largescale.settings import UserError
 from largescale.training.planning.planners import Planner
 from largescale.training.recipe import TrainConfig
 
 OPEN_FILES = 4096
 GIB = 2**30
+_held: dict[Path, Lease] = {}
+"""Until this process ends."""
 
 
 def check_machine() -> None:
@@ -57,18 +58,13 @@ def claim(directory: Path) -> None:
     Raises:
         UserError: another run writes to it.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(lock, 200).decode()
+    _held[directory] = lease = Lease(directory / "lock")
+    holder = lease.acquire()
+    if holder:
         raise UserError(
             f"{directory} is being written to by {holder}: two runs would destroy each other's checkpoints; wait for it, end it, "
             "or give this run another name"
-        ) from None
-    os.truncate(lock, 0)
-    os.write(lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        )
 
 
 def checkpoint_bytes(parameters: int) -> int:

@@ -14,6 +14,7 @@ from largescale.losses.config import ContrastiveConfig, LossConfig
 from largescale.losses.config_tuples import LRMLConfig
 from largescale.mining.config import MiningConfig
 from largescale.models.config import ModelConfig
+from largescale.precision import Precision
 from largescale.settings import Settings, UserError
 from largescale.tracking import TrackingConfig
 from largescale.training.config import CheckpointConfig, EMAConfig, EngineConfig, OptimConfig, ScheduleConfig
@@ -87,6 +88,9 @@ class TrainConfig(Settings):
     loader: LoaderConfig = LoaderConfig()
     bad_images: BadImagesConfig = BadImagesConfig()
     model: ModelConfig = ModelConfig()
+    precision: Precision = "auto"
+    """Numbers in which the network runs, in training, mining and evaluation: auto = bf16 where the processor has it fast
+    (GPUs, AVX512-BF16, AMX, SVE-BF16), else fp32. Weights, pooling, similarities and losses are always fp32."""
     loss: LossConfig = ContrastiveConfig()
     tuples: TuplePlanConfig | None = Field(default_factory=lambda values: _tuples_only(values, TuplePlanConfig))
     mining: MiningConfig | None = Field(default_factory=lambda values: _tuples_only(values, MiningConfig))

@@ -1,51 +1,28 @@
 """The training loop. It sequences; what it can do beyond that is in `callbacks/`, one file per feature."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, cast
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
 
+from largescale.commit import remove_directory, write_text
+from largescale.config import to_yaml
 from largescale.corpus.batches import Step
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.loading import load_steps
 from largescale.distributed import World
 from largescale.models.network import RetrievalNet
 from largescale.tracking import Tracker
+from largescale.training import preflight
 from largescale.training.callbacks.base import Callback
-from largescale.training.checkpoint import Checkpoint
+from largescale.training.checkpoint import Checkpoint, Checkpoints
 from largescale.training.engine.ema import WeightAverage
-from largescale.training.engine.engine import Engine, Update, share_statistics
+from largescale.training.engine.engine import Engine, share_statistics
 from largescale.training.engine.optim import rate_factor
 from largescale.training.engine.optimizer_state import Tensors
 from largescale.training.planning.planners import EpochPlan, Planner, step_seed
+from largescale.training.progress import Outcome, Progress
 from largescale.training.recipe import TrainConfig
-
-
-@dataclass
-class Progress:
-    """Where a run is."""
-
-    step: int = 0
-    """Steps taken in the run."""
-    epoch: int = 0
-    """Epochs finished."""
-    done: int = 0
-    """Steps taken in the epoch that is under way."""
-
-    def advance(self, epoch_steps: int) -> None:
-        """Count a step."""
-        self.step, self.done = self.step + 1, self.done + 1
-        if self.done == epoch_steps:
-            self.epoch, self.done = self.epoch + 1, 0
-
-
-class Outcome(NamedTuple):
-    """What a step did, the same on every rank."""
-
-    loss: float
-    """The objective of the whole step."""
-    update: Update
-    votes: Mapping[str, float]
-    """Sums over ranks of what the callbacks voted."""
 
 
 class Trainer:
@@ -60,17 +37,18 @@ class Trainer:
         planner: Planner,
         tracker: Tracker,
         callbacks: Sequence[Callback],
+        checkpoints: Checkpoints,
         average: WeightAverage | None = None,
     ) -> None:
         self.config, self.world, self.corpus = config, world, corpus
         self.engine, self.planner, self.tracker = engine, planner, tracker
-        self.callbacks, self.average = callbacks, average
+        self.callbacks, self.checkpoints, self.average = callbacks, checkpoints, average
         self.progress = Progress()
         self.stopping: str | None = None
         for callback in callbacks:
             callback.trainer = self
 
-    def network(self) -> RetrievalNet:
+    def evaluated_model(self) -> RetrievalNet:
         """What is evaluated and mined with, the same on every rank: the weights, or their average. Every rank calls this."""
         network = self.engine.network() if self.average is None else self.average.network
         share_statistics(network)
@@ -89,7 +67,7 @@ class Trainer:
         for callback in self.callbacks:
             callback.start()
         while self._cross_epoch_boundary():
-            plan = self.planner.plan(self)
+            plan = self._plan()
             if plan is None:
                 self.stop("a stop signal while mining")
                 break
@@ -103,6 +81,7 @@ class Trainer:
                     break
         for callback in self.callbacks:
             callback.finish()
+        self.tracker.close()
 
     def stop(self, reason: str) -> None:
         """End the run after this step."""
@@ -114,6 +93,12 @@ class Trainer:
             for callback in self.callbacks:
                 callback.at_epoch_boundary()
         return not self.stopping and not self.finished
+
+    def _plan(self) -> EpochPlan | None:
+        plan = self.planner.plan(self.progress, self.evaluated_model)
+        if plan is not None and plan.statistics and self.progress.done == 0:
+            self.log({f"mining/{name}": value for name, value in plan.statistics.items()})
+        return plan
 
     def _images(self, plan: EpochPlan) -> Iterator[Step]:
         start, places = self.progress.done, {"epoch": self.progress.epoch, "seed": self.config.seed}
@@ -172,8 +157,17 @@ class Trainer:
         features = {type(callback).__name__: callback.state() for callback in self.callbacks}
         return {"progress": asdict(self.progress), "tracking": self.tracker.state(), "callbacks": features}
 
-    def begin(self, checkpoint: Checkpoint | None) -> None:
-        """Take the state of a checkpoint, so that the run goes on as if it had never stopped; None begins a run."""
+    def begin(self) -> None:
+        """Take over the run directory and the newest checkpoint in it, so that the run goes on as if it had never stopped."""
+        directory = self.config.directory
+        self.world.decide(lambda: preflight.claim(directory))
+        newest = self.checkpoints.newest()
+        if newest is None:  # negatives and weights without a checkpoint are of a run that nobody continues
+            self.world.decide(lambda: _clear(directory))
+        self._restore(self.checkpoints.load(newest) if newest else None)
+        self.world.decide(lambda: write_text(directory / "config.yaml", to_yaml(self.config)))
+
+    def _restore(self, checkpoint: Checkpoint | None) -> None:
         state = checkpoint.progress if checkpoint else {}
         if checkpoint:
             self.engine.load(checkpoint.tensors)
@@ -183,3 +177,8 @@ class Trainer:
             for callback in self.callbacks:
                 callback.load_state(state["callbacks"][type(callback).__name__])
         self.tracker.open(state.get("tracking", {}))
+
+
+def _clear(directory: Path) -> None:
+    for name in ("negatives", "weights"):
+        remove_directory(directory / name)

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from largescale.cpu import own_cores
 from largescale.settings import UserError
 from shards.sources import Item, Source
 from shards.sources.files import IMAGE_SUFFIXES, key_of
-from shards.workers import cores, pool
+from shards.workers import pool
 
 PLACE = re.compile(r"(?P<tar>.*?\.tar)/.*@(?P<offset>\d+)\+(?P<size>\d+)")
 
@@ -29,7 +30,7 @@ class Tars(Source):
         tars = tar_files(self.root)
         if not tars:
             raise UserError(f"there is no .tar below {self.root}; check SOURCE and --layout")
-        with pool(min(len(tars), cores())) as processes:
+        with pool(min(len(tars), own_cores())) as processes:
             for items in processes.map(self.index, tars):
                 yield from items
 

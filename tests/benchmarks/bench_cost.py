@@ -15,13 +15,13 @@ import torch
 from largescale.corpus.config import BadImagesConfig, ImagesConfig, LoaderConfig, TuplePlanConfig
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.plan import plan_tuples
+from largescale.cpu import cores_of_node, own_threads
 from largescale.distributed import World
-from largescale.embedding import embed
+from largescale.embedding import Embedder
 from largescale.mining import Miner, MiningConfig, ShardedIndex
 from largescale.mining.config import PlanConfig
-from largescale.mining.cost.calibration import cores_of_node, measure, searching, sending
+from largescale.mining.cost.calibration import measure, searching, sending
 from largescale.mining.cost.model import Cost, Rates, estimate
-from largescale.mining.stages import own_threads
 from largescale.models.config import ModelConfig
 from largescale.models.network import RetrievalNet
 from tests.benchmarks.table import Row, report
@@ -97,9 +97,9 @@ def _generation(world: World, setting: Setting, folder: Path) -> Outcome:
         LoaderConfig(workers=0),
     )
     network = spread(model.build().eval(), corpus, images)
-    rates = measure(setting.plan, corpus, images, network, config.batch, world)
-    run, usual = folder / f"run {setting}", {"loader": loader, "bad_images": BadImagesConfig()}
-    miner = Miner(config, corpus, world, images, run, seed=0, **usual)
+    rates = measure(setting.plan, corpus, images, network, config.batch_size, world)
+    embedder = Embedder.in_world(world, images, config.batch_size, loader, "fp32")
+    miner = Miner(config, corpus, world, embedder, folder / f"run {setting}", seed=0, bad_images=BadImagesConfig())
     tuples = plan_tuples(corpus.manifest, TuplePlanConfig(batch_size=1, per_epoch=setting.queries), 0, 0)
     found = miner.run(network, 0, 0, tuples)
     assert found is not None
@@ -113,8 +113,8 @@ def spread(network: RetrievalNet, corpus: Corpus, images: ImagesConfig) -> Retri
     assert network.projection is not None
     projection, network.projection = network.projection, None
     some = np.arange(0, len(corpus.manifest), len(corpus.manifest) // SAMPLE)
-    usual = {"batch": SAMPLE, "loader": LoaderConfig(workers=0), "device": torch.device("cpu")}
-    mean = torch.cat([group.descriptors for group in embed(network, corpus, some, images, **usual)]).mean(0)
+    embedder = Embedder(images, SAMPLE, LoaderConfig(workers=0), torch.device("cpu"), "fp32")
+    mean = torch.cat([group.descriptors for group in embedder.embed(network, corpus, some)]).mean(0)
     network.projection = projection
     with torch.no_grad():
         projection.bias.copy_(-projection.weight @ mean)

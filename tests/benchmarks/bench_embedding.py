@@ -18,8 +18,8 @@ from largescale.corpus.config import ImagesConfig, LoaderConfig, StorageConfig
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.grouping import Most
 from largescale.corpus.loading import load_pass, parts_of, read_pass
-from largescale.distributed import own_cores, single_threads
-from largescale.embedding import AT_ONCE, PIXELS_AT_ONCE, Embedded, _embed_group, _in_order, embed
+from largescale.cpu import own_cores, single_threads
+from largescale.embedding import AT_ONCE, PIXELS_AT_ONCE, Embedded, Embedder, _embed_group, _in_order
 from largescale.models.config import ModelConfig
 from largescale.models.network import RetrievalNet, normalize
 from tests.benchmarks.bench_reading import compare, photographs
@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 
 def passes(network: RetrievalNet, corpus: Corpus, images: ImagesConfig) -> Iterator[int]:
     every = np.arange(len(corpus.manifest))
-    for group in embed(network, corpus, every, images, batch=BATCH, loader=LoaderConfig(workers=0), device=CPU):
+    for group in Embedder(images, BATCH, LoaderConfig(workers=0), CPU, "fp32").embed(network, corpus, every):
         yield len(group.ids)
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from largescale.distributed import World, own_cores
+from largescale.cpu import own_cores
+from largescale.distributed import World
 from largescale.mining import MiningConfig, ShardedIndex
 from largescale.mining.search.precision import kinds
 from tests.benchmarks.table import Row, report
@@ -149,7 +150,6 @@ def ranks() -> Iterator[Row]:
 
 if __name__ == "__main__":
     torch.set_num_threads(own_cores())
-    world = World.start()
-    report(chain(*(small(world, *size) for size in SIZES), large(world)))
-    world.stop()
+    with World.start() as world:
+        report(chain(*(small(world, *size) for size in SIZES), large(world)))
     report(ranks())

@@ -24,7 +24,7 @@ from largescale.corpus.config import AugmentConfig, ImagesConfig, LoaderConfig, 
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.images import random_crop
 from largescale.corpus.loading import load_pass, load_steps, parts_of
-from largescale.distributed import own_cores
+from largescale.cpu import own_cores
 from tests.benchmarks.table import Row, report
 from tests.conftest import ROOT
 from tests.corpora import encode, photograph, write_corpus

@@ -20,8 +20,8 @@ import torch
 from largescale.commit import write_text
 from largescale.config import load, to_yaml
 from largescale.corpus.corpus import Corpus
-from largescale.embedding import embed
-from largescale.mining.stages import own_threads
+from largescale.cpu import own_threads
+from largescale.embedding import Embedder
 from largescale.models.network import RetrievalNet
 from largescale.models.weights import save_weights
 from largescale.training.recipe import TrainConfig
@@ -102,10 +102,10 @@ def trainers() -> Iterator[Row]:
 def bare_pass(network: RetrievalNet, corpus: Corpus, config: TrainConfig) -> float:
     """Seconds to embed all images and nothing else."""
     assert config.mining is not None
-    usual = {"batch": config.mining.batch_size, "loader": config.loader, "device": torch.device("cpu")}
+    embedder = Embedder(config.images, config.mining.batch_size, config.loader, torch.device("cpu"), config.precision)
     start_s = time.perf_counter()
     with own_threads():
-        for _ in embed(network, corpus, np.arange(len(corpus.manifest)), config.images, **usual):
+        for _ in embedder.embed(network, corpus, np.arange(len(corpus.manifest))):
             pass
     return time.perf_counter() - start_s
 

@@ -13,7 +13,7 @@ import simplejpeg
 import torch
 from torch import nn
 
-from largescale.distributed import own_cores, single_threads
+from largescale.cpu import own_cores, single_threads
 from largescale.evaluation import EvaluateConfig, evaluate
 from largescale.models.config import ModelConfig
 from largescale.models.network import RetrievalNet, normalize

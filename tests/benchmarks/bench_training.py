@@ -67,15 +67,14 @@ def _seconds(step: Callable[[], None], device: torch.device) -> float:
 
 
 def rows() -> Iterator[Row]:
-    world = World.start()
-    pixels = torch.randint(0, 256, (TUPLES * WIDTH, 3, SIDE, SIDE), dtype=torch.uint8, device=world.device)
-    pixels = pixels.contiguous(memory_format=torch.channels_last)
-    ours, bare = _our_step(_build(world), pixels), _bare_step(_build(world), pixels)
-    # in turn, so that what else the machine does meets both
-    pairs = [(_seconds(ours, world.device), _seconds(bare, world.device)) for _ in range(ROUNDS)][2:]
-    speeds = [len(pixels) / statistics.median(times) for times in zip(*pairs, strict=True)]
-    yield Row("training step / bare loop on ready tensors [images/s]", *speeds, goal=0.95)
-    world.stop()
+    with World.start() as world:
+        pixels = torch.randint(0, 256, (TUPLES * WIDTH, 3, SIDE, SIDE), dtype=torch.uint8, device=world.device)
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        ours, bare = _our_step(_build(world), pixels), _bare_step(_build(world), pixels)
+        # in turn, so that what else the machine does meets both
+        pairs = [(_seconds(ours, world.device), _seconds(bare, world.device)) for _ in range(ROUNDS)][2:]
+        speeds = [len(pixels) / statistics.median(times) for times in zip(*pairs, strict=True)]
+        yield Row("training step / bare loop on ready tensors [images/s]", *speeds, goal=0.95)
 
 
 if __name__ == "__main__":

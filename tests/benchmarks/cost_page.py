@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from largescale.commit import write_text
-from largescale.mining.cost.calibration import cores_of_node
+from largescale.cpu import cores_of_node
 from tests.benchmarks.bench_cost import (
     RANKS,
     SETTINGS,

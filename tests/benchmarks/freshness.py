@@ -13,6 +13,7 @@ from largescale.config import load, run_program
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.plan import plan_tuples
 from largescale.distributed import World
+from largescale.embedding import Embedder
 from largescale.experiments.config import ExperimentConfig
 from largescale.experiments.runs import LAUNCH, Run, plan_runs
 from largescale.mining import Miner
@@ -27,11 +28,10 @@ AGES = {"one-epoch-old": 1, "five-epochs-old": 5}
 
 def main(arguments: list[str]) -> None:
     runs = plan_runs(load(ExperimentConfig, arguments))
-    world = World.start()
-    for run in runs:
-        if run.point.method in AGES and not run.weights.exists():
-            train_behind(run, AGES[run.point.method], world)
-    world.stop()
+    with World.start() as world:
+        for run in runs:
+            if run.point.method in AGES and not run.weights.exists():
+                train_behind(run, AGES[run.point.method], world)
     launch("experiment.py", arguments)
 
 
@@ -51,8 +51,9 @@ def mine(config: TrainConfig, world: World, epoch: int, step: int) -> None:
     assert config.mining is not None
     assert config.tuples is not None
     corpus = Corpus.open(str(config.corpus), config.storage)
-    usual = {"seed": config.seed, "loader": config.loader, "bad_images": config.bad_images}
-    miner = Miner(config.mining, corpus, world, config.images, config.directory, **usual)
+    usual = config.images, config.mining.batch_size, config.loader, config.precision
+    embedder = Embedder.in_world(world, *usual)
+    miner = Miner(config.mining, corpus, world, embedder, config.directory, seed=config.seed, bad_images=config.bad_images)
     if miner.generations.read(epoch, step) is None:
         network = RetrievalNet.from_file(config.directory / "weights" / f"step-{step:06d}.safetensors")[0]
         miner.run(network.to(world.device), epoch, step, plan_tuples(corpus.manifest, config.tuples, config.seed, epoch))

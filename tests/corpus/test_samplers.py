@@ -33,7 +33,7 @@ class TestPasses:
     def test_law_of_batches(self, sizes: list[int], labels: int, images: int, epoch: int) -> None:
         sizes = np.asarray(sizes)
         manifest = manifest_of(sizes, unlabeled=7)
-        plan = plan_labels(manifest, LabelPlanConfig(labels=labels, images=images), 3, epoch)
+        plan = plan_labels(manifest, LabelPlanConfig(classes_per_batch=labels, images_per_class=images), 3, epoch)
         label = manifest.label[plan.steps].reshape(-1, labels, images)  # (steps, P, K)
         assert (label == label[:, :, :1]).all()
         assert all(len(set(batch)) == labels for batch in label[:, :, 0].tolist())

@@ -90,11 +90,10 @@ def alone() -> Iterator[World]:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         os.environ.pop(name, None)
     torch.set_num_threads(1)
-    world = World.start()
     try:
-        yield world
+        with World.start() as world:
+            yield world
     finally:
-        world.stop()
         torch.set_num_threads(threads)
         os.environ.clear()
         os.environ.update(environment)

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from largescale.distributed import World
-from largescale.evaluation import Published, evaluate, evaluate_descriptors, evaluate_rankings, read_records
+from largescale.evaluation import Published, evaluate, evaluate_descriptors, evaluate_rankings, read_records, stage
 from largescale.evaluation.config import EvaluateConfig, ExpansionConfig, ScoreConfig
+from largescale.evaluation.context import Context
 from largescale.evaluation.descriptors.fitting import images_to_fit, matching_pairs
 from largescale.evaluation.protocol.protocols import landmark_protocols
 from largescale.evaluation.results import Results
 from largescale.evaluation.search.expansion import augment_database, expand_queries
-from largescale.evaluation.stage import Stage
 from largescale.models.multiscale import merge_scales
 from largescale.models.whitening import LearnedWhitening, PCAWhitening
 from largescale.settings import UserError
@@ -43,9 +43,9 @@ def scored(data: Path, out: Path, **values: Any) -> EvaluateConfig:
 
 def raw(data: Path, world: World, role: str) -> np.ndarray:
     """`(S, n, D)` stored descriptors."""
-    stage = Stage.open(tiny_network(), scored(data, data / "none"), world, lambda: False)
-    stage.embed()
-    return np.stack([np.concatenate(described.parts()) for described in stage.sets[role]])
+    context = Context.open(tiny_network(), scored(data, data / "none"), world, lambda: False)
+    stage.embed(context)
+    return np.stack([np.concatenate(described.parts()) for described in context.sets[role]])
 
 
 def found_by(results: Results, out: Path, places: int = 10) -> np.ndarray:
@@ -112,7 +112,7 @@ def test_reranking_changes_the_order_and_what_is_counted(method: str, data: Path
 
 def test_nothing_is_embedded_again(data: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluate(tiny_network(), scored(data, tmp_path / "first"), world)
-    monkeypatch.setattr("largescale.evaluation.descriptors.store.embed", None)
+    monkeypatch.setattr("largescale.embedding.Embedder.embed", None)
     score = ScoreConfig(whitening="pca", dim=6, query_expansion=ExpansionConfig(neighbors=2, alpha=0), rerank="diffusion")
     results = evaluate(tiny_network(), scored(data, tmp_path / "second", score=score), world)
     assert results.score["query_expansion"] == {"neighbors": 2, "alpha": 0}

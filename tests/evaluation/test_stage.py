@@ -13,12 +13,13 @@ from PIL import Image
 
 from largescale.corpus.corpus import Corpus
 from largescale.distributed import World
-from largescale.evaluation import QueryRecord, Stopped, evaluate, read_records
+from largescale.evaluation import QueryRecord, evaluate, read_records
 from largescale.evaluation.config import EvaluateConfig, ScoreConfig
 from largescale.evaluation.descriptors import store
 from largescale.evaluation.protocol.ground_truth import LISTS
 from largescale.models.config import ModelConfig
 from largescale.models.network import RetrievalNet, normalize
+from largescale.processes import StoppedError
 from largescale.settings import UserError
 from tests.corpora import make_corpus
 from tests.evaluation.small import (
@@ -148,7 +149,7 @@ def _evaluate_and_look(world: World, data: Path, out: Path, done: list[Path]) ->
 
 def test_a_stop_keeps_what_is_done(data: Path, tmp_path: Path, world: World, expected: dict[str, bytes | str]) -> None:
     asked = iter(range(1000))
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         evaluate(data / "weights.safetensors", by_labels(data, tmp_path), world, lambda: next(asked) > 8)
     assert 1 <= len(list(tmp_path.glob("descriptors/*/shard-*.npy"))) < 12
     evaluate(data / "weights.safetensors", by_labels(data, tmp_path), world)
@@ -304,7 +305,7 @@ def test_bad_images_are_named(data: Path, tmp_path: Path, world: World) -> None:
 def test_a_damaged_store_is_not_scored(data: Path, tmp_path: Path, world: World) -> None:
     config = settings(tmp_path / "out", gallery=str(data / "labels"), store=tmp_path / "store")
     asked = iter(range(1000))
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         evaluate(tiny_network(), config, world, lambda: next(asked) > 8)
     path = next((tmp_path / "store").glob("*/shard-00000.npy"))
     damaged = bytearray(path.read_bytes())

@@ -125,7 +125,7 @@ def test_a_stop_is_one_sentence(tmp_path: Path) -> None:
     weights = make_weights(tmp_path / "w.safetensors")
     program = f"""if True:
         import os, signal
-        from largescale.evaluation import stoppable_world
+        from largescale.distributed import stoppable_world
         from launch.evaluate import take
         from tests.evaluation.small import Path, settings
         with stoppable_world() as (world, received):

@@ -13,6 +13,7 @@ from largescale.config import load, to_yaml
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.plan import plan_tuples
 from largescale.distributed import World
+from largescale.embedding import Embedder
 from largescale.mining import Generation, Generations, Miner
 from largescale.mining.service.service import Service
 from largescale.models.network import RetrievalNet
@@ -67,8 +68,10 @@ def mine_inline(world: World, directory: Path, corpus: Path, epoch: int, step: i
     config = settings_of(directory, corpus, "never")
     assert config.mining is not None
     assert config.tuples is not None
-    opened, usual = Corpus.open(str(corpus)), {"seed": config.seed, "loader": config.loader, "bad_images": config.bad_images}
-    miner = Miner(config.mining, opened, world, config.images, directory, **usual)
+    opened = Corpus.open(str(corpus))
+    usual = config.images, config.mining.batch_size, config.loader, config.precision
+    embedder = Embedder.in_world(world, *usual)
+    miner = Miner(config.mining, opened, world, embedder, directory, seed=config.seed, bad_images=config.bad_images)
     return miner.run(network_of(step), epoch, step, plan_tuples(opened.manifest, config.tuples, config.seed, epoch))
 
 

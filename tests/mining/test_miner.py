@@ -17,7 +17,7 @@ from largescale.corpus.corpus import Corpus
 from largescale.corpus.manifest import Manifest
 from largescale.corpus.plan import Tuples, plan_pool, plan_tuples
 from largescale.distributed import World
-from largescale.embedding import embed
+from largescale.embedding import Embedder
 from largescale.mining import Generation, Generations, Miner, MiningConfig
 from largescale.mining.search.select import NO_IMAGE
 from largescale.models.config import ModelConfig
@@ -58,8 +58,8 @@ def miner(
     world: World, corpus: Path, run: Path, config: MiningConfig, budget: float = 0.1, **settings: Any
 ) -> tuple[Miner, Tuples]:
     opened = Corpus.open(str(corpus))
-    loader, bad = LoaderConfig(workers=0), BadImagesConfig(budget=budget)
-    made = Miner(config, opened, world, ImagesConfig(size=64), run, seed=SEED, loader=loader, bad_images=bad, **settings)
+    embedder = Embedder.in_world(world, ImagesConfig(size=64), config.batch_size, LoaderConfig(workers=0), "fp32", **settings)
+    made = Miner(config, opened, world, embedder, run, seed=SEED, bad_images=BadImagesConfig(budget=budget))
     return made, plan_tuples(opened.manifest, PLAN, SEED, EPOCH)
 
 
@@ -128,8 +128,8 @@ def test_by_distance_the_similarity_is_that_of_descriptors_with_their_lengths(
     torch.manual_seed(0)
     ModelConfig(backbone="squeezenet1_1").build()
     network, images = ModelConfig(backbone="squeezenet1_1", normalize=False).build(), ImagesConfig(size=64)
-    one = {"batch": 4, "loader": LoaderConfig(workers=0), "device": torch.device("cpu")}
-    groups = list(embed(network, opened, np.arange(68), images, **one))
+    embedder = Embedder(images, 4, LoaderConfig(workers=0), torch.device("cpu"), "fp32")
+    groups = list(embedder.embed(network, opened, np.arange(68)))
     rows = torch.cat([group.descriptors for group in groups])[np.argsort(np.concatenate([group.ids for group in groups]))]
     far = (rows[found.queries][:, None].double() - rows[found.negatives].double()).square().sum(2)
     np.testing.assert_allclose(found.similarities, 1 - far / 2, rtol=1e-6)
@@ -234,9 +234,8 @@ def mine_colors(world: World, corpus: Path, run: Path, config: MiningConfig) -> 
 @pytest.fixture(scope="module")
 def colors(corpus: Path) -> np.ndarray:
     """`(68, 48)` float64 descriptors of all images."""
-    opened, cpu = Corpus.open(str(corpus)), torch.device("cpu")
-    loader = LoaderConfig(workers=0)
-    groups = list(embed(Colors(), opened, np.arange(68), ImagesConfig(size=64), batch=4, loader=loader, device=cpu))
+    embedder = Embedder(ImagesConfig(size=64), 4, LoaderConfig(workers=0), torch.device("cpu"), "fp32")
+    groups = list(embedder.embed(Colors(), Corpus.open(str(corpus)), np.arange(68)))
     order = np.argsort(np.concatenate([group.ids for group in groups]))
     return torch.cat([group.descriptors for group in groups])[order].double().numpy()
 

@@ -8,6 +8,7 @@ from largescale.corpus.batches import Step
 from largescale.distributed import World
 from largescale.losses.contrastive import ContrastiveLoss
 from largescale.models.pooling import GeM
+from largescale.precision import Resolved
 from largescale.training.config import EngineConfig, OptimConfig
 from largescale.training.engine.engine import Engine, build_engine
 from largescale.training.engine.step_module import Batch, StepModule
@@ -46,9 +47,9 @@ class ProxyLoss(nn.Module):
         return nn.functional.cross_entropy(x @ self.proxies.T, labels) + 0.3 * others
 
 
-def build_module(world: World, loss: nn.Module | None = None, autocast: bool = False) -> StepModule:
+def build_module(world: World, loss: nn.Module | None = None, precision: Resolved = "fp32") -> StepModule:
     torch.manual_seed(3)
-    return StepModule(SmallNet(), loss or ContrastiveLoss(0.7), world, autocast=autocast)
+    return StepModule(SmallNet(), loss or ContrastiveLoss(0.7), world, precision)
 
 
 def images(step: int, rows: range) -> Step:
@@ -82,6 +83,6 @@ def train(engine: Engine, steps: range, parts: int = 1) -> list[float]:
 
 
 def small_engine(world: World, config: EngineConfig | None = None, loss: nn.Module | None = None, **optim: object) -> Engine:
-    config = config or EngineConfig(autocast=False)
+    config = config or EngineConfig()
     optim = {"lr": 1e-2, "weight_decay": 0.1} | optim
-    return build_engine(config, OptimConfig(**optim), build_module(world, loss, config.autocast))
+    return build_engine(config, OptimConfig(**optim), build_module(world, loss))

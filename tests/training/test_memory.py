@@ -27,7 +27,7 @@ Outcome = tuple[list[float], dict[str, np.ndarray]]
 
 def _learn(world: World, chunk: int | None) -> Outcome:
     """Losses and norms of four steps of 20 images, and the state with the queue, which they fill more than twice."""
-    config = EngineConfig(autocast=False, gradcache_chunk=chunk)
+    config = EngineConfig(gradcache_chunk=chunk)
     engine = small_engine(world, config, CrossBatchMemory(RoadmapLoss(), SIZE, 5, weight=0.5), name="sgd")
     numbers = []
     for step in range(4):

@@ -13,16 +13,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from largescale.config import load
-from largescale.corpus.corpus import Corpus
-from largescale.distributed import StopSignal, World
+from largescale.distributed import World
 from largescale.settings import UserError
-from largescale.tracking import Tracker
-from largescale.training import Checkpoints, StepModule, WeightAverage, build_engine, callbacks
+from largescale.training.build import build_trainer
 from largescale.training.callbacks import Callback
-from largescale.training.engine.class_anchors import build_loss
-from largescale.training.planning.planners import build_planner
 from largescale.training.recipe import TrainConfig
-from largescale.training.trainer import Trainer
 from tests.corpora import make_corpus
 from tests.distributed.runs import lines, losses
 from tests.world import run_world
@@ -47,28 +42,10 @@ class SignalAt(Callback):
 
 
 def train(world: World, settings: Sequence[str], first: Sequence[Callback] = (), last: Sequence[Callback] = ()) -> dict[str, Any]:
-    """What launch/train.py puts together, with further callbacks before and after the usual ones."""
-    import torch
-
-    config = load(TrainConfig, settings)
-    corpus = Corpus.open(str(config.corpus))
-    stop = StopSignal(world)
-    torch.manual_seed(config.seed)
-    network = config.model.build()
-    loss = build_loss(config.loss, len(corpus.manifest.label_names), network.dim, world)
-    engine = build_engine(config.engine, config.optim, StepModule(network, loss, world))
-    planner = build_planner(config, world, corpus, stop)
-    checkpoints = Checkpoints(config.directory / "checkpoints", config.checkpoint, world, config.resume_identity())
-    checkpointing = callbacks.Checkpointing(checkpoints, config.directory / "weights")
-    usual = [callbacks.Preemption(stop), callbacks.Evaluation(config, stop, checkpointing), checkpointing, callbacks.Console()]
-    tracker = Tracker(config.tracking, config.directory, {}, world)
-    average = WeightAverage(engine.network(), config.ema.decay) if config.ema.decay else None
-    trainer = Trainer(config, world, corpus, engine, planner, tracker, [*first, *usual, *last], average)
-    world.decide(lambda: config.directory.mkdir(parents=True, exist_ok=True))
-    newest = checkpoints.newest()
-    trainer.begin(checkpoints.load(newest) if newest else None)
+    """What launch/train.py does, with further callbacks before and after the usual ones."""
+    trainer = build_trainer(load(TrainConfig, settings), world, first=first, last=last)
+    trainer.begin()
     trainer.fit()
-    tracker.close()
     sums = {name: float(tensor.double().sum()) for name, tensor in trainer.tensors().items()}
     return {"step": trainer.progress.step, "stopping": trainer.stopping, "sums": sums}
 

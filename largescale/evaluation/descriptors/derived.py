@@ -7,17 +7,15 @@ n rows of a part, S scales, D dimensions, d kept dimensions
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from threadpoolctl import threadpool_limits
 
 from largescale.commit import write_array
-from largescale.distributed import World, own_cores, single_threads
+from largescale.cpu import one_thread, own_cores, single_threads
+from largescale.distributed import World
 from largescale.evaluation.descriptors.store import WAIT_S
 from largescale.evaluation.protocol.relevance import Gallery
 
@@ -48,15 +46,3 @@ def gallery_parts(directory: Path, gallery: Gallery, compute: Callable[[np.ndarr
         return compute(gallery.parts[part].astype(np.float32), slice(int(start[part]), int(start[part + 1])))
 
     return derive(directory, len(gallery.parts), of_part, world)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Products on one thread: more of them add in another order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1, user_api="blas"):
-            yield
-    finally:
-        torch.set_num_threads(before)

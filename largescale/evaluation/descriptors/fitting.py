@@ -11,8 +11,8 @@ import torch
 
 from largescale.commit import committed_file
 from largescale.corpus.manifest import Manifest
+from largescale.cpu import one_thread
 from largescale.distributed import World
-from largescale.evaluation.descriptors.derived import one_thread
 from largescale.models.whitening import LearnedWhitening, Parts, PCAWhitening, Whitening
 from largescale.settings import UserError
 

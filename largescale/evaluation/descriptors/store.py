@@ -9,8 +9,7 @@ n images, S scales, D dimensions
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,11 @@ from largescale.commit import committed_file, write_json, write_text
 from largescale.corpus.batches import BadImage
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.manifest import sha256_of
-from largescale.distributed import StopSignal, World
-from largescale.embedding import Embedded, embed
-from largescale.evaluation.config import EvaluateConfig
+from largescale.distributed import World
+from largescale.embedding import Embedded, Embedder
 from largescale.models.multiscale import AtScales
 from largescale.models.network import RetrievalNet
+from largescale.processes import StoppedError
 from largescale.progress import progress_bar
 from largescale.settings import UserError
 
@@ -35,23 +34,6 @@ HALF_BEYOND = 200_000
 """Sets of more images are stored in half precision; they are scored in single precision all the same."""
 WAIT_S = 7 * 24 * 3600
 SEALED = "sealed.json"
-
-
-class Stopped(Exception):  # noqa: N818
-    """A stop was asked for; what is committed stays, and the same command goes on."""
-
-
-@contextmanager
-def stoppable_world() -> Iterator[tuple[World, StopSignal]]:
-    """The processes of a program and the signal that stops them; where it was stopped, it says that it can go on."""
-    world = World.start()
-    try:
-        yield world, StopSignal(world)
-    except Stopped:
-        if world.is_first:
-            print("stopped; the same command goes on from what is done")
-    finally:
-        world.stop()
 
 
 class Descriptors:
@@ -172,9 +154,8 @@ def network_digest(network: RetrievalNet) -> str:
 def describe(
     networks: Sequence[RetrievalNet],
     scales: Sequence[Descriptors],
-    config: EvaluateConfig,
+    embedder: Embedder,
     world: World,
-    should_stop: Callable[[], bool],
 ) -> None:
     """Embed the shards that are not done yet; each rank a run of them, in one pass for all its shards and their scales.
 
@@ -183,7 +164,7 @@ def describe(
         scales: of the same images.
 
     Raises:
-        Stopped: `should_stop` said so on some rank.
+        StoppedError: the embedder's `should_stop` said so on some rank.
     """
     missing = world.decide(lambda: _begin(scales))
     for numbers, shards in missing.items():
@@ -191,10 +172,10 @@ def describe(
         if mine:
             described = [scales[number] for number in numbers]
             network = AtScales([networks[number] for number in numbers], [wanted.scale for wanted in described])
-            _describe_shards(network, described, mine, config, should_stop, world.is_first)
+            _describe_shards(network, described, mine, embedder, world.is_first)
     world.barrier(WAIT_S)
-    if world.any(should_stop()):
-        raise Stopped
+    if world.any(embedder.should_stop()):
+        raise StoppedError
 
 
 def _begin(scales: Sequence[Descriptors]) -> dict[tuple[int, ...], list[int]]:
@@ -212,24 +193,12 @@ def _describe_shards(
     network: AtScales,
     scales: Sequence[Descriptors],
     shards: list[int],
-    config: EvaluateConfig,
-    should_stop: Callable[[], bool],
+    embedder: Embedder,
     shows: bool,
 ) -> None:
     """Each shard is committed when its last group has come; groups of several shards may come in turn."""
     wanted = scales[0]
-    groups = embed(
-        network,
-        wanted.corpus,
-        wanted.ids,
-        config.images,
-        batch=config.batch_size,
-        loader=config.loader,
-        device=next(network.parameters()).device,
-        shards=frozenset(shards),
-        boxes=wanted.boxes,
-        should_stop=should_stop,
-    )
+    groups = embedder.embed(network, wanted.corpus, wanted.ids, shards=frozenset(shards), boxes=wanted.boxes)
     number = {shard.name: i for i, shard in enumerate(wanted.manifest.shards)}
     begun: dict[int, _Rows] = {}
     images = sum(wanted.place(shard).stop - wanted.place(shard).start for shard in shards)

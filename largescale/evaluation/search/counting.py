@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from largescale.evaluation.descriptors.derived import one_thread
+from largescale.cpu import one_thread
 from largescale.evaluation.protocol.relevance import Gallery, Judged
 from largescale.evaluation.search.neighbors import Best, merge
 

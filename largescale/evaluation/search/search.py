@@ -15,10 +15,10 @@ import torch.distributed as dist
 from largescale.commit import committed_file
 from largescale.corpus.config import LoaderConfig
 from largescale.corpus.workers import worker_count
+from largescale.cpu import one_thread
 from largescale.distributed import World
 from largescale.evaluation.config import ScoreConfig
-from largescale.evaluation.descriptors.derived import digest_of, gallery_parts, one_thread
-from largescale.evaluation.descriptors.store import Stopped
+from largescale.evaluation.descriptors.derived import digest_of, gallery_parts
 from largescale.evaluation.protocol.relevance import Gallery
 from largescale.evaluation.results import ProtocolResult, record_file
 from largescale.evaluation.scoring.records import Found
@@ -29,6 +29,7 @@ from largescale.evaluation.search.expansion import combine, without
 from largescale.evaluation.search.neighbors import nearest
 from largescale.evaluation.search.reranking import MOST, Rerank, reranker
 from largescale.evaluation.task import Task
+from largescale.processes import StoppedError
 from largescale.progress import progress_bar
 from largescale.settings import UserError
 
@@ -68,7 +69,7 @@ class Search:
         """Search the blocks of queries that are not on disk yet; the counts are the same for every number of ranks, bit for bit.
 
         Raises:
-            Stopped: `should_stop` said so on some rank.
+            StoppedError: `should_stop` said so on some rank.
         """
         missing = world.decide(lambda: [start for start in self.starts if not self._file(start).exists()])
         if not missing:
@@ -78,7 +79,7 @@ class Search:
         with _bar(world, gallery, exchange, len(missing)) as progress:
             for start in missing:
                 if world.any(should_stop()):
-                    raise Stopped
+                    raise StoppedError
                 counted = self._count(start, gallery, rerank, exchange, progress)
                 world.decide(partial(_write, self._file(start), counted))
 

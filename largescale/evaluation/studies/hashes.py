@@ -15,8 +15,10 @@ from PIL import Image
 
 from largescale.commit import write_array
 from largescale.corpus.corpus import Corpus
-from largescale.distributed import World, own_cores
-from largescale.evaluation.descriptors.store import WAIT_S, Stopped
+from largescale.cpu import own_cores
+from largescale.distributed import World
+from largescale.evaluation.descriptors.store import WAIT_S
+from largescale.processes import StoppedError
 
 BITS = 128
 _SHA, _SIDE = 32, 9
@@ -64,7 +66,7 @@ def hash_corpus(corpus: Corpus, store: Path, world: World, should_stop: Callable
     """Hash the shards that are not done yet; ranks share them, and a killed pass goes on.
 
     Raises:
-        Stopped: `should_stop` said so on some rank.
+        StoppedError: `should_stop` said so on some rank.
     """
     pending = world.decide(lambda: [s for s in range(len(corpus.manifest.shards)) if not _file(corpus, store, s).exists()])
     with ThreadPoolExecutor(own_cores()) as pool:
@@ -82,7 +84,7 @@ def hash_corpus(corpus: Corpus, store: Path, world: World, should_stop: Callable
             write_array(_file(corpus, store, shard), np.stack(rows))
     world.barrier(WAIT_S)
     if world.any(should_stop()):
-        raise Stopped
+        raise StoppedError
 
 
 def read_hashes(corpus: Corpus, store: Path, shards: Sequence[int]) -> Hashes:

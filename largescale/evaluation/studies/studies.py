@@ -24,7 +24,7 @@ from largescale.settings import UserError
 
 
 @dataclass(frozen=True)
-class Embedder:
+class StudyContext:
     """Embeds what a study needs, on all ranks; what is in the store already is not embedded again."""
 
     config: StudyConfig
@@ -43,30 +43,30 @@ class Embedder:
         return embed_task(self.weights, self.config, self.world, self.should_stop)
 
 
-def two_stage_search(config: AnchorsConfig, embedder: Embedder) -> Study:
-    file = config.anchors or embedder.weights.with_suffix(".anchors.npy")
+def two_stage_search(config: AnchorsConfig, context: StudyContext) -> Study:
+    file = config.anchors or context.weights.with_suffix(".anchors.npy")
     if not file.exists():
         raise UserError(f"there are no anchors in {file}: train with loss.name=class_anchor, or give anchors=FILE.npy")
-    task = embedder.task()
-    return embedder.world.decide(lambda: two_stage.measure_task(task, np.load(file), config.probes))
+    task = context.task()
+    return context.world.decide(lambda: two_stage.measure_task(task, np.load(file), config.probes))
 
 
-def decomposability(config: DecomposabilityConfig, embedder: Embedder) -> Study:
+def decomposability(config: DecomposabilityConfig, context: StudyContext) -> Study:
     networks = []
-    for weights in (embedder.weights, *config.against):
-        task = replace(embedder, config=config.model_copy(update={"weights": weights})).task()
+    for weights in (context.weights, *config.against):
+        task = replace(context, config=config.model_copy(update={"weights": weights})).task()
         networks.append((weights, np.concatenate(task.gallery.parts).astype(np.float32), task.space))
     manifest = Plan.open(config).gallery.manifest
-    return embedder.world.decide(lambda: gap.measure(networks, manifest, config.sizes, config.sample))
+    return context.world.decide(lambda: gap.measure(networks, manifest, config.sizes, config.sample))
 
 
-def leaks(config: LeaksConfig, embedder: Embedder) -> Study:
+def leaks(config: LeaksConfig, context: StudyContext) -> Study:
     """Ranks share the training corpus; each compares its part with all that an evaluation uses."""
-    world, store = embedder.world, config.store or config.out / "descriptors"
+    world, store = context.world, config.store or config.out / "descriptors"
     trained = Corpus.open(config.training, config.storage)
-    used, of_training, space = _used_and_trained(config, embedder)
+    used, of_training, space = _used_and_trained(config, context)
     for corpus in (trained, *(images.corpus for images in used)):
-        hash_corpus(corpus, store, world, embedder.should_stop)
+        hash_corpus(corpus, store, world, context.should_stop)
     count = len(trained.manifest.shards)
     shards = range(count)[world.share(count)]
     hashes, first = read_hashes(trained, store, shards), int(trained.manifest.shard_start[shards.start])
@@ -84,11 +84,11 @@ def leaks(config: LeaksConfig, embedder: Embedder) -> Study:
     return Study("leaks", "Near-duplicates in the training corpus", note, rows)
 
 
-def _used_and_trained(config: LeaksConfig, embedder: Embedder) -> tuple[list[Used], Sequence[np.ndarray], Space]:
+def _used_and_trained(config: LeaksConfig, context: StudyContext) -> tuple[list[Used], Sequence[np.ndarray], Space]:
     """What the evaluation uses, and the descriptors of the training corpus, shard by shard; how they are compared."""
     plan = Plan.open(config)
     both = config.model_copy(update={"distractors": (*config.distractors, config.training)})
-    task = embed_task(embedder.weights, both, embedder.world, embedder.should_stop)
+    task = embed_task(context.weights, both, context.world, context.should_stop)
     used = [Used("gallery", plan.gallery, np.arange(len(task.gallery)), task.gallery.parts)]
     if not plan.leave_one_out:
         used.append(Used("queries", plan.queries, task.truth.query, [task.rows(slice(0, len(task.truth.query)))]))
@@ -97,11 +97,11 @@ def _used_and_trained(config: LeaksConfig, embedder: Embedder) -> tuple[list[Use
     return used, task.distractors[-1].parts, task.space
 
 
-def of_variants(measure: Callable[[Any, RetrievalNet, World, Callable[[], bool]], Study]) -> Callable[[Any, Embedder], Study]:
-    return lambda config, embedder: measure(config, embedder.network(), embedder.world, embedder.should_stop)
+def of_variants(measure: Callable[[Any, RetrievalNet, World, Callable[[], bool]], Study]) -> Callable[[Any, StudyContext], Study]:
+    return lambda config, context: measure(config, context.network(), context.world, context.should_stop)
 
 
-studies: Mapping[str, Callable[[Any, Embedder], Study]] = {
+studies: Mapping[str, Callable[[Any, StudyContext], Study]] = {
     "anchors": two_stage_search,
     "decomposability": decomposability,
     "distractors": of_variants(variants.distractors),

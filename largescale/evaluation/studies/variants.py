@@ -9,11 +9,12 @@ from typing import Any
 
 from largescale.distributed import World
 from largescale.evaluation.config import SCALES, EvaluateConfig, ExpansionConfig
+from largescale.evaluation.context import Context
 from largescale.evaluation.descriptors.store import describe
 from largescale.evaluation.report import charts
 from largescale.evaluation.report.study import Cell, Study
 from largescale.evaluation.results import ProtocolResult, scale, shown
-from largescale.evaluation.stage import Stage
+from largescale.evaluation.stage import check_images, measure, seal
 from largescale.evaluation.studies.config import DistractorsConfig, NeighborsConfig, PoolingConfig, ScalesConfig
 from largescale.models.config import Pooling
 from largescale.models.network import RetrievalNet
@@ -103,30 +104,30 @@ def distractors(config: DistractorsConfig, network: RetrievalNet, world: World, 
 
 def embedded(
     networks: Sequence[RetrievalNet], configs: Sequence[EvaluateConfig], world: World, should_stop: Callable[[], bool]
-) -> list[Stage]:
-    """Stages whose descriptors are there and sealed: each image was decoded once, and once through the backbone at each scale.
+) -> list[Context]:
+    """Evaluations whose descriptors are sealed: each image was decoded once, and went through the backbone once at each scale.
 
     Args:
         networks: that of each configuration; they have one backbone.
 
     Raises:
-        UserError, Stopped: as `evaluate`.
+        UserError, StoppedError: as `evaluate`.
     """
-    opened = [Stage.open(net, config, world, should_stop) for net, config in zip(networks, configs, strict=True)]
-    for stage in opened:
-        stage.check_sizes()
+    opened = [Context.open(net, config, world, should_stop) for net, config in zip(networks, configs, strict=True)]
+    for context in opened:
+        check_images(context)
     for role in opened[0].sets:
-        wanted = {x.directory: (stage.network, x) for stage in opened for x in stage.sets[role]}.values()
-        describe([net for net, _ in wanted], [x for _, x in wanted], configs[0], world, should_stop)
-    for stage in opened:
-        stage.seal()
+        wanted = {x.directory: (context.network, x) for context in opened for x in context.sets[role]}.values()
+        describe([net for net, _ in wanted], [x for _, x in wanted], opened[0].embedder, world)
+    for context in opened:
+        seal(context)
     return opened
 
 
-def scored(stage: Stage, **rules: Any) -> list[ProtocolResult]:
+def scored(context: Context, **rules: Any) -> list[ProtocolResult]:
     """Under other settings of `score`, which hold for every test set."""
-    score = stage.config.score.model_copy(update=rules)
-    return replace(stage, config=stage.config.model_copy(update={"score": score, "tuned": {}})).measure()
+    score = context.config.score.model_copy(update=rules)
+    return measure(replace(context, config=context.config.model_copy(update={"score": score, "tuned": {}})))
 
 
 def _rows(lines: Sequence[Line]) -> list[dict[str, Cell]]:

@@ -3,7 +3,6 @@
 On processors the time is that of the process, not of the clock, so that more ranks than cores do not falsify it.
 """
 
-import os
 import time
 from collections.abc import Callable
 
@@ -14,12 +13,12 @@ import torch.distributed as dist
 from largescale.corpus.config import ImagesConfig, LoaderConfig
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.loading import load_pass, parts_of
-from largescale.distributed import QUOTA, World
-from largescale.embedding import embed
+from largescale.cpu import cores_of_node, own_threads
+from largescale.distributed import World
+from largescale.embedding import Embedder
 from largescale.mining.config import MiningConfig, PlanConfig
 from largescale.mining.cost.model import Rates
 from largescale.mining.search.index import ShardedIndex
-from largescale.mining.stages import own_threads
 from largescale.models.network import RetrievalNet
 
 ROWS, QUERIES, PER_CLUSTER = 2**14, 256, 10
@@ -42,7 +41,7 @@ def measure(plan: PlanConfig, corpus: Corpus, images: ImagesConfig, network: Ret
             pass
 
     def embed_all() -> None:
-        for _ in embed(network, corpus, sample, images, batch=batch, loader=_ALONE, device=world.device):
+        for _ in Embedder(images, batch, _ALONE, world.device).embed(network, corpus, sample):
             pass
         _settle(gpu)
 
@@ -58,14 +57,6 @@ def measure(plan: PlanConfig, corpus: Corpus, images: ImagesConfig, network: Ret
         cores=cores_of_node() / world.local_size,
         gpu=gpu,
     )
-
-
-def cores_of_node() -> float:
-    """Cores that the programs on this node may use."""
-    cores: float = len(os.sched_getaffinity(0))
-    if QUOTA.exists() and (quota := QUOTA.read_text().split())[0] != "max":
-        cores = min(cores, int(quota[0]) / int(quota[1]))
-    return cores
 
 
 def _seconds(action: Callable[[], object], world: World, gpu: bool) -> float:

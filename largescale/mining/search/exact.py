@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from largescale.distributed import single_threads
+from largescale.cpu import single_threads
 from largescale.mining.search.partition import Partition
 from largescale.mining.search.precision import Bounds, Rounded, Slack, kinds, product
 from largescale.mining.search.select import Candidates, Found, nothing, rough_pairs, score_pairs, select

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 from largescale.commit import write_json
 from largescale.corpus.corpus import Corpus
 from largescale.distributed import World
+from largescale.embedding import Embedder
+from largescale.locks import Exclusive, Lease
 from largescale.mining.generations import Generation
 from largescale.mining.miner import Miner, NotPublishedError
-from largescale.mining.service.lease import FileLease, Lease
 from largescale.mining.service.watch import RunSettings, Task, Watch, stamp
 from largescale.models.network import RetrievalNet
 from largescale.models.weights import load_exactly, load_weights
@@ -54,7 +55,7 @@ class Service:
         directory: Path,
         world: World,
         should_stop: Callable[[], bool] = lambda: False,
-        lease: Lease | None = None,
+        lease: Exclusive | None = None,
     ) -> None:
         self.directory, self.world, self.should_stop = directory, world, should_stop
         self.config = directory / "config.yaml"
@@ -90,7 +91,7 @@ class Service:
         watch = self._watch
         if watch.finished:
             return _Look(watch.settings, finished=True)
-        self._lease = self._lease or FileLease(self.directory / OWN / "lease")
+        self._lease = self._lease or Lease(self.directory / OWN / "lease")
         holder = self._lease.acquire()
         if holder:
             return self._idle(f"{self.directory} is served by {holder}: waiting to take over when that ends", watch.settings)
@@ -132,17 +133,16 @@ class Service:
         return True
 
     def _build_miner(self, settings: RunSettings, corpus: Corpus, last: Path | None) -> Miner:
+        usual = settings.images, settings.mining.batch_size, settings.loader, settings.precision
+        embedder = Embedder.in_world(self.world, *usual, should_stop=_Ending(self.should_stop, last))
         return Miner(
             settings.mining,
             corpus,
             self.world,
-            settings.images,
+            embedder,
             self.directory,
             seed=settings.seed,
-            loader=settings.loader,
             bad_images=settings.bad_images,
-            autocast=settings.autocast,
-            should_stop=_Ending(self.should_stop, last),
         )
 
     def _load(self, task: Task) -> Any:

@@ -12,6 +12,7 @@ from largescale.corpus.plan import Tuples, plan_tuples
 from largescale.mining.config import MiningConfig
 from largescale.mining.generations import Generations
 from largescale.mining.service.schedule import epochs_to_mine
+from largescale.precision import Precision
 from largescale.settings import Settings, UserError
 from largescale.tracking import TrackingConfig
 
@@ -30,7 +31,7 @@ class RunSettings(Settings):
     tuples: TuplePlanConfig
     mining: MiningConfig
     tracking: TrackingConfig
-    autocast: bool
+    precision: Precision
 
     @staticmethod
     def read(directory: Path) -> "RunSettings":
@@ -47,8 +48,7 @@ class RunSettings(Settings):
                 f"{directory} mines by itself (mining.home=inline): what a service found would never be read; continue the run "
                 "with mining.home=service"
             )
-        known = {name: values[name] for name in RunSettings.model_fields if name in values}
-        return check(RunSettings, known | {"autocast": values["engine"]["autocast"]})
+        return check(RunSettings, {name: values[name] for name in RunSettings.model_fields if name in values})
 
     def open(self) -> Corpus:
         return Corpus.open(self.corpus or default_corpus(), self.storage)

@@ -1,15 +1,13 @@
 """Counts the images that could not be decoded, names each in the log, and ends the run when they are too many."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from largescale.corpus.config import BadImagesConfig
+from largescale.corpus.loading import Step
 from largescale.settings import UserError
 from largescale.training.callbacks.base import Callback
-
-if TYPE_CHECKING:
-    from largescale.corpus.loading import Step
-    from largescale.training.trainer import Outcome
+from largescale.training.progress import Outcome
 
 
 class BadImages(Callback):
@@ -19,15 +17,15 @@ class BadImages(Callback):
         self.config = config
         self.read = self.bad = 0
 
-    def votes(self, images: "Step") -> Mapping[str, float]:
+    def votes(self, images: Step) -> Mapping[str, float]:
         return {"images": len(images.ids), "bad_images": len(images.bad)}
 
-    def after_step(self, images: "Step", outcome: "Outcome") -> None:
+    def after_step(self, images: Step, outcome: Outcome) -> None:
         self.read += int(outcome.votes["images"])
         if outcome.votes["bad_images"]:
             self._report(images)
 
-    def _report(self, images: "Step") -> None:
+    def _report(self, images: Step) -> None:
         trainer = self.trainer
         found = [image for part in trainer.world.gather(images.bad) for image in part]
         self.bad += len(found)

@@ -1,17 +1,74 @@
 """What a feature of training can hook into: one small class per feature, its methods called by the loop in order."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from largescale.corpus.loading import Step
-    from largescale.training.trainer import Outcome, Trainer
+from largescale.corpus.batches import Step
+from largescale.corpus.corpus import Corpus
+from largescale.distributed import World
+from largescale.models.network import RetrievalNet
+from largescale.tracking import Tracker
+from largescale.training.engine.ema import WeightAverage
+from largescale.training.engine.engine import Engine
+from largescale.training.engine.optimizer_state import Tensors
+from largescale.training.planning.planners import Planner
+from largescale.training.progress import Outcome, Progress
+from largescale.training.recipe import TrainConfig
+
+
+class Run(Protocol):
+    """What a feature sees of the run that it belongs to."""
+
+    config: TrainConfig
+    world: World
+    corpus: Corpus
+    engine: Engine
+    planner: Planner
+    tracker: Tracker
+    progress: Progress
+    average: WeightAverage | None
+    stopping: str | None
+    """Why the run ends after this step, if it does."""
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        ...
+
+    @property
+    def finished(self) -> bool:
+        """The last epoch is done."""
+        ...
+
+    def evaluated_model(self) -> RetrievalNet:
+        """What is evaluated and mined with, the same on every rank; every rank calls this."""
+        ...
+
+    def stop(self, reason: str) -> None:
+        """End the run after this step."""
+        ...
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        """Write a line of values that are the same on every rank."""
+        ...
+
+    def write_line(self) -> None:
+        """Write what was measured since the last line, if anything."""
+        ...
+
+    def tensors(self) -> Tensors:
+        """Every tensor that a checkpoint keeps."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Everything but tensors that a checkpoint keeps."""
+        ...
 
 
 class Callback:
     """A feature of training. Every hook runs on every rank, at the same place of the run."""
 
-    trainer: "Trainer"
+    trainer: Run
 
     def start(self) -> None:
         """Before anything else; the state of a resumed run is in place."""
@@ -22,14 +79,14 @@ class Callback:
     def before_data(self) -> None:
         """Before the images of a step are asked for."""
 
-    def after_data(self, images: "Step") -> None:
+    def after_data(self, images: Step) -> None:
         """The images of a step are there."""
 
-    def votes(self, images: "Step") -> Mapping[str, float]:
+    def votes(self, images: Step) -> Mapping[str, float]:
         """Numbers that this rank contributes to the one decision of the step; the names are the same on every rank."""
         return {}
 
-    def after_step(self, images: "Step", outcome: "Outcome") -> None:
+    def after_step(self, images: Step, outcome: Outcome) -> None:
         """The step is counted; `outcome.votes` holds the sums of the votes over the ranks."""
 
     def before_line(self) -> None:

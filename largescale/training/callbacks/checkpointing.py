@@ -3,20 +3,18 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from torch import Tensor
 
 from largescale.commit import complete_directories, write_array
+from largescale.corpus.loading import Step
 from largescale.models.network import RetrievalNet
 from largescale.models.weights import save_weights
 from largescale.training.callbacks.base import Callback
 from largescale.training.checkpoint import Checkpoints, step_of
 from largescale.training.engine.optimizer_state import part
-
-if TYPE_CHECKING:
-    from largescale.corpus.loading import Step
-    from largescale.training.trainer import Outcome
+from largescale.training.progress import Outcome
 
 
 class Checkpointing(Callback):
@@ -33,12 +31,12 @@ class Checkpointing(Callback):
             self.saved = self.trainer.progress.step
         self.save()
 
-    def votes(self, images: "Step") -> Mapping[str, float]:
+    def votes(self, images: Step) -> Mapping[str, float]:
         # the clock of one rank decides, because clocks differ
         due = self.trainer.world.is_first and time.monotonic() - self.time > 60 * self.config.minutes
         return {"save": float(due)}
 
-    def after_step(self, images: "Step", outcome: "Outcome") -> None:
+    def after_step(self, images: Step, outcome: Outcome) -> None:
         progress = self.trainer.progress
         at_epoch_boundary = progress.done == 0 and progress.epoch % self.config.epochs == 0
         if progress.step % self.config.every == 0 or at_epoch_boundary or outcome.votes["save"]:

@@ -4,16 +4,14 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from largescale.corpus.batches import Step
 from largescale.distributed import World
 from largescale.progress import progress_bar
 from largescale.training.callbacks.base import Callback
 from largescale.training.checkpoint import best_of
-
-if TYPE_CHECKING:
-    from largescale.corpus.loading import Step
-    from largescale.training.trainer import Outcome
+from largescale.training.progress import Outcome
 
 SHOWN = {"train/loss": "loss {:.4f}", "data/images_per_second": "{:.1f} images/s", "data/wait_percent": "waiting {:.0f} %"}
 
@@ -24,7 +22,7 @@ class Console(Callback):
         label = "train" if trainer.world.is_first else None
         self.bar = progress_bar(label, trainer.total_steps, "step", trainer.progress.step)
 
-    def after_step(self, images: "Step", outcome: "Outcome") -> None:
+    def after_step(self, images: Step, outcome: Outcome) -> None:
         self.bar.update(1)
 
     def after_line(self, line: Mapping[str, Any]) -> None:

@@ -1,14 +1,11 @@
 """Counts what a loss could not learn from: steps without a matching pair, negatives that are copies of their query"""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
+from largescale.corpus.loading import Step
 from largescale.tracking import Reduce
 from largescale.training.callbacks.base import Callback
-
-if TYPE_CHECKING:
-    from largescale.corpus.loading import Step
-    from largescale.training.trainer import Outcome
+from largescale.training.progress import Outcome
 
 
 class Degenerate(Callback):
@@ -17,13 +14,13 @@ class Degenerate(Callback):
     def __init__(self) -> None:
         self.counted = 0
 
-    def votes(self, images: "Step") -> Mapping[str, float]:
+    def votes(self, images: Step) -> Mapping[str, float]:
         trainer = self.trainer
         before, self.counted = self.counted, int(trainer.engine.module.loss.degenerate)
         # over labels, every rank sees the global batch and counts the same
         counts = trainer.config.loss.kind == "tuples" or trainer.world.is_first
         return {"degenerate": (self.counted - before) * counts}
 
-    def after_step(self, images: "Step", outcome: "Outcome") -> None:
+    def after_step(self, images: Step, outcome: Outcome) -> None:
         if outcome.votes["degenerate"] and self.trainer.world.is_first:
             self.trainer.tracker.record("train/degenerate", outcome.votes["degenerate"], Reduce.SUM)

@@ -10,11 +10,12 @@ import numpy as np
 
 from largescale.corpus.corpus import Corpus
 from largescale.distributed import StopSignal
-from largescale.evaluation import Stopped, evaluate
+from largescale.evaluation import evaluate
 from largescale.evaluation.config import EvaluateConfig
 from largescale.evaluation.report.pictures import Pictures
 from largescale.evaluation.report.strips import strip
 from largescale.evaluation.results import ProtocolResult, Results, read_records, shown
+from largescale.processes import StoppedError
 from largescale.progress import say
 from largescale.training.callbacks.base import Callback
 from largescale.training.callbacks.checkpointing import Checkpointing
@@ -36,8 +37,8 @@ class Evaluation(Callback):
         out = self.config.directory / "evaluation" / f"step-{trainer.progress.step:06d}"
         stage = stage_config(self.config, out)
         try:
-            results = evaluate(trainer.network(), stage, trainer.world, lambda: self.signal.received)
-        except Stopped:
+            results = evaluate(trainer.evaluated_model(), stage, trainer.world, lambda: self.signal.received)
+        except StoppedError:
             trainer.stop("a stop signal while evaluating")
             return
         # large, and of weights that nobody scores again

@@ -1,13 +1,10 @@
 """Collects Python's garbage on all ranks at the same steps, so that no rank pauses alone while the others wait for it."""
 
 import gc
-from typing import TYPE_CHECKING
 
+from largescale.corpus.loading import Step
 from largescale.training.callbacks.base import Callback
-
-if TYPE_CHECKING:
-    from largescale.corpus.loading import Step
-    from largescale.training.trainer import Outcome
+from largescale.training.progress import Outcome
 
 EVERY = 1000
 
@@ -23,7 +20,7 @@ class Garbage(Callback):
     def at_epoch_boundary(self) -> None:
         gc.collect()
 
-    def after_step(self, images: "Step", outcome: "Outcome") -> None:
+    def after_step(self, images: Step, outcome: Outcome) -> None:
         if self.trainer.progress.step % EVERY == 0:
             gc.collect(1)
 

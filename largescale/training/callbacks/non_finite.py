@@ -2,16 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from largescale.commit import write_json
+from largescale.corpus.loading import Step
 from largescale.settings import UserError
 from largescale.training.callbacks.base import Callback
-
-if TYPE_CHECKING:
-    from largescale.corpus.loading import Step
-    from largescale.training.recipe import NonFiniteConfig
-    from largescale.training.trainer import Outcome
+from largescale.training.progress import Outcome
+from largescale.training.recipe import NonFiniteConfig
 
 
 class NonFinite(Callback):
@@ -21,7 +19,7 @@ class NonFinite(Callback):
         self.config, self.directory = config, directory
         self.skipped = 0
 
-    def after_step(self, images: "Step", outcome: "Outcome") -> None:
+    def after_step(self, images: Step, outcome: Outcome) -> None:
         if not outcome.update.skipped:
             return
         trainer = self.trainer

@@ -1,14 +1,11 @@
 """SIGTERM and SIGINT end the run after its step; Checkpointing saves it then."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
+from largescale.corpus.loading import Step
 from largescale.distributed import StopSignal
 from largescale.training.callbacks.base import Callback
-
-if TYPE_CHECKING:
-    from largescale.corpus.loading import Step
-    from largescale.training.trainer import Outcome
+from largescale.training.progress import Outcome
 
 
 class Preemption(Callback):
@@ -20,10 +17,10 @@ class Preemption(Callback):
     def at_epoch_boundary(self) -> None:
         self._heed(self.signal.requested())
 
-    def votes(self, images: "Step") -> Mapping[str, float]:
+    def votes(self, images: Step) -> Mapping[str, float]:
         return {"stop": float(self.signal.received)}
 
-    def after_step(self, images: "Step", outcome: "Outcome") -> None:
+    def after_step(self, images: Step, outcome: Outcome) -> None:
         self._heed(outcome.votes["stop"] > 0)
 
     def _heed(self, requested: bool) -> None:

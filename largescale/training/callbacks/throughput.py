@@ -2,16 +2,13 @@
 
 import resource
 import time
-from typing import TYPE_CHECKING
 
 import torch
 
+from largescale.corpus.loading import Step
 from largescale.tracking import Reduce
 from largescale.training.callbacks.base import Callback
-
-if TYPE_CHECKING:
-    from largescale.corpus.loading import Step
-    from largescale.training.trainer import Outcome
+from largescale.training.progress import Outcome
 
 GIB = 2**30
 
@@ -26,10 +23,10 @@ class Throughput(Callback):
     def before_data(self) -> None:
         self.began = time.monotonic()
 
-    def after_data(self, images: "Step") -> None:
+    def after_data(self, images: Step) -> None:
         self.waited += time.monotonic() - self.began
 
-    def after_step(self, images: "Step", outcome: "Outcome") -> None:
+    def after_step(self, images: Step, outcome: Outcome) -> None:
         self.images += len(images.ids)
         self.worked += time.monotonic() - self.began
 

@@ -30,10 +30,10 @@ DECIDED = {
     "gradient_clipping": "engine.max_grad_norm",
     "optimizer": "optim",
     "scheduler": "schedule",
-    "fp16": "engine.autocast",
-    "bf16": "engine.autocast",
-    "torch_autocast": "engine.autocast",
-    "amp": "engine.autocast",
+    "fp16": "precision",
+    "bf16": "precision",
+    "torch_autocast": "precision",
+    "amp": "precision",
 }
 """Keys of DeepSpeed's configuration, and the settings of ours that decide them."""
 

@@ -6,17 +6,15 @@ R ranks, T tuples of a rank, N negatives, K stored negatives, M stored descripto
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from largescale.corpus.batches import Step
 from largescale.distributed import World, gather_with_gradient
+from largescale.losses.config_base import Objective
 from largescale.models.network import normalize
-
-if TYPE_CHECKING:
-    from largescale.corpus.batches import Step
-    from largescale.losses.config_base import Objective
+from largescale.precision import Resolved, autocast
 
 
 @dataclass(frozen=True)
@@ -49,11 +47,11 @@ class Batch:
     """`(b, D)`, where the loss has run already: the gradient of the step with respect to these images' descriptors."""
 
     @staticmethod
-    def of_tuples(images: "Step", tuples: int, total: int, seed: int, extra: Mapping[str, Tensor] | None = None) -> "Batch":
+    def of_tuples(images: Step, tuples: int, total: int, seed: int, extra: Mapping[str, Tensor] | None = None) -> "Batch":
         return Batch(tuple(images.groups), tuple(images.places), seed, tuples=tuples, total=total, extra=extra or {})
 
     @staticmethod
-    def of_labels(images: "Step", labels: Tensor, seed: int) -> "Batch":
+    def of_labels(images: Step, labels: Tensor, seed: int) -> "Batch":
         return Batch(tuple(images.groups), tuple(images.places), seed, labels=labels)
 
     def split(self, parts: int) -> list["Batch"]:
@@ -113,12 +111,12 @@ class StepModule(nn.Module):
     ranks and every split into shares.
     """
 
-    def __init__(self, net: nn.Module, loss: "Objective", world: World, *, autocast: bool = True) -> None:
+    def __init__(self, net: nn.Module, loss: Objective, world: World, precision: Resolved = "fp32") -> None:
         super().__init__()
         self.net = net
         self.loss = loss
         self.world = world
-        self.autocast = autocast and world.device.type == "cuda"
+        self.precision = precision
 
     def forward(self, batch: Batch) -> Tensor:
         """This rank's part of the objective; of a batch with a `pull`, a product whose gradient is that of the objective."""
@@ -142,7 +140,7 @@ class StepModule(nn.Module):
         return torch.cat(rows)[torch.cat(batch.places).argsort()]
 
     def _run(self, images: Tensor) -> Tensor:
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.autocast):
+        with autocast(self.precision, self.world.device):
             return self.net(normalize(images)).float()
 
     def _tuple_objective(self, x: Tensor, batch: Batch) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 
 from largescale.corpus.corpus import Corpus
 from largescale.distributed import World
-from largescale.embedding import embed, gather_by_id
+from largescale.embedding import Embedder, gather_by_id
 from largescale.evaluation.descriptors.fitting import images_to_fit, pairs_among
 from largescale.models.network import RetrievalNet
 from largescale.models.whitening import LearnedWhitening, PCAWhitening, Whitening
@@ -17,7 +17,7 @@ from largescale.training.recipe import TrainConfig
 
 IMAGES = 20_000
 """Most images of the training corpus that it is fitted on."""
-BATCH = 16
+BATCH_SIZE = 16
 
 
 def start_projection(network: RetrievalNet, config: TrainConfig, corpus: Corpus, world: World) -> None:
@@ -45,18 +45,9 @@ def start_projection(network: RetrievalNet, config: TrainConfig, corpus: Corpus,
 def _describe(network: RetrievalNet, config: TrainConfig, corpus: Corpus, world: World) -> tuple[np.ndarray, np.ndarray]:
     """`(n,)` ids of images, and their descriptors before the projection `(n, D)`, on every rank."""
     wanted, network.projection, projection = images_to_fit(corpus.manifest, IMAGES), None, network.projection
-    passed = embed(
-        network.to(world.device),
-        corpus,
-        wanted,
-        config.images,
-        batch=BATCH,
-        loader=config.loader,
-        device=world.device,
-        autocast=config.engine.autocast,
-        share=(world.rank, world.size),
-        progress="whitening" if world.is_first else None,
-    )
+    embedder = Embedder.in_world(world, config.images, BATCH_SIZE, config.loader, config.precision)
+    label = "whitening" if world.is_first else None
+    passed = embedder.embed(network.to(world.device), corpus, wanted, progress=label)
     found = gather_by_id(passed, world)
     network.projection = projection
     return found

@@ -29,7 +29,7 @@ class ServedNegatives:
 
     def __init__(self, miner: Miner) -> None:
         self.world, self.generations, self.config = miner.world, miner.generations, miner.config
-        self.manifest, self.seed, self.should_stop = miner.corpus.manifest, miner.seed, miner.should_stop
+        self.manifest, self.seed, self.should_stop = miner.corpus.manifest, miner.seed, miner.embedder.should_stop
 
     def take(self, tuples: Tuples, epoch: int, boundary: int, *, resumed: bool) -> Generation | None:
         """The negatives of an epoch; None when the run was asked to stop while it waited.

@@ -3,8 +3,9 @@
 S steps of an epoch, T tuples of a step, N negatives, P labels, K images of a label, n images of a step on this rank.
 """
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,19 +16,23 @@ from largescale.corpus.corpus import Corpus
 from largescale.corpus.plan import Tuples, check_clusters, plan_tuples
 from largescale.corpus.samplers import plan_labels
 from largescale.distributed import StopSignal, World
+from largescale.embedding import Embedder
 from largescale.losses.config_tuples import LRMLConfig
 from largescale.mining import Generation, Miner
 from largescale.mining.stored import Stored
+from largescale.models.network import RetrievalNet
+from largescale.precision import resolve
 from largescale.settings import UserError
 from largescale.training.engine.step_module import Batch
 from largescale.training.planning.negatives import ServedNegatives
 from largescale.training.planning.positives import NearestPositives
 from largescale.training.planning.stored_negatives import StoredNegatives
 from largescale.training.planning.teacher import Teacher
+from largescale.training.progress import Progress
 from largescale.training.recipe import TrainConfig
 
-if TYPE_CHECKING:
-    from largescale.training.trainer import Trainer
+Evaluated = Callable[[], RetrievalNet]
+"""Gives the network that is evaluated and mined with."""
 
 
 class EpochPlan(Protocol):
@@ -36,6 +41,11 @@ class EpochPlan(Protocol):
     @property
     def columns(self) -> np.ndarray:
         """`(S, n)` image ids that this rank reads."""
+        ...
+
+    @property
+    def statistics(self) -> Mapping[str, float]:
+        """What is known of the plan, to be logged where an epoch begins; the same on every rank."""
         ...
 
     def batch(self, images: Step, index: int, seed: int) -> Batch:
@@ -54,6 +64,7 @@ class TuplePlan:
     """Place of this rank's first tuple in a step."""
     teacher: Teacher | None = None
     stored: StoredNegatives | None = None
+    statistics: Mapping[str, float] = field(default_factory=dict)
 
     def batch(self, images: Step, index: int, seed: int) -> Batch:
         extra = {} if self.teacher is None else {"distances": self.teacher.distances(images, self.tuples)}
@@ -69,6 +80,7 @@ class LabelPlan:
     columns: np.ndarray
     labels: np.ndarray
     """`(S, P * K)` labels of the whole step."""
+    statistics: Mapping[str, float] = field(default_factory=dict)
 
     def batch(self, images: Step, index: int, seed: int) -> Batch:
         return Batch.of_labels(images, torch.from_numpy(self.labels[index]).long(), seed)
@@ -82,8 +94,12 @@ class Planner(Protocol):
     images: int
     """Images of a step, over all ranks."""
 
-    def plan(self, trainer: "Trainer") -> EpochPlan | None:
-        """The plan of the epoch that the trainer is in; None when the run was asked to stop before it was made."""
+    def plan(self, progress: Progress, network: Evaluated) -> EpochPlan | None:
+        """The plan of the epoch that a run is in; None when the run was asked to stop before it was made.
+
+        Args:
+            network: gives the one that mines; called by all ranks together, where it is needed at all.
+        """
         ...
 
     def sample(self, dim: int) -> EpochPlan:
@@ -100,16 +116,14 @@ class TuplePlanner:
         self.steps = len(self._tuples(0).queries) // plan.batch_size
         self.images = plan.batch_size * (2 + miner.config.negatives)
 
-    def plan(self, trainer: "Trainer") -> TuplePlan | None:
-        tuples = self._with_positives(trainer, self._tuples(trainer.progress.epoch))
-        generation = None if tuples is None else self._generation(trainer, tuples)
+    def plan(self, progress: Progress, network: Evaluated) -> TuplePlan | None:
+        tuples = self._with_positives(progress, network, self._tuples(progress.epoch))
+        generation = None if tuples is None else self._generation(progress, network, tuples)
         if tuples is None or generation is None:
             return None
         stored = self._stored(generation.stored, tuples)
-        if trainer.progress.done == 0:
-            further = {} if stored is None else {"stored": stored.count}
-            trainer.log({f"mining/{name}": value for name, value in {**generation.statistics, **further}.items()})
-        return self._share(tuples, generation.negatives, stored)
+        further = {} if stored is None else {"stored": stored.count}
+        return replace(self._share(tuples, generation.negatives, stored), statistics={**generation.statistics, **further})
 
     def sample(self, dim: int) -> TuplePlan:
         tuples, config = self._tuples(0), self.miner.config
@@ -119,31 +133,28 @@ class TuplePlanner:
         negatives = np.zeros((len(tuples.queries), config.negatives), np.int64)
         return self._share(tuples, negatives, self._stored(stored, tuples))
 
-    def _with_positives(self, trainer: "Trainer", tuples: Tuples) -> Tuples | None:
-        """The positives that follow from the weights at the epoch's boundary; those that follow from the corpus stay."""
+    def _with_positives(self, progress: Progress, network: Evaluated, tuples: Tuples) -> Tuples | None:
+        """The positives that follow from the weights at the epoch boundary; those that follow from the corpus stay."""
         if tuples.candidates is None:
             return tuples
-        epoch, done = trainer.progress.epoch, trainer.progress.done
-        chooser, boundary = NearestPositives(self.miner), trainer.progress.step - done
-        return chooser.choose(trainer.network(), tuples, epoch, boundary, resumed=done > 0)
+        return NearestPositives(self.miner).choose(
+            network(), tuples, progress.epoch, progress.boundary, resumed=progress.done > 0
+        )
 
-    def _generation(self, trainer: "Trainer", tuples: Tuples) -> Generation | None:
-        """The negatives mined with the weights at the epoch's boundary; those of an earlier life of the run are read back."""
-        epoch, done = trainer.progress.epoch, trainer.progress.done
-        boundary = trainer.progress.step - done
+    def _generation(self, progress: Progress, network: Evaluated, tuples: Tuples) -> Generation | None:
+        """The negatives mined with the weights at the epoch boundary; those of an earlier life of the run are read back."""
+        epoch, boundary, generations = progress.epoch, progress.boundary, self.miner.generations
         if self.miner.config.home == "service":
-            return ServedNegatives(self.miner).take(tuples, epoch, boundary, resumed=done > 0)
-        generation = self.miner.world.decide(lambda: self.miner.generations.read(epoch, boundary))
+            return ServedNegatives(self.miner).take(tuples, epoch, boundary, resumed=progress.done > 0)
+        generation = self.miner.world.decide(lambda: generations.read(epoch, boundary))
         if generation is not None:
             return generation
-        if done:
+        if progress.done:
             raise UserError(
-                f"{trainer.config.directory}/negatives has no whole generation of epoch {epoch} from step {boundary}: the "
-                f"batches after step {trainer.progress.step} follow from it; delete the checkpoints after "
-                f"step {boundary} to mine "
-                "it again"
+                f"{generations.directory} has no whole generation of epoch {epoch} from step {boundary}: the batches after step "
+                f"{progress.step} follow from it; delete the checkpoints after step {boundary} to mine it again"
             )
-        return self.miner.run(trainer.network(), epoch, boundary, tuples)
+        return self.miner.run(network(), epoch, boundary, tuples)
 
     def _stored(self, stored: Stored | None, tuples: Tuples) -> StoredNegatives | None:
         if stored is None:
@@ -169,8 +180,8 @@ class LabelPlanner:
         self.steps = len(self._ids(0))
         self.images = plan.classes_per_batch * plan.images_per_class
 
-    def plan(self, trainer: "Trainer") -> LabelPlan:
-        return self._share(trainer.progress.epoch)
+    def plan(self, progress: Progress, network: Evaluated) -> LabelPlan:
+        return self._share(progress.epoch)
 
     def _share(self, epoch: int) -> LabelPlan:
         ids = self._ids(epoch)  # (S, P * K)
@@ -189,21 +200,12 @@ def build_planner(config: TrainConfig, world: World, corpus: Corpus, signal: Sto
         return LabelPlanner(config.batches, config.seed, world, corpus)
     assert config.tuples is not None
     assert config.mining is not None
-    miner = Miner(
-        config.mining,
-        corpus,
-        world,
-        config.images,
-        config.directory,
-        seed=config.seed,
-        loader=config.loader,
-        bad_images=config.bad_images,
-        autocast=config.engine.autocast,
-        should_stop=lambda: signal.received,
-    )
+    settings = config.mining.batch_size, config.loader, config.precision
+    embedder = Embedder.in_world(world, config.images, *settings, should_stop=lambda: signal.received)
+    miner = Miner(config.mining, corpus, world, embedder, config.directory, seed=config.seed, bad_images=config.bad_images)
     loss, teacher = config.loss, None
     if isinstance(loss, LRMLConfig) and loss.teacher is not None:
-        teacher = Teacher(loss.teacher, loss.ranking, world, autocast=config.engine.autocast)
+        teacher = Teacher(loss.teacher, loss.ranking, world, resolve(config.precision, world.device))
     return TuplePlanner(config.tuples, config.seed, miner, teacher)
 
 

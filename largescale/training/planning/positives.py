@@ -11,7 +11,7 @@ from torch import Tensor
 
 from largescale.commit import write_array
 from largescale.corpus.plan import Tuples
-from largescale.embedding import embed, gather_by_id
+from largescale.embedding import gather_by_id
 from largescale.mining import Miner
 from largescale.models.network import RetrievalNet
 from largescale.settings import UserError
@@ -42,9 +42,8 @@ class NearestPositives:
         positives = self.world.decide(lambda: np.load(path) if path.exists() else None)
         if positives is None and resumed:
             raise UserError(
-                f"{path} is gone: the batches after step {boundary} follow from it; delete the checkpoints "
-                f"after step {boundary} to "
-                "begin the epoch again"
+                f"{path} is gone: the batches after step {boundary} follow from it; delete the checkpoints after step "
+                f"{boundary} to begin the epoch again"
             )
         if positives is None:
             found = self._nearest(network, tuples)
@@ -69,22 +68,9 @@ class NearestPositives:
 
     def _embed(self, network: RetrievalNet, ids: np.ndarray) -> tuple[np.ndarray, Tensor] | None:
         """`(n,)` image ids, increasing, and `(n, D)` their descriptors, the same on every rank; None after a stop signal."""
-        miner, share = self.miner, (self.world.rank, self.world.size)
-        groups = list(
-            embed(
-                network,
-                self.corpus,
-                ids,
-                miner.images,
-                batch=miner.config.batch_size,
-                loader=miner.loader,
-                device=self.world.device,
-                autocast=miner.autocast,
-                share=share,
-                should_stop=miner.should_stop,
-            )
-        )
-        if self.world.any(miner.should_stop()):
+        embedder = self.miner.embedder
+        groups = list(embedder.embed(network, self.corpus, ids))
+        if self.world.any(embedder.should_stop()):
             return None
         found, rows = gather_by_id(groups, self.world)
         return found, torch.from_numpy(rows)

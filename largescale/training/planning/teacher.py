@@ -9,6 +9,7 @@ from largescale.corpus.batches import Step
 from largescale.distributed import World
 from largescale.losses.lrml import Ranking, sequence
 from largescale.models.network import RetrievalNet, normalize
+from largescale.precision import Resolved, autocast
 
 
 class Teacher:
@@ -21,9 +22,9 @@ class Teacher:
         UserError: there is no such file, or it is no weights file.
     """
 
-    def __init__(self, weights: Path, ranking: Ranking, world: World, *, autocast: bool = True) -> None:
+    def __init__(self, weights: Path, ranking: Ranking, world: World, precision: Resolved) -> None:
         self.network = RetrievalNet.from_file(weights)[0].to(world.device).eval().requires_grad_(False)
-        self.ranking, self.device, self.autocast = ranking, world.device, autocast and world.device.type == "cuda"
+        self.ranking, self.device, self.precision = ranking, world.device, precision
 
     @torch.no_grad()
     def distances(self, images: Step, tuples: int) -> Tensor:
@@ -33,5 +34,5 @@ class Teacher:
         return sequence(x[:, 0], x[:, 2:], self.ranking)
 
     def _describe(self, group: Tensor) -> Tensor:
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.autocast):
+        with autocast(self.precision, self.device):
             return self.network(normalize(group.to(self.device, non_blocking=True))).float()

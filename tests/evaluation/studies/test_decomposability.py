@@ -10,7 +10,7 @@ from largescale.corpus.config import ImagesConfig, LoaderConfig
 from largescale.corpus.corpus import Corpus
 from largescale.evaluation.studies.config import DecomposabilityConfig
 from largescale.evaluation.studies.decomposability import batches_of, bound, bound_of, mean_precision, measure
-from largescale.evaluation.studies.studies import Embedder, studies
+from largescale.evaluation.studies.studies import StudyContext, studies
 from largescale.models.metric import COSINE, Space
 from tests.corpora import make_corpus
 from tests.evaluation.small import alone, make_weights
@@ -110,6 +110,6 @@ def test_of_weights(corpus: Corpus, tmp_path: Path) -> None:
     gallery = str(corpus.manifest.storage.location)
     config = DecomposabilityConfig(weights=weights[0], against=weights[1:], gallery=gallery, sizes=(8, 64), **common)
     with alone() as world:
-        study = studies["decomposability"](config, Embedder(config, world))
+        study = studies["decomposability"](config, StudyContext(config, world))
     assert [(row["weights"], row["batch"]) for row in study.rows] == [(str(file), size) for file in weights for size in (8, 64)]
     assert study.write(tmp_path).read_text().count("<svg") == 1

@@ -13,7 +13,7 @@ from PIL import Image
 from largescale.corpus.config import ImagesConfig, LoaderConfig
 from largescale.distributed import World
 from largescale.evaluation.studies.config import AnchorsConfig, LeaksConfig
-from largescale.evaluation.studies.studies import Embedder, studies
+from largescale.evaluation.studies.studies import StudyContext, studies
 from largescale.models.config import ModelConfig
 from largescale.models.weights import save_weights
 from largescale.settings import UserError
@@ -50,9 +50,9 @@ def test_anchors_of_a_network_that_makes_no_unit_rows(world: World, corpora: Pat
     save_weights(network, weights, {"step": 4})
     config = AnchorsConfig(**settings(corpora, weights, probes=(1, 6)))
     with pytest.raises(UserError, match=r"train with loss\.name=class_anchor, or give anchors=FILE\.npy"):
-        studies["anchors"](config, Embedder(config, world))
+        studies["anchors"](config, StudyContext(config, world))
     _export_anchors(weights.with_suffix(".anchors.npy"), {"model.loss.anchors": torch.randn(6, 12)})
-    study = studies["anchors"](config, Embedder(config, world))
+    study = studies["anchors"](config, StudyContext(config, world))
     study.write(tmp_path)
     exhaustive, one, same, every, _ = numbers(tmp_path, "anchors")
     assert (exhaustive["search"], one["search"], same["search"]) == ("exhaustive", "anchors", "IVF6")
@@ -67,7 +67,7 @@ def test_a_loss_without_anchors_writes_none(tmp_path: Path) -> None:
 
 
 def find_leaks(world: World, weights: Path, config: LeaksConfig) -> list[dict[str, Any]]:
-    return list(studies["leaks"](config, Embedder(config, world)).rows)
+    return list(studies["leaks"](config, StudyContext(config, world)).rows)
 
 
 def test_leaks_are_found_by_bytes_by_look_and_by_descriptor(world: World, corpora: Path, tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ import pytest
 
 from largescale.corpus.config import ImagesConfig, LoaderConfig
 from largescale.distributed import World
-from largescale.evaluation import EvaluateConfig, evaluate, search, store
+from largescale.embedding import Embedder
+from largescale.evaluation import EvaluateConfig, evaluate
 from largescale.evaluation.config import ExpansionConfig, ScoreConfig
+from largescale.evaluation.search import search
 from largescale.evaluation.studies.config import DistractorsConfig, NeighborsConfig, PoolingConfig, ScalesConfig, StudyConfig
-from largescale.evaluation.studies.studies import Embedder, studies
+from largescale.evaluation.studies.studies import StudyContext, studies
 from largescale.models.config import Pooling
 from largescale.models.network import RetrievalNet
 from tests.corpora import make_corpus
@@ -34,14 +36,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def seen(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, int]]:
     """How often each image was embedded, by its corpus."""
     counts: Counter[tuple[str, int]] = Counter()
-    embed = store.embed
+    embed = Embedder.embed
 
-    def counting(network: Any, corpus: Any, *args: Any, **options: Any) -> Iterator[Any]:
-        for group in embed(network, corpus, *args, **options):
+    def counting(self: Embedder, network: Any, corpus: Any, *args: Any, **options: Any) -> Iterator[Any]:
+        for group in embed(self, network, corpus, *args, **options):
             counts.update((corpus.manifest.name, id) for id in group.ids.tolist())
             yield group
 
-    monkeypatch.setattr(store, "embed", counting)
+    monkeypatch.setattr(Embedder, "embed", counting)
     return counts
 
 
@@ -53,7 +55,7 @@ def settings(kind: type[StudyConfig], data: Path, out: Path, **values: Any) -> A
 
 def measured(name: str, config: StudyConfig, world: World) -> list[dict[str, Any]]:
     """The rows of the study's file, whose page has a plot."""
-    study = studies[name](config, Embedder(config, world))
+    study = studies[name](config, StudyContext(config, world))
     assert "<svg" in study.write(config.out).read_text()
     assert len(study.text().splitlines()) == 1 + len(study.rows)
     return json.loads((config.out / f"{name}.json").read_text())["rows"]

@@ -27,9 +27,7 @@ def _engine(world: World, shared: bool = True, optim: str = "adamw", **settings:
     class_anchor.BLOCK["cpu"] = 2
     torch.manual_seed(8)
     loss = build_loss(CONFIG, CLASSES, DIM, world) if shared else CONFIG.build(CLASSES, DIM)
-    return small_engine(
-        world, EngineConfig(autocast=False, **settings), loss, name=optim, loss_lr_mult=5.0, loss_weight_decay=0.2
-    )
+    return small_engine(world, EngineConfig(**settings), loss, name=optim, loss_lr_mult=5.0, loss_weight_decay=0.2)
 
 
 def _train(engine: Engine, steps: range) -> list[float]:

@@ -30,7 +30,7 @@ class Setting(NamedTuple):
     labels: bool = False
 
     def engine(self, world: World, **settings: object) -> Engine:
-        config = EngineConfig(max_grad_norm=self.clip, autocast=False, **settings)
+        config = EngineConfig(max_grad_norm=self.clip, **settings)
         return small_engine(world, config, ProxyLoss() if self.labels else None, name=self.optim)
 
     def outcome(self, world: World, **settings: object) -> "Outcome":
@@ -189,7 +189,7 @@ def test_gpu_equals_cpu(deepspeed_file: Path, alone: list[Outcome]) -> None:
     ("content", "message"),
     [
         ('{"gradient_clipping": 1.0}', "gradient_clipping, which engine.max_grad_norm decides"),
-        ('{"bf16": {"enabled": true}}', "bf16, which engine.autocast decides"),
+        ('{"bf16": {"enabled": true}}', "bf16, which precision decides"),
         ('{"zero_optimization": {"stage": 3}}', r"zero_optimization.stage=3, engine.zero_stage=2"),
         ("{", "not a readable JSON file"),
     ],

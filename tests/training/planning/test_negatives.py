@@ -13,6 +13,7 @@ from largescale.config import load
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.plan import Tuples, plan_tuples
 from largescale.distributed import World
+from largescale.embedding import Embedder
 from largescale.mining import Generation, Miner
 from largescale.mining.generations import Generations, Part
 from largescale.mining.miner import excluded_clusters
@@ -34,8 +35,10 @@ class Side:
         config = load(TrainConfig, [*SETTINGS, f"mining={{home: service, wait: {wait}, negatives: 3}}"])
         assert config.mining is not None
         assert config.tuples is not None
-        opened, usual = Corpus.open(str(corpus)), {"loader": config.loader, "bad_images": config.bad_images}
-        miner = Miner(config.mining, opened, world, config.images, run, seed=0, should_stop=should_stop, **usual)
+        opened = Corpus.open(str(corpus))
+        usual = config.images, config.mining.batch_size, config.loader, config.precision
+        embedder = Embedder.in_world(world, *usual, should_stop=should_stop)
+        miner = Miner(config.mining, opened, world, embedder, run, seed=0, bad_images=config.bad_images)
         self.world, self.manifest, self.plan, self.generations = world, opened.manifest, config.tuples, miner.generations
         self.negatives = ServedNegatives(miner)
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.training.test_module import _all_descriptors
 from torch import Tensor
 
 from largescale.config import load
@@ -26,6 +25,7 @@ from largescale.training.planning.stored_negatives import StoredNegatives
 from largescale.training.recipe import TrainConfig
 from tests.corpora import make_corpus
 from tests.distributed.runs import lines, losses
+from tests.training.engine.test_step_module import _all_descriptors
 from tests.training.small import TUPLES, WIDTH, SmallNet, images, tuple_batches
 from tests.training.test_trainer import SignalAt, train
 from tests.world import run_world

@@ -4,14 +4,14 @@ import sys
 import time
 from pathlib import Path
 
-from largescale.mining.service.lease import FileLease
+from largescale.locks import Lease
 from tests.conftest import ROOT
 
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from largescale.mining.service.lease import FileLease
-lease = FileLease(Path(sys.argv[1]))
+from largescale.locks import Lease
+lease = Lease(Path(sys.argv[1]))
 while lease.acquire():
     time.sleep(0.01)
 if os.fork() == 0:  # as a loader worker, which outlives its parent for a while
@@ -32,7 +32,7 @@ def test_one_process_holds_it_until_it_dies(tmp_path: Path) -> None:
     assert first.stdout is not None
     try:
         assert first.stdout.readline() == "held\n"
-        lease = FileLease(path)
+        lease = Lease(path)
         assert (lease.acquire() or "").startswith(f"process {first.pid} on ")
     finally:
         first.kill()

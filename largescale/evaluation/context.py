@@ -1,0 +1,210 @@
+"""What the steps of an evaluation share: the corpora, the network, and what is described, transformed and searched."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from largescale.corpus.corpus import Corpus
+from largescale.distributed import World
+from largescale.embedding import Embedder
+from largescale.evaluation.config import SCALES, EvaluateConfig, ScoreConfig
+from largescale.evaluation.descriptors.derived import derive, digest_of
+from largescale.evaluation.descriptors.fitting import fitted, images_to_fit
+from largescale.evaluation.descriptors.store import SEALED, Descriptors, network_digest
+from largescale.evaluation.plan import Plan
+from largescale.evaluation.results import CorpusUsed
+from largescale.evaluation.search.search import Search
+from largescale.evaluation.task import Described, Rows, Task
+from largescale.models.metric import COSINE, Space
+from largescale.models.network import RetrievalNet
+from largescale.models.transform import Transform
+from largescale.precision import resolve
+from largescale.settings import UserError
+
+Network = RetrievalNet | Path
+Scales = Sequence[Descriptors]
+TYPICAL = 10_000
+"""Rows from which a typical length is taken."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is scored."""
+
+    source: str
+    digest: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Context:
+    """An evaluation that was opened; the steps in `stage` take it one after the other."""
+
+    config: EvaluateConfig
+    world: World
+    plan: Plan
+    network: RetrievalNet
+    subject: Subject
+    should_stop: Callable[[], bool]
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Of each step that was taken."""
+
+    @staticmethod
+    def open(network: Network, config: EvaluateConfig, world: World, should_stop: Callable[[], bool]) -> "Context":
+        source, metadata = "a network in memory", dict[str, Any]()
+        if isinstance(network, Path):
+            source = str(network)
+            network, metadata = RetrievalNet.from_file(network)
+            network.to(world.device)
+        _check_metric(network, config)
+        subject = Subject(source, network_digest(network), metadata, _preprocess(config, world))
+        return Context(config, world, Plan.open(config), network, subject, should_stop)
+
+    @property
+    def unit(self) -> bool:
+        """Whether descriptors have length 1."""
+        return self.network.metric == "cosine"
+
+    @property
+    def embedder(self) -> Embedder:
+        """Of whole passes: ranks own shards."""
+        config = self.config
+        return Embedder(
+            config.images, config.batch_size, config.loader, self.world.device, config.precision, should_stop=self.should_stop
+        )
+
+    @property
+    def store(self) -> Path:
+        return self.config.store or self.config.out / "descriptors"
+
+    @cached_property
+    def sets(self) -> Mapping[str, Scales]:
+        """Everything that must be described, by its role; distractors are shared by all evaluations of the network."""
+        plan, sets = self.plan, {"gallery": self._scales(self.plan.gallery)}
+        if not plan.leave_one_out:
+            order = np.argsort(plan.truth.query)
+            boxes = None if plan.boxes is None else plan.boxes[order]
+            sets["queries"] = self._scales(plan.queries, plan.truth.query[order], boxes)
+        sets |= {f"distractors {i}": self._scales(corpus) for i, corpus in enumerate(plan.distractors)}
+        if plan.whitening is not None:
+            ids = images_to_fit(plan.whitening.manifest, self.config.whitening_images)
+            sets["whitening"] = self._scales(plan.whitening, ids)
+        return sets
+
+    def _scales(self, corpus: Corpus, ids: np.ndarray | None = None, boxes: np.ndarray | None = None) -> Scales:
+        identity = {"network": self.subject.digest, "preprocess": self.subject.preprocess}
+        scales = SCALES[self.config.scales]
+        return [Descriptors(self.store, corpus, identity, self.network.dim, scale, ids, boxes, self.unit) for scale in scales]
+
+    @property
+    def tuned(self) -> bool:
+        return self.plan.family in self.config.tuned
+
+    @property
+    def rules(self) -> ScoreConfig:
+        return self.config.rules(self.plan.family)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What happens between descriptors and scores, as the results say it."""
+        corpus = self.plan.whitening.manifest.fingerprint if self.plan.whitening and self.rules.whitening != "none" else None
+        exponent = self.network.scale_exponent if self.rules.exponent == "auto" else self.rules.exponent
+        more = {
+            "metric": self.network.metric,
+            "scales": list(SCALES[self.config.scales]),
+            "exponent": exponent,
+            "whitening_corpus": corpus,
+        }
+        return {**self.rules.model_dump(mode="json"), **more}
+
+    @cached_property
+    def transform(self) -> Transform:
+        exponent, kind = self.settings["exponent"], self.rules.whitening
+        if kind == "none":
+            return Transform(exponent, unit=self.unit)
+        scales = self.sets["whitening"]
+        parts = self._transformed(scales, Transform(exponent))
+        path = self.store / f"whitening-{digest_of(kind, exponent, [described.directory.name for described in scales])}.npz"
+        whitening = fitted(path, kind, scales[0].manifest, scales[0].ids, parts, self.world)
+        return Transform(exponent, whitening, self.rules.dim)
+
+    def _transformed(self, scales: Scales, transform: Transform) -> Sequence[np.ndarray]:
+        """`(n_i, D)` rows of each shard."""
+        if len(scales) == 1 and transform.whitening is None:
+            return scales[0].parts()
+        stored, dtype = [described.parts() for described in scales], scales[0].dtype
+        key = digest_of(transform.digest, [described.directory.name for described in scales])
+        directory = self.store / f"{scales[0].manifest.name}-transformed-{key}"
+
+        def of_shard(number: int) -> np.ndarray:
+            return transform([parts[number] for parts in stored]).astype(dtype)
+
+        return derive(directory, len(stored[0]), of_shard, self.world)
+
+    @cached_property
+    def task(self) -> Task:
+        """Raises: UserError where something is not sealed."""
+        self.world.decide(self._check_sealed)
+        plan = self.plan
+        parts = {role: self._transformed(scales, self.transform) for role, scales in self.sets.items() if role != "whitening"}
+        gallery, *distractors = (
+            Described(_used(self.sets[role][0].corpus), self.sets[role][0].manifest.keys, rows)
+            for role, rows in parts.items()
+            if role != "queries"
+        )
+        asked = "gallery" if plan.leave_one_out else "queries"
+        rows = _rows(parts[asked], np.searchsorted(self.sets[asked][0].ids, plan.truth.query))
+        queries, space = _used(plan.queries), COSINE if self.unit else self.world.decide(lambda: _space(gallery.parts))
+        return Task(plan.truth, plan.protocols, rows, queries, plan.queries.manifest.keys, gallery, distractors, space)
+
+    def _check_sealed(self) -> None:
+        for directory in (described.directory for scales in self.sets.values() for described in scales):
+            if not (directory / SEALED).exists():
+                raise UserError(f"{directory} is not sealed, so there is no score: run the steps embed and seal first")
+
+    @cached_property
+    def search(self) -> Search:
+        names = {role: [described.directory.name for described in scales] for role, scales in self.sets.items()}
+        return Search(self.task, self.rules, self.store, digest_of(names, self.transform.digest))
+
+
+def _check_metric(network: RetrievalNet, config: EvaluateConfig) -> None:
+    whitened = any(score.whitening != "none" for score in (config.score, *config.tuned.values()))
+    if network.metric == "l2" and whitened:
+        raise UserError(
+            "score.whitening makes unit rows, but this network's descriptors are compared by distance (model.metric=l2), lengths "
+            "included: use score.whitening=none"
+        )
+
+
+def _space(parts: Sequence[np.ndarray]) -> Space:
+    """By the median length of rows that are spread evenly over the gallery."""
+    stride = -(-max(1, sum(map(len, parts))) // TYPICAL)
+    lengths = [np.linalg.norm(part[::stride].astype(np.float32), axis=1) for part in parts]
+    return Space.of_length(float(np.median(np.concatenate(lengths))))
+
+
+def _rows(parts: Sequence[np.ndarray], position: np.ndarray) -> Rows:
+    """Descriptors of queries by their number; `position` `(queries,)` is that of each among the rows."""
+    start = np.cumsum([0, *map(len, parts)])
+
+    def rows(queries: slice) -> np.ndarray:
+        part = np.searchsorted(start, position[queries], "right") - 1
+        return np.stack([parts[p][i - start[p]] for p, i in zip(part, position[queries], strict=True)])
+
+    return rows
+
+
+def _preprocess(config: EvaluateConfig, world: World) -> dict[str, Any]:
+    """What decides, beside the query's box, which numbers the network sees."""
+    images = config.images.model_dump(mode="json", include={"size", "fit"})
+    return {**images, "precision": resolve(config.precision, world.device)}
+
+
+def _used(corpus: Corpus) -> CorpusUsed:
+    return CorpusUsed(corpus.manifest.storage.location, corpus.manifest.fingerprint, len(corpus.manifest))

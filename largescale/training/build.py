@@ -1,0 +1,75 @@
+"""A trainer and everything that it needs, put together from the settings of a run."""
+
+from collections.abc import Sequence
+
+import torch
+
+from largescale.corpus.corpus import Corpus
+from largescale.corpus.default import default_corpus
+from largescale.distributed import StopSignal, World
+from largescale.mining.service.exchange import TrainingExchange
+from largescale.precision import resolve
+from largescale.tracking import Tracker
+from largescale.training import callbacks, preflight
+from largescale.training.callbacks import Callback
+from largescale.training.checkpoint import Checkpoints
+from largescale.training.engine.class_anchors import build_loss
+from largescale.training.engine.ema import WeightAverage
+from largescale.training.engine.engine import build_engine
+from largescale.training.engine.step_module import StepModule
+from largescale.training.planning.first_projection import start_projection
+from largescale.training.planning.planners import build_planner
+from largescale.training.recipe import TrainConfig
+from largescale.training.trainer import Trainer
+
+
+def build_trainer(
+    config: TrainConfig, world: World, *, first: Sequence[Callback] = (), last: Sequence[Callback] = (), fresh: bool = False
+) -> Trainer:
+    """The trainer of a run on this rank, the same on every rank; nothing is written yet.
+
+    Args:
+        first, last: callbacks before and after the usual ones.
+        fresh: build what a run without a checkpoint begins with, whatever is there.
+
+    Raises:
+        UserError: what would stop the run later: corpus, settings, memory or disk that do not fit.
+    """
+    corpus = Corpus.open(config.corpus or default_corpus(), config.storage)
+    signal = StopSignal(world)
+    torch.manual_seed(config.seed)  # all ranks begin with the same weights
+    network = config.model.build()
+    identity = {**config.resume_identity(), "fingerprint of the corpus": corpus.manifest.fingerprint}
+    checkpoints = Checkpoints(config.directory / "checkpoints", config.checkpoint, world, identity)
+    if not fresh and checkpoints.newest() is None:
+        start_projection(network, config, corpus, world)
+    loss = build_loss(config.loss, len(corpus.manifest.label_names), network.dim, world)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    module = StepModule(network, loss, world, resolve(config.precision, world.device))
+    engine = build_engine(config.engine, config.optim, module)
+    planner = build_planner(config, world, corpus, signal)
+    preflight.check_run(config, world, planner, parameters)
+    tracker = Tracker(config.tracking, config.directory, config.model_dump(mode="json"), world)
+    features = [*first, *_features(config, world, signal, checkpoints), *last]
+    average = WeightAverage(engine.network(), config.ema.decay) if config.ema.decay else None
+    return Trainer(config, world, corpus, engine, planner, tracker, features, checkpoints, average)
+
+
+def _features(config: TrainConfig, world: World, signal: StopSignal, checkpoints: Checkpoints) -> list[Callback]:
+    directory = config.directory
+    checkpointing = callbacks.Checkpointing(checkpoints, directory / "weights")
+    url = config.mining.exchange if config.mining else None
+    exchange = TrainingExchange(url, directory) if url and world.is_first else None
+    return [
+        callbacks.Preemption(signal),
+        callbacks.Garbage(),
+        callbacks.BadImages(config.bad_images),
+        callbacks.Degenerate(),
+        callbacks.NonFinite(config.non_finite, directory / "non-finite"),
+        callbacks.Throughput(),
+        callbacks.Memory(),
+        callbacks.Evaluation(config, signal, checkpointing),
+        checkpointing,  # after those whose state it saves
+        callbacks.Exchanging(exchange),
+        callbacks.Console(),
+    ]
