@@ -1,4 +1,5 @@
 import multiprocessing
+import sys
 import time
 from typing import Any
 
@@ -134,8 +135,9 @@ def test_a_pass_that_is_left_early_computes_to_its_end_in_evaluation_mode(networ
 
 
 def test_a_continued_pass_has_the_groups_of_the_whole_and_counts_what_is_left(
-    network: RetrievalNet, corpus: Corpus, capsys: pytest.CaptureFixture[str]
+    network: RetrievalNet, corpus: Corpus, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     whole, left = run(network, corpus), corpus.manifest.shard_start[1:3]
     groups = run(network, corpus, shards={1}, progress="rest")
     ids = [group.ids.tolist() for group in groups]

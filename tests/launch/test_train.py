@@ -1,4 +1,3 @@
-import fcntl
 import os
 import subprocess
 import sys
@@ -78,12 +77,15 @@ def test_what_cannot_work_is_said_before_the_first_step(small, tmp_path, argumen
 def test_two_runs_in_one_directory_are_refused(tmp_path):
     from largescale.training.preflight import claim
 
-    with (tmp_path / "lock").open("w") as lock:
-        lock.write("process 1 on other")
-        lock.flush()
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="is being written to by process 1 on other"):
+    hold = "import sys, time; from pathlib import Path; from largescale.locks import Lease; lease = Lease(Path(sys.argv[1]))"
+    code = f"{hold}; lease.acquire(); print('held', flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", code, str(tmp_path / "lock")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"is being written to by process {other.pid} on "):
             claim(tmp_path)
+        other.kill()
     claim(tmp_path)
     assert (tmp_path / "lock").read_text().startswith(f"process {os.getpid()} on ")
 
