@@ -1,10 +1,10 @@
-"""`python -m shards build|verify|demo`: make a corpus, check a corpus, make the embedded corpus."""
+"""`python -m shards build|verify|demo|layouts`: make corpora, check one, make the embedded ones, list what can be read."""
 
 import argparse
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from largescale.config import check, load
@@ -12,49 +12,13 @@ from largescale.cpu import own_cores
 from largescale.settings import UserError
 from shards.demo.corpus import Demo, build_demo
 from shards.images import Encoding
+from shards.layouts import LAYOUTS, choose, corpora, counted, find_layout, others, table
 from shards.plan import Sharding
 from shards.sources import Source
-from shards.sources.cifar import cifar
-from shards.sources.folder import Folder
-from shards.sources.holidays import Holidays
-from shards.sources.landmarks import Landmarks, find_ground_truth
-from shards.sources.listing import Listing
-from shards.sources.sfm import StructureFromMotion, find_pickle
-from shards.sources.tars import Tars, tar_files
+from shards.sources.layout import Layout, Request
+from shards.sources.split import SIDES, ClassSplit
 from shards.verify import verify
 from shards.writer import Part, build
-
-LAYOUTS: dict[str, tuple[str, Callable[[argparse.Namespace], Source]]] = {
-    "folder": (
-        "SOURCE/class/….jpg; the folder of an image is its label (--class-depth 1: the first folder only); flat: no labels",
-        lambda a: Folder(a.source, a.class_depth),
-    ),
-    "list": (
-        "a CSV or text file of lines `path, label` (more columns and a header are ignored); paths below its folder or --root",
-        lambda a: Listing(a.source, a.root or a.source.parent),
-    ),
-    "sfm": (
-        "retrieval-SfM-120k: its pickle, or the folder with it; images in ims/ beside it or below --root; --split train or val",
-        lambda a: StructureFromMotion(find_pickle(a.source), a.root or find_pickle(a.source).parent / "ims", a.split),
-    ),
-    "oxford": (
-        "Oxford/Paris test sets, classic or revisited: images with gnd_*.json, gnd_*.pkl or *_query.txt (--ground-truth)",
-        lambda a: Landmarks(a.source, a.ground_truth or find_ground_truth(a.source)),
-    ),
-    "holidays": ("INRIA Holidays: a folder of 100000.jpg …; the label is number // 100", lambda a: Holidays(a.source)),
-    "cifar": (
-        "CIFAR-10/100: the folder of the binary or the Python version, or split/class/ folders; --split train or test",
-        lambda a: cifar(a.source, a.split),
-    ),
-    "img2dataset": (
-        "a folder of NNNNN.tar with key.jpg and key.json; --label-field names the field of key.json that is the label",
-        lambda a: Tars(a.source, a.label_field),
-    ),
-    "distractors": (
-        "images without labels: a folder of images, or of tars",
-        lambda a: Tars(a.source, layout="distractors") if tar_files(a.source) else Folder(a.source, 0, "distractors"),
-    ),
-}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -71,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m shards", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="build|verify|demo")
+    commands = parser.add_subparsers(required=True, metavar="build|verify|demo|layouts")
     _add_build(
         commands.add_parser("build", help="turn images into a corpus", formatter_class=argparse.RawDescriptionHelpFormatter)
     )
@@ -88,16 +52,17 @@ def _parser() -> argparse.ArgumentParser:
         help=", ".join(f"{key}={field.default}" for key, field in Demo.model_fields.items()),
     )
     made.set_defaults(run=_demo)
+    commands.add_parser("layouts", help="the layouts that can be read, as a table").set_defaults(run=_layouts)
     return parser
 
 
 def _add_build(parser: argparse.ArgumentParser) -> None:
     parser.description = "Turn images into a corpus of WebDataset tars. Killed, it goes on when the same command is given again."
-    parser.epilog = "layouts:\n" + "\n".join(f"  {name:<12} {text}" for name, (text, _) in LAYOUTS.items())
+    parser.epilog = "layouts:\n" + "\n".join(f"  {name:<14} {layout.about}" for name, layout in LAYOUTS.items())
     add = parser.add_argument
     add("source", type=Path, metavar="SOURCE", help="what to read; see the layouts below")
-    add("--layout", required=True, choices=LAYOUTS, metavar="LAYOUT", help=", ".join(LAYOUTS))
-    add("--out", required=True, type=Path, metavar="OUT", help="the folder of the corpus")
+    add("--layout", metavar="LAYOUT", help="one of the layouts below, or package.module:Class of your own (default: recognized)")
+    add("--out", required=True, metavar="OUT", help="the folder of the corpus, or of the corpora where there are several")
     add(
         "--max-side",
         type=int,
@@ -112,10 +77,14 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=int, metavar="N", help="processes (default: all cores)")
     add("--part", type=parse_part, metavar="3/32", help="write the third of 32 parts; default: from torchrun or SLURM, else 1/1")
     add("--root", type=Path, metavar="DIR", help="list, sfm: the folder that paths are relative to")
-    add("--split", default="train", choices=["train", "val", "test"], help="sfm, cifar: which split (default train)")
+    add("--split", metavar="NAME", help="write this one of several corpora, into OUT itself (default: all, into OUT/NAME)")
+    add(
+        "--split-classes", type=float, metavar="SHARE", help="two corpora without a common class: train with this share, and test"
+    )
     add("--class-depth", type=int, metavar="N", help="folder: how many leading folders name the class (default: all)")
     add("--ground-truth", type=Path, metavar="PATH", help="oxford: the ground truth (default: the only one below SOURCE)")
-    add("--label-field", metavar="FIELD", help="img2dataset: field of key.json that is the label (default: no labels)")
+    add("--path-field", metavar="FIELD", help="list: the column of paths (default: by its name)")
+    add("--label-field", metavar="FIELD", help="list, table, img2dataset: the column or field that is the label")
     parser.set_defaults(run=_build)
 
 
@@ -124,12 +93,61 @@ def _build(options: argparse.Namespace) -> int:
     sharding = check(Sharding, {"shard_images": options.shard_images, "shard_bytes": options.shard_bytes})
     part = options.part or part_of(os.environ)
     workers = options.workers or own_cores()
-    if options.out.resolve().is_relative_to(options.source.resolve()):
+    out, sources = _local(options.out), _sources(options)
+    if out.resolve().is_relative_to(options.source.resolve()):
+        raise UserError(f"{out} lies in {options.source}: what is built would become part of the source; choose another OUT")
+    for name, source in sources.items():
+        build(source, out / name, encoding, sharding, part=part, workers=workers, bad_budget=options.bad_budget)
+    return 0
+
+
+def _sources(options: argparse.Namespace) -> Mapping[str, Source]:
+    """The corpora to build, by the names of their folders below OUT."""
+    names = ("source", "root", "split", "class_depth", "ground_truth", "path_field", "label_field")
+    request = Request(**{name: getattr(options, name) for name in names})
+    layout = _layout(request, options.layout)
+    if options.split_classes is None:
+        return corpora(request, layout)
+    if not 0 < options.split_classes < 1:
         raise UserError(
-            f"{options.out} lies in {options.source}: what is built would become part of the source; choose another OUT"
+            f"--split-classes {options.split_classes}: expected the share of the classes for training, between 0 and 1"
         )
-    source = LAYOUTS[options.layout][1](options)
-    build(source, options.out, encoding, sharding, part=part, workers=workers, bad_budget=options.bad_budget)
+    whole = corpora(request, layout)
+    if list(whole) != [""]:
+        raise UserError(
+            f"--split-classes divides one corpus, but layout {layout.name} finds {', '.join(whole)}: it is split already; "
+            "leave the option out, or choose one with --split"
+        )
+    return {side: ClassSplit(whole[""], options.split_classes, side) for side in SIDES}
+
+
+def _layout(request: Request, name: str | None) -> Layout:
+    """The layout that was asked for, or the one that is recognized; says what else it might have been."""
+    chosen = find_layout(name) if name else choose(request.source).layout
+    found = others(request.source, chosen)
+    if name is None:
+        by = chosen.recognize(request.source)
+        print(f"recognized layout {chosen.name} by {by}: {chosen.about}; it makes: {chosen.corpora}", flush=True)
+        for other in found:
+            print(f"  under layout {other.layout.name} it would be {counted(request, other.layout)}", flush=True)
+    elif chosen.generic:
+        for other in (other for other in found if not other.layout.generic):
+            what = f"{request.source} looks like layout {other.layout.name} (by {other.by}), which makes"
+            print(f"note: {what}: {other.layout.corpora}", flush=True)
+    return chosen
+
+
+def _local(out: str) -> Path:
+    if "://" in out:
+        raise UserError(
+            f"--out {out}: corpora are built on a disk, and copied when they are complete; give a folder, then copy it with the "
+            "tools of your storage, manifest.json last: it is the mark of a complete corpus. Training reads it from there"
+        )
+    return Path(out)
+
+
+def _layouts(options: argparse.Namespace) -> int:
+    print(table())
     return 0
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import socket
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,17 +24,18 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from largescale.commit import write_json
-from largescale.corpus.manifest import map_table, write_table
+from largescale.corpus.manifest import BOX_COLUMNS, map_table, write_table
 from largescale.corpus.pixels import BadImageError
 from largescale.progress import tracked
 from largescale.settings import Settings, UserError
 from shards.images import Encoding, stored_image
-from shards.sources import Item, Source
+from shards.sources import Item, Skipped, Source
 
 ROW_COLUMNS = {"key": pa.large_string(), "place": pa.large_string(), "label": pa.int32(), "item": pa.int64()}
 ILLEGAL_KEY = r"\.[^/]*$|(^|/)$|^/|^__[^/]*__(/|$)"  # what WebDataset cuts at the first dot, or skips
 WORK = ".build"
 """The folder below an output where a build keeps its plan and its sidecars until the corpus is published."""
+NO_BOX = (np.nan,) * 4
 SAMPLE = 32
 TAR_OVERHEAD = 2048  # headers, key.json and padding per image
 
@@ -71,6 +73,16 @@ class Plan:
         """`(shards + 1,)`: rows `bounds[s] : bounds[s + 1]` are those of shard s."""
         return np.arange(self.shards + 1, dtype=np.int64) * len(self) // self.shards
 
+    @property
+    def has_boxes(self) -> bool:
+        return "x0" in self.rows.schema.names if isinstance(self.rows, pa.RecordBatch) else "x0" in self.rows
+
+    def box(self, row: int) -> tuple[float, ...] | None:
+        """x0, y0, x1, y1 in pixels of the file."""
+        if not self.has_boxes or np.isnan(self.rows["x0"][row]):
+            return None
+        return tuple(float(self.rows[side][row]) for side in BOX_COLUMNS)
+
     def images(self, shards: Iterable[int]) -> int:
         """How many images some shards have."""
         return sum(int(self.bounds[shard + 1] - self.bounds[shard]) for shard in shards)
@@ -83,7 +95,7 @@ class Plan:
     def commit(self, folder: Path) -> None:
         """Make `folder` with the plan in it, unless another part has: the first one counts, nobody's mapped files change."""
         own = folder.with_name(f"{folder.name}.{socket.gethostname()}.{os.getpid()}.partial")
-        write_table(own / "rows.arrow", self.rows, ROW_COLUMNS)
+        write_table(own / "rows.arrow", self.rows, {**ROW_COLUMNS, **(BOX_COLUMNS if self.has_boxes else {})})
         write_table(own / "labels.arrow", {"name": self.label_names}, {"name": pa.large_string()})
         write_json(own / "build.json", {"identity": self.identity, "shards": self.shards, "image_bytes": self.image_bytes})
         try:
@@ -100,9 +112,9 @@ def settle(source: Source, out: Path, encoding: Encoding, sharding: Sharding) ->
     Raises:
         UserError: no images, illegal or colliding keys, or `out` holds what another source or other options made.
     """
-    rows, label_names = collect(tracked(source.items(), "listing", None, "image"))
-    if len(rows) == 0:
-        raise UserError(f"the source holds no image that layout {source.layout!r} can find; check SOURCE and --layout")
+    skipped: Counter[str] = Counter()
+    rows, label_names = collect(tracked(source.items(), "listing", None, "image"), skipped)
+    _report(source, out, rows, label_names, skipped)
     check_keys(rows)
     listing = {"source_images": len(rows), "source_sha256": _digest(rows, label_names)}
     identity = {"layout": source.layout, **encoding.described(), **sharding.model_dump(), **listing}
@@ -117,18 +129,45 @@ def settle(source: Source, out: Path, encoding: Encoding, sharding: Sharding) ->
     return plan
 
 
-def collect(items: Iterable[Item]) -> tuple[pa.RecordBatch, list[str]]:
-    """Rows sorted by label, those without label first, and the names of the labels in the order of their numbers."""
+def _report(source: Source, out: Path, rows: pa.RecordBatch, label_names: Sequence[str], skipped: Mapping[str, int]) -> None:
+    """Say what was found and what was left out.
+
+    Raises:
+        UserError: no image, or no label where the layout expects some.
+    """
+    bare = int(np.count_nonzero(rows["label"].to_numpy() < 0))
+    left = ", ".join(f"{count:,} {reason}" for reason, count in sorted(skipped.items(), key=lambda kind: -kind[1]))
+    found = f"{len(rows):,} images, {len(label_names):,} labels" + (
+        f" ({bare:,} images without one)" if bare and label_names else ""
+    )
+    print(f"{out.name}: {found}" + (f"; left out: {left}" if left else ""), flush=True)
+    if len(rows) == 0:
+        raise UserError(f"the source holds no image that layout {source.layout!r} can find; check SOURCE and --layout")
+    if source.labeled and not label_names:
+        raise UserError(
+            f"layout {source.layout!r} expects labels and found none for {len(rows):,} images; check SOURCE and --layout, or use "
+            "--layout distractors for images without labels"
+        )
+
+
+def collect(items: Iterable[Item | Skipped], skipped: Counter[str] | None = None) -> tuple[pa.RecordBatch, list[str]]:
+    """Rows sorted by label, those without label first, and the names of the labels in the order of their numbers.
+
+    Args:
+        skipped: counts what was left out, by reason.
+    """
     numbers: dict[str, int] = {}
-    batches = [_batch(chunk, numbers) for chunk in _chunks(items, 1 << 16)]
+    batches = [_batch(chunk, numbers) for chunk in _chunks(_taken(items, Counter() if skipped is None else skipped), 1 << 16)]
     names = sorted(numbers, key=int if all(name.isdecimal() for name in numbers) else str)
     rank = np.full(len(names) + 1, -1, dtype=np.int32)  # the last entry is that of number -1: no label
     rank[[numbers[name] for name in names]] = np.arange(len(names))
-    table = pa.Table.from_batches(batches, schema=pa.schema({k: ROW_COLUMNS[k] for k in ("key", "place", "label")}))
+    kinds = {**{k: ROW_COLUMNS[k] for k in ("key", "place", "label")}, **BOX_COLUMNS}
+    table = pa.Table.from_batches(batches, schema=pa.schema(kinds))
     label = rank[table["label"].to_numpy()]
     order = np.argsort(label, kind="stable")
     columns = [table["key"].take(order), table["place"].take(order), pa.array(label[order]), pa.array(order)]
-    return pa.record_batch([_whole(column) for column in columns], names=list(ROW_COLUMNS)), names
+    boxes = {side: table[side].take(order) for side in BOX_COLUMNS} if np.isfinite(table["x0"].to_numpy()).any() else {}
+    return pa.record_batch([_whole(column) for column in (*columns, *boxes.values())], names=[*ROW_COLUMNS, *boxes]), names
 
 
 def check_keys(rows: pa.RecordBatch) -> None:
@@ -160,6 +199,14 @@ def require_same(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -
         )
 
 
+def _taken(items: Iterable[Item | Skipped], skipped: Counter[str]) -> Iterator[Item]:
+    for item in items:
+        if isinstance(item, Skipped):
+            skipped[item.reason] += 1
+        else:
+            yield item
+
+
 def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
@@ -172,7 +219,9 @@ def _batch(chunk: list[Item], numbers: dict[str, int]) -> pa.RecordBatch:
         texts = [pa.array([item[column] for item in chunk], pa.large_string()) for column in (0, 2)]
     except UnicodeEncodeError as error:
         raise UserError(f"the file name {error.object!r} is not valid UTF-8 and cannot be a key; rename the file") from None
-    return pa.record_batch([*texts, pa.array(labels, pa.int32())], names=["key", "place", "label"])
+    sides = np.array([item.box or NO_BOX for item in chunk], np.float32).T  # (4, images)
+    columns = [*texts, pa.array(labels, pa.int32()), *map(pa.array, sides)]
+    return pa.record_batch(columns, names=["key", "place", "label", *BOX_COLUMNS])
 
 
 def _whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:

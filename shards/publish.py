@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from largescale.commit import write_text
-from largescale.corpus.manifest import Shard, write_manifest
+from largescale.corpus.manifest import BOX_COLUMNS, Shard, write_manifest
 from largescale.settings import UserError
 from shards.images import stored_box
-from shards.plan import WORK, Plan
+from shards.plan import NO_BOX, WORK, Plan
 from shards.shard import Job
 from shards.sources import Source
 
@@ -37,7 +37,8 @@ def _publish(job: Job, plan: Plan, sidecars: Sequence[Mapping[str, Any]]) -> Non
     truth = _ground_truth(job.source, plan, kept, images)
     made = {**plan.identity, "undecodable": len(bad)}
     write_undecodable(job.out, plan, bad)
-    write_manifest(job.out, job.out.name, shards, images, plan.label_names, made, pairs, truth)
+    boxes = _boxes(sidecars) if plan.has_boxes else None
+    write_manifest(job.out, job.out.name, shards, images, plan.label_names, made, pairs, truth, boxes)
     tidy(job.out)
     label_count, shard_count = len(plan.label_names), len(shards)
     print(f"{job.out}: {len(kept):,} images of {label_count:,} labels in {shard_count:,} shards, {len(bad):,} undecodable")
@@ -64,6 +65,12 @@ def _column(sidecars: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
     return np.concatenate([sidecar[name] for sidecar in sidecars])
 
 
+def _boxes(sidecars: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Columns of `BOX_COLUMNS`, in stored pixels."""
+    found = [box or NO_BOX for sidecar in sidecars for box in sidecar["boxes"]]
+    return dict(zip(BOX_COLUMNS, np.array(found, np.float32).reshape(-1, 4).T, strict=True))
+
+
 def _pairs(source: Source, plan: Plan, kept: np.ndarray) -> dict[str, np.ndarray] | None:
     """The source's pairs with image ids for positions; pairs of an undecodable image are left out."""
     pairs = source.pairs()
@@ -82,6 +89,7 @@ def _ground_truth(source: Source, plan: Plan, kept: np.ndarray, images: Mapping[
     if truth is None:
         return None
     image_id = {key: number for number, key in enumerate(images["key"].to_pylist())}
+    undecodable = set(plan.rows["key"].to_pylist()) - image_id.keys()
     lost = [query["key"] for query in truth["queries"] if query["key"] not in image_id]
     if lost:
         raise UserError(
@@ -92,7 +100,9 @@ def _ground_truth(source: Source, plan: Plan, kept: np.ndarray, images: Mapping[
         number = image_id[query["key"]]
         place, size = plan.rows["place"][int(kept[number])].as_py(), (int(images["width"][number]), int(images["height"][number]))
         box = query["box"] and stored_box(query["box"], source.read(place), *size)
-        lists = {mark: [key for key in keys if key in image_id] for mark, keys in query.items() if mark not in ("key", "box")}
+        lists = {
+            mark: [key for key in keys if key not in undecodable] for mark, keys in query.items() if mark not in ("key", "box")
+        }
         queries.append({"key": query["key"], "box": box, **lists})
     gallery = truth["gallery"] and [key for key in truth["gallery"] if key in image_id]
     return {"protocol": truth["protocol"], "queries": queries, "gallery": gallery}

@@ -14,7 +14,7 @@ import numpy as np
 from largescale.commit import committed_file, write_json
 from largescale.corpus.manifest import sha256_of
 from largescale.corpus.pixels import BadImageError
-from shards.images import Encoding, Stored, stored_image
+from shards.images import Encoding, Stored, stored_box, stored_image
 from shards.plan import WORK, Plan
 from shards.sources import Source
 
@@ -53,17 +53,19 @@ def write_shard(job: Job, shard: int, advance: Callable[[], None]) -> dict[str, 
 
     Returns:
         the sidecar: `name`, `samples`, `bytes`, `sha256` of the tar, the columns `row`, `offset`, `size`, `width`,
-        `height` of its images, and `bad`: `[row, error]` of those that cannot be decoded.
+        `height` of its images, `boxes` where the source knows them, and `bad`: `[row, error]` of those that cannot be decoded.
     """
     plan = open_plan(job.out / WORK)
     columns: dict[str, list[int]] = {name: [] for name in COLUMNS}
-    bad = []
+    bad, boxes = [], []
     with committed_file(job.tar(shard)) as temporary:
         with tarfile.open(temporary, "w") as tar:
             for row in range(*map(int, plan.bounds[shard : shard + 2])):
                 try:
                     image = stored_image(job.source, plan.rows["place"][row].as_py(), job.encoding)
-                    values = (row, _add_sample(tar, plan, row, image), len(image.data), image.width, image.height)
+                    box = _box(job.source, plan, row, image)
+                    values = (row, _add_sample(tar, plan, row, image, box), len(image.data), image.width, image.height)
+                    boxes.append(box)
                     for column, value in zip(columns.values(), values, strict=True):
                         column.append(value)
                 except BadImageError as error:
@@ -71,6 +73,7 @@ def write_shard(job: Job, shard: int, advance: Callable[[], None]) -> dict[str, 
                 advance()
         tar_facts = {"bytes": temporary.stat().st_size, "sha256": sha256_of(temporary)}
     sidecar = {"name": job.tar(shard).name, "samples": len(columns["row"]), **tar_facts, **columns, "bad": bad}
+    sidecar |= {"boxes": boxes} if plan.has_boxes else {}
     write_json(job.sidecar(shard), sidecar)
     return sidecar
 
@@ -80,12 +83,19 @@ def open_plan(folder: Path) -> Plan:
     return Plan.open(folder)
 
 
-def _add_sample(tar: tarfile.TarFile, plan: Plan, row: int, image: Stored) -> int:
+def _box(source: Source, plan: Plan, row: int, image: Stored) -> list[float] | None:
+    """The box of an image in the pixels that are stored."""
+    box = plan.box(row)
+    return None if box is None else stored_box(box, source.read(plan.rows["place"][row].as_py()), image.width, image.height)
+
+
+def _add_sample(tar: tarfile.TarFile, plan: Plan, row: int, image: Stored, box: list[float] | None) -> int:
     """Add `key.jpg` (or png) and `key.json`; the byte position of the image."""
     key, place = plan.rows["key"][row].as_py(), plan.rows["place"][row].as_py()
     label = int(plan.rows["label"][row])
     name = plan.label_names[label] if label >= 0 else None
     facts = {"label": label, "label_name": name, "width": image.width, "height": image.height, "source": place}
+    facts |= {"box": box} if box else {}
     offset = _add(tar, f"{key}.{image.suffix}", image.data)
     _add(tar, f"{key}.json", json.dumps(facts, ensure_ascii=False).encode())
     return offset

@@ -113,7 +113,9 @@ def ground_truth_faults(manifest: Manifest) -> Iterator[str]:
     truth = manifest.ground_truth or {}
     keys = set(manifest.keys.to_pylist())
     named = {query["key"] for query in truth["queries"]} | set(truth["gallery"] or ())
-    named |= {key for query in truth["queries"] for mark, listed in query.items() if mark not in ("key", "box") for key in listed}
+    judged = {key for query in truth["queries"] for mark, listed in query.items() if mark not in ("key", "box") for key in listed}
+    if judged & keys:  # else the gallery is a corpus of its own
+        named |= judged
     if lost := sorted(named - keys):
         yield f"ground_truth.json: names {len(lost):,} keys that images.arrow lacks, the first being {lost[0]}"
 

@@ -1,8 +1,9 @@
 """The columns of a corpus, memory-mapped, and the file that describes them.
 
 A corpus is a folder: `manifest.json`, `images.arrow`, `labels.arrow`, WebDataset tars, and where the source knows them
-`pairs.arrow` and `ground_truth.json`. Image id = row number of `images.arrow`. Images of one label are contiguous and
-the images of a shard are contiguous and in the order of the tar. `manifest.json` is written last: it is the marker.
+`pairs.arrow`, `boxes.arrow` and `ground_truth.json`. Image id = row number of `images.arrow`. Images of one label are
+contiguous and the images of a shard are contiguous and in the order of the tar. `manifest.json` is written last: it is the
+marker.
 """
 
 import hashlib
@@ -38,6 +39,8 @@ PAIR_COLUMNS = {
     "scale": pa.float32(),
     "distance": pa.float32(),
 }
+BOX_COLUMNS = dict.fromkeys(("x0", "y0", "x1", "y1"), pa.float32())
+"""Where the object of an image is, in stored pixels; NaN for an image without a box."""
 
 
 class Storage(Protocol):
@@ -180,6 +183,14 @@ class Manifest:
         return pairs
 
     @cached_property
+    def boxes(self) -> np.ndarray | None:
+        """`(images, 4)` x0, y0, x1, y1 in stored pixels, NaN for an image without a box; None for a corpus without boxes."""
+        if "boxes.arrow" not in self.files:
+            return None
+        table = self._table("boxes.arrow")
+        return np.stack([table[side] for side in BOX_COLUMNS], axis=1)
+
+    @cached_property
     def ground_truth(self) -> Mapping[str, Any] | None:
         """`ground_truth.json` of a test set (see `shards.sources`), or None."""
         if "ground_truth.json" not in self.files:
@@ -204,12 +215,14 @@ def write_manifest(
     made: Mapping[str, Any],
     pairs: Mapping[str, Any] | None = None,
     ground_truth: Mapping[str, Any] | None = None,
+    boxes: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the columns of a corpus whose tars are in place, then `manifest.json`, which makes it complete.
 
     Args:
         images: the columns of `IMAGE_COLUMNS`, `(images,)` each.
         pairs: the columns of `PAIR_COLUMNS` that the source knows, `(pairs,)` each.
+        boxes: the columns of `BOX_COLUMNS`, `(images,)` each.
     """
     write_table(directory / "images.arrow", images, IMAGE_COLUMNS)
     write_table(directory / "labels.arrow", {"name": label_names}, {"name": pa.large_string()})
@@ -217,6 +230,9 @@ def write_manifest(
     if pairs is not None:
         write_table(directory / "pairs.arrow", pairs, {key: PAIR_COLUMNS[key] for key in pairs})
         written.append("pairs.arrow")
+    if boxes is not None:
+        write_table(directory / "boxes.arrow", boxes, BOX_COLUMNS)
+        written.append("boxes.arrow")
     if ground_truth is not None:
         write_json(directory / "ground_truth.json", ground_truth)
         written.append("ground_truth.json")

@@ -12,7 +12,7 @@ from largescale.settings import Settings
 from largescale.tracking import TrackingConfig
 
 ProtocolName = Literal[
-    "auto", "labels", "oxford5k", "paris6k", "roxford5k", "rparis6k", "holidays", "holidays-upright", "ukbench"
+    "auto", "labels", "oxford5k", "paris6k", "roxford5k", "rparis6k", "holidays", "holidays-upright", "gldv2", "ilias", "ukbench"
 ]
 SCALES: Mapping[str, tuple[float, ...]] = {"single": (1.0,), "multi": (1.0, 2**-0.5, 0.5), "multi_up": (2**0.5, 1.0, 2**-0.5)}
 

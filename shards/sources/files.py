@@ -4,9 +4,18 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from PIL import Image
+
 from largescale.settings import UserError
+from shards.sources import Skipped
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+OTHER_SUFFIXES = {".txt", ".json", ".csv", ".tsv", ".xml", ".html", ".md", ".py", ".yaml", ".yml", ".mat", ".npy", ".pkl"}
+OTHER_SUFFIXES |= {".parquet", ".arrow", ".db", ".zip", ".tar", ".gz", ".tgz", ".pdf", ".mp4", ".mov"}
+"""What is not even opened. A file with any other suffix, or none, is an image if it begins like one."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF", "HEIF", "PPM")
+PREFIX = 32
+"""Bytes by which Pillow tells formats apart."""
 
 
 class MissingImagesError(UserError):
@@ -18,11 +27,30 @@ class MissingImagesError(UserError):
         self.paths = paths
 
 
-def image_files(root: Path) -> Iterator[str]:
-    """Paths below `root`, relative and in sorted order, of files with an image's suffix. Hidden files are left out."""
+def image_files(root: Path) -> Iterator[str | Skipped]:
+    """Paths below `root`, relative and in sorted order, of images, by suffix or content. Hidden files are left out."""
     if not root.is_dir():
         raise UserError(f"there is no folder {root}")
-    return (path for path in _walk(str(root), "") if os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES)
+    return (path if _is_image(root, path) else not_taken(path) for path in _walk(str(root), ""))
+
+
+def not_taken(path: str) -> Skipped:
+    return Skipped(path, f"no image ({os.path.splitext(path)[1].lower() or 'no suffix'})")
+
+
+def _is_image(root: Path, path: str) -> bool:
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix in IMAGE_SUFFIXES or suffix in OTHER_SUFFIXES:
+        return suffix in IMAGE_SUFFIXES
+    with (root / path).open("rb") as file:
+        return begins_like_image(file.read(PREFIX))
+
+
+def begins_like_image(prefix: bytes) -> bool:
+    """Whether Pillow takes a file that begins so for an image."""
+    Image.init()
+    tests = (Image.OPEN[name][1] for name in FORMATS if name in Image.OPEN)
+    return any(test is not None and test(prefix) is True for test in tests)
 
 
 def _walk(folder: str, below: str) -> Iterator[str]:

@@ -2,14 +2,15 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from largescale.settings import UserError
-from shards.sources import Item, Source
+from shards.sources import Item, Skipped, Source
 from shards.sources.files import MissingImagesError, image_files, key_of
+from shards.sources.layout import Layout, Request
 from shards.sources.pickles import load_plain
 
 MARKS = ("good", "ok", "easy", "hard", "junk")
@@ -22,6 +23,19 @@ class TestSet(NamedTuple):
     queries: list[dict[str, Any]]
     images: list[str] | None
     """The gallery in the order of the ground truth; None: every image of the folder."""
+
+
+class OxfordParis(Layout):
+    name = "oxford"
+    about = "Oxford/Paris test sets, classic or revisited: images with gnd_*.json, gnd_*.pkl or *_query.txt (--ground-truth)"
+    corpora = "one, with its ground truth"
+
+    def recognize(self, source: Path) -> str | None:
+        patterns = ("gnd_*.json", "gnd_*.pkl", "*_query.txt")
+        return next((p for p in patterns if source.is_dir() and next(source.glob(p), next(source.glob(f"*/{p}"), None))), None)
+
+    def read(self, request: Request) -> Mapping[str, Source]:
+        return {"": Landmarks(request.source, request.ground_truth or find_ground_truth(request.source))}
 
 
 @dataclass(frozen=True)
@@ -122,7 +136,7 @@ def _names(query: dict[str, Any]) -> Iterator[str]:
 
 def _paths_by_name(root: Path) -> dict[str, str]:
     paths: dict[str, str] = {}
-    for path in image_files(root):
+    for path in (path for path in image_files(root) if not isinstance(path, Skipped)):
         name = key_of(path).rpartition("/")[2]
         if paths.setdefault(name, path) != path:
             raise UserError(f"{paths[name]} and {path} below {root} are both called {name}; the ground truth names one image")

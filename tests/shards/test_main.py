@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from largescale.corpus.manifest import Manifest
-from shards.__main__ import LAYOUTS, main, parse_part, part_of
+from shards.__main__ import main, parse_part, part_of
+from shards.layouts import LAYOUTS
 from shards.verify import Unchecked
 from shards.writer import Part
 from tests.conftest import ROOT
 from tests.shards.photographs import write_photographs
+from tests.shards.trees import cub, sop
 
 
 def test_part_is_said_or_taken_from_torchrun_or_slurm() -> None:
@@ -72,6 +74,8 @@ def test_wrong_sources_are_errors_without_traceback(tmp_path: Path, capsys: pyte
     assert "found none; give --ground-truth" in failed(capsys, "build", source, "--layout", "oxford", *out)
     assert "expected one .pkl" in failed(capsys, "build", source, "--layout", "sfm", *out)
     assert "expected one folder of CIFAR" in failed(capsys, "build", source, "--layout", "cifar", *out)
+    assert "recognized none of those" in failed(capsys, "build", source, *out)
+    assert "there is no layout 'foldr'" in failed(capsys, "build", source, "--layout", "foldr", *out)
     assert "there is no list" in failed(capsys, "build", source / "no.csv", "--layout", "list", *out)
     assert not (tmp_path / "out").exists()
 
@@ -84,6 +88,55 @@ def test_missing_images_of_a_list_are_written_down(tmp_path: Path, capsys: pytes
     assert "20 of the 21 images" in text
     assert text.count(".jpg") == 10
     assert (tmp_path / "out" / "missing.txt").read_text().split() == names
+
+
+def test_labels_that_were_expected_and_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_photographs(tmp_path / "in", ["1.jpg", "2.jpg"])
+    text = failed(capsys, "build", tmp_path / "in", "--layout", "folder", "--out", tmp_path / "out")
+    assert "expects labels and found none for 2 images" in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_url_is_no_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_photographs(tmp_path / "in", ["a/1.jpg"])
+    assert "corpora are built on a disk" in failed(capsys, "build", tmp_path / "in", "--out", "s3://bucket/corpus")
+    assert not Path("s3:").exists()
+
+
+def test_a_data_set_is_recognized_and_makes_its_corpora(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cub(tmp_path / "in")
+    assert main(["build", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--max-side", "20", "--workers", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "recognized layout cub by images.txt, image_class_labels.txt, classes.txt, images" in said
+    assert "under layout folder it would be 12 images, 4 labels" in said
+    assert "train: 6 images, 2 labels" in said
+    for name in ("train", "test"):
+        assert main(["verify", str(tmp_path / "out" / name)]) == 0
+        manifest = Manifest.open(Unchecked(tmp_path / "out" / name))
+        assert len(manifest) == 6
+        assert manifest.boxes is not None
+        assert manifest.boxes.tolist() == [[5, 2.5, 15, 10]] * 6, "half of the size is stored"
+    assert (
+        main(["build", str(tmp_path / "in" / "CUB_200_2011/images"), "--layout", "folder", "--out", str(tmp_path / "all")]) == 0
+    )
+    assert "left out" not in capsys.readouterr().out
+
+
+def test_a_wrong_layout_is_told_what_the_source_looks_like(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sop(tmp_path / "in")
+    arguments = [str(tmp_path / "in"), "--layout", "folder", "--out", str(tmp_path / "out"), "--workers", "1"]
+    assert main(["build", *arguments]) == 0
+    said = capsys.readouterr().out
+    assert "looks like layout sop (by Ebay_train.txt, Ebay_test.txt), which makes: train, test; labels CATEGORY/PRODUCT" in said
+    assert "left out: 4 no image (.txt)" in said
+
+
+def test_classes_are_divided_by_one_command(tmp_path: Path) -> None:
+    write_photographs(tmp_path / "in", [f"{label}/{n}.jpg" for label in "abcd" for n in (1, 2)])
+    command = ["build", str(tmp_path / "in"), "--layout", "folder", "--out", str(tmp_path / "out"), "--workers", "1"]
+    assert main([*command, "--split-classes", "0.5"]) == 0
+    train, test = (Manifest.open(Unchecked(tmp_path / "out" / side)).label_names.to_pylist() for side in ("train", "test"))
+    assert (len(train), len(test), sorted(train + test)) == (2, 2, list("abcd"))
 
 
 def test_output_inside_of_the_source_and_wrong_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

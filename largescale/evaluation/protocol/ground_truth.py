@@ -17,7 +17,7 @@ from largescale.evaluation.protocol.protocols import landmark_protocols
 from largescale.evaluation.protocol.relevance import Judged
 from largescale.settings import UserError
 
-LISTS = ("good", "ok", "easy", "hard", "junk")
+LISTS = ("good", "ok", "easy", "hard", "junk", "public", "private")
 SAME_LANDMARK = 0.5
 Box = tuple[float, float, float, float]
 

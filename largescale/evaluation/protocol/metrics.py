@@ -2,7 +2,8 @@
 
 A rank is zero-based and counts the rows that are neither junk nor excluded. The rule is part of a metric's name:
 `map_trapezoid` (Oxford, Paris, revisited, Holidays: never above `map_rectangle`), `map_rectangle` (mean of the precisions at
-the positives, over the whole ranking), `map_at_r` (rectangles, first R places, R the number of positives), `recall_at_k` (is a
+the positives, over the whole ranking), `map_at_r` (rectangles, first R places, R the number of positives), `map_at_k` (of Google
+Landmarks and ILIAS: rectangles, first k places, over k or the number of positives if that is less), `recall_at_k` (is a
 positive among the first k?), `precision_at_k` (positives among the first k, over k), `precision_at_k_cut` (k cut to the place
 of the last positive: revisitop's "mP@k", never below `precision_at_k`), `ns` (positives among the first 4: UKBench's N-S).
 Queries without a positive score NaN and are in no mean.
@@ -89,10 +90,20 @@ _BY_NAME: Mapping[str, Callable[[Ranked], np.ndarray]] = {
     ),
     "ns": lambda ranked: np.where(ranked.positives > 0, ranked.hits(4), np.nan),
 }
+
+
+def _map_at(ranked: Ranked, k: int) -> np.ndarray:
+    """Over the positives that can be among the first k."""
+    precision = (ranked.place + 1) / (ranked.rank + 1) * (ranked.rank < k)
+    sums = np.bincount(ranked.query, weights=precision, minlength=len(ranked.positives))
+    return sums / np.clip(ranked.positives, 1, k)
+
+
 _AT_K: Mapping[str, Callable[[Ranked, int], np.ndarray]] = {
     "recall": lambda ranked, k: (ranked.hits(k) > 0).astype(float),
     "precision": lambda ranked, k: ranked.hits(k) / k,
     "precision_cut": _precision_cut,
+    "map": _map_at,
 }
 
 

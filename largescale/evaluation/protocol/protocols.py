@@ -55,6 +55,7 @@ _LEVELS = {
     "medium": replace(_REVISITED, positive=("easy", "hard"), junk=("junk",)),
     "hard": replace(_REVISITED, positive=("hard",), junk=("junk", "easy")),
 }
+_DEEP = Protocol("", (), (), "is not in the gallery", "the whole image", ("map_rectangle", "recall_at_1", "recall_at_100"))
 _FAMILIES: dict[str, dict[str, Protocol]] = {
     "oxford5k": {"": _CLASSIC},
     "paris6k": {"": _CLASSIC},
@@ -62,6 +63,10 @@ _FAMILIES: dict[str, dict[str, Protocol]] = {
     "rparis6k": _LEVELS,
     "holidays": {"": replace(_CLASSIC, own_image="is left out of the ranking", crop="the whole image")},
     "holidays-upright": {"": replace(_CLASSIC, own_image="is left out of the ranking", crop="the whole image, turned upright")},
+    "gldv2": {
+        level: replace(_DEEP, positive=(level,), metrics=("map_at_100", *_DEEP.metrics)) for level in ("public", "private")
+    },
+    "ilias": {"": replace(_DEEP, positive=("good",), metrics=("map_at_1000", *_DEEP.metrics))},
 }
 FAMILIES = tuple(_FAMILIES)
 _LABELS = Protocol(
@@ -89,7 +94,7 @@ def landmark_protocols(family: str, crop: bool) -> Sequence[Protocol]:
     if family not in _FAMILIES:
         raise UserError(f"the ground truth is for protocol {family!r}; known are {', '.join(FAMILIES)}")
     if not family.startswith(("oxford", "paris", "roxford", "rparis")):
-        return [replace(rules, name=family) for rules in _FAMILIES[family].values()]
+        return [replace(rules, name="-".join(filter(None, (family, level)))) for level, rules in _FAMILIES[family].items()]
     what, region = ("crop", "cropped to its box before it is resized") if crop else ("nocrop", "the whole image")
     return [
         replace(rules, name="-".join(filter(None, (family, level, what))), crop=region)

@@ -9,6 +9,8 @@ import pyarrow as pa
 import pytest
 
 from largescale.evaluation.protocol.ground_truth import LabelTruth, ListedTruth, Published, labels_in_gallery
+from largescale.evaluation.protocol.metrics import evaluate_rankings
+from largescale.evaluation.protocol.protocols import landmark_protocols
 from largescale.settings import UserError
 
 GALLERY = pa.array([f"g{i}" for i in range(8)] + ["q0", "q1"], pa.large_string())
@@ -105,3 +107,16 @@ def test_labels_leave_the_query_out_by_its_id() -> None:
 def test_labels_of_two_corpora_are_matched_by_name() -> None:
     ours, theirs = pa.array(["cat", "dog", "owl"]), pa.array(["owl", "ant", "cat"])
     assert labels_in_gallery(np.array([0, 1, 2, -1]), theirs, ours).tolist() == [2, 4, 0, -1]
+
+
+def test_public_and_private_queries_are_scored_apart_among_a_gallery_of_its_own() -> None:
+    queries = [{"key": "q1", "box": None, "private": ["a", "c"]}, {"key": "q2", "box": None, "public": ["b"]}]
+    published = Published.parse({"protocol": "gldv2", "queries": queries, "gallery": None}, "x")
+    truth = ListedTruth(published, pa.array(["a", "b", "c"], pa.large_string()), pa.array(["q1", "q2"], pa.large_string()))
+    public, private = landmark_protocols("gldv2", crop=True)
+    rankings = np.array([[1, 0, 2], [1, 0, 2]]).T
+    judged = truth.judged(slice(0, 2))
+    parts = [slice(*judged.start[query : query + 2]) for query in (0, 1)]
+    lists = [{truth.lists[code]: judged.row[part] for code in judged.list[part]} for part in parts]
+    assert evaluate_rankings(rankings, lists, private).mean["map_at_100"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert evaluate_rankings(rankings, lists, public).mean["map_at_100"] == 1

@@ -135,6 +135,7 @@ def test_metrics_by_hand() -> None:
     expected = {
         "map_rectangle": [(1 + 2 / 3 + 3 / 6) / 3, (1 / 2 + 2 / 4) / 2],
         "map_at_r": [(1 + 2 / 3) / 3, (1 / 2) / 2],
+        "map_at_1": [1, 0],
         "recall_at_1": [1, 0],
         "recall_at_2": [1, 1],
         "precision_at_4": [2 / 4, 2 / 4],
@@ -169,3 +170,19 @@ def test_holidays_is_that_of_inria(case: Golden) -> None:
 def test_ukbench_counts_the_four_of_an_object() -> None:
     ranked = Ranked(np.array([0, 4, 8, 8]), np.array([0, 1, 2, 3, 0, 3, 4, 900]), np.array([4, 4, 0]))
     np.testing.assert_array_equal(measure(ranked, "ns"), [4, 2, np.nan])
+
+
+def test_mean_average_precision_at_k_is_that_of_google_landmarks() -> None:
+    """delf's MeanAveragePrecision: precision at the right places among the first k, over min(k, right images)."""
+    rng = np.random.default_rng(0)
+    for k in (1, 3, 100):
+        right = rng.random((20, 50)) < 0.2
+        right[0] = False
+        expected = []
+        for row in right:
+            hits = np.flatnonzero(row)
+            found = [(n + 1) / (place + 1) for n, place in enumerate(hits) if place < k]
+            expected.append(sum(found) / min(k, len(hits)) if len(hits) else np.nan)
+        start = np.concatenate([[0], np.cumsum(right.sum(axis=1))])
+        ranked = Ranked(start, np.nonzero(right)[1], right.sum(axis=1))
+        np.testing.assert_allclose(measure(ranked, f"map_at_{k}"), expected, rtol=1e-12)

@@ -24,6 +24,9 @@ HASHES = {
     "rparis6k-hard-nocrop": "1 b0274c2c6ae60332",
     "holidays": "1 4413b22f63105e6e",
     "holidays-upright": "1 e7976886070123ef",
+    "gldv2-public": "1 0d07118162bd2a24",
+    "gldv2-private": "1 1d573fc623513cf7",
+    "ilias": "1 d7a00747f68419a0",
     "ukbench": "2 0603fd5a245b3b0b",
     "labels-query-gallery": "2 24c2325a4099339f",
     "labels-leave-one-out": "2 50e11c2fd2be49ec",
@@ -31,7 +34,7 @@ HASHES = {
 
 
 def test_rules_have_not_changed() -> None:
-    families = ("oxford5k", "paris6k", "roxford5k", "rparis6k", "holidays", "holidays-upright")
+    families = ("oxford5k", "paris6k", "roxford5k", "rparis6k", "holidays", "holidays-upright", "gldv2", "ilias")
     protocols = [p for family in families for crop in (True, False) for p in landmark_protocols(family, crop)]
     assert {p.name: f"{p.version} {p.hash}" for p in [*protocols, LABELS, LEAVE_ONE_OUT, UKBENCH]} == HASHES
 

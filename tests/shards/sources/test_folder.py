@@ -4,13 +4,14 @@ from pathlib import Path
 import pytest
 
 from largescale.settings import UserError
+from shards.sources import Item, Skipped
 from shards.sources.files import key_of
 from shards.sources.folder import Folder
 from tests.shards.photographs import write_photographs
 
 
 def described(source: Folder) -> list[tuple[str, str | None]]:
-    return [(item.key, item.label) for item in source.items()]
+    return [(item.key, item.label) for item in source.items() if isinstance(item, Item)]
 
 
 def test_label_is_the_folder_of_the_image(tmp_path: Path) -> None:
@@ -24,9 +25,21 @@ def test_label_is_the_folder_of_the_image(tmp_path: Path) -> None:
 def test_places_lead_back_to_the_files(tmp_path: Path) -> None:
     write_photographs(tmp_path, ["b/1.jpg", "a/2.png"])
     source = Folder(tmp_path)
-    assert {item.place: source.read(item.place) for item in source.items()} == {
+    assert {item.place: source.read(item.place) for item in source.items() if isinstance(item, Item)} == {
         name: (tmp_path / name).read_bytes() for name in ("a/2.png", "b/1.jpg")
     }
+
+
+def test_images_are_known_by_their_content_and_the_rest_is_counted(tmp_path: Path) -> None:
+    write_photographs(tmp_path, ["a/1", "a/2.jpg_large", "a/3.png_orig"])
+    (tmp_path / "a/notes.txt").write_text("no image")
+    (tmp_path / "a/sound.wav").write_bytes(b"RIFF\0\0\0\0WAVEfmt ")
+    found = list(Folder(tmp_path).items())
+    assert [item.key for item in found if isinstance(item, Item)] == ["a/1", "a/2", "a/3"]
+    assert [item for item in found if isinstance(item, Skipped)] == [
+        Skipped("a/notes.txt", "no image (.txt)"),
+        Skipped("a/sound.wav", "no image (.wav)"),
+    ]
 
 
 def test_dots_of_a_name_become_underscores() -> None:

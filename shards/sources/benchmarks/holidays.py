@@ -1,14 +1,29 @@
 """INRIA Holidays: 500 groups of photographs; the number of an image tells its group, and whether it is the query."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from largescale.settings import UserError
-from shards.sources import Item, Source
+from shards.sources import Item, Skipped, Source
 from shards.sources.files import image_files
+from shards.sources.layout import Layout, Request
+
+
+class InriaHolidays(Layout):
+    name = "holidays"
+    about = "INRIA Holidays: 100000.jpg …; the label is number // 100, and the number that 100 divides is the query"
+    corpora = "one, with labels and queries"
+
+    def recognize(self, source: Path) -> str | None:
+        first = "100000.jpg"
+        found = source.is_dir() and any((folder / first).is_file() for folder in (source, *source.glob("*/")))
+        return first if found else None
+
+    def read(self, request: Request) -> Mapping[str, Source]:
+        return {"": Holidays(request.source)}
 
 
 @dataclass(frozen=True)
@@ -17,9 +32,13 @@ class Holidays(Source):
 
     root: Path
     layout: str = "holidays"
+    labeled = True
 
-    def items(self) -> Iterator[Item]:
+    def items(self) -> Iterator[Item | Skipped]:
         for path in image_files(self.root):
+            if isinstance(path, Skipped):
+                yield path
+                continue
             name = Path(path).stem
             if not name.isdecimal():
                 raise UserError(
@@ -32,7 +51,7 @@ class Holidays(Source):
 
     def ground_truth(self) -> dict[str, Any]:
         groups: dict[str, list[str]] = defaultdict(list)
-        for item in self.items():
+        for item in (item for item in self.items() if isinstance(item, Item)):
             groups[item.label or ""].append(item.key)
         return {"protocol": "holidays", "queries": [_query(sorted(group, key=int)) for group in groups.values()], "gallery": None}
 

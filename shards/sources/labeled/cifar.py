@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100: the binary version, the Python version, or a folder per class; stored as PNG, which loses nothing."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +13,7 @@ from largescale.settings import UserError
 from shards.sources import Item, Source
 from shards.sources.files import require_files
 from shards.sources.folder import Folder
+from shards.sources.layout import Layout, Request
 from shards.sources.pickles import load_plain
 
 PIXELS = 3 * 32 * 32
@@ -28,6 +29,18 @@ LEVELS = {"batches.meta": ["label"], "meta": ["coarse_label", "fine_label"]}
 """What an image is labeled with, in the order of the bytes of the binary version."""
 
 
+class CifarBatches(Layout):
+    name = "cifar"
+    about = "CIFAR-10/100: the folder of the binary or the Python version, or train/class/ and test/class/ folders"
+    corpora = "train, test"
+
+    def recognize(self, source: Path) -> str | None:
+        return next((str(path.name) for path in _markers(source)), None)
+
+    def read(self, request: Request) -> Mapping[str, Source]:
+        return {split: cifar(request.source, split) for split in ("train", "test")}
+
+
 @dataclass(frozen=True)
 class Cifar(Source):
     """One split of CIFAR-10 (labels CLASS) or CIFAR-100 (labels COARSE/FINE), numbered in the order of its batches."""
@@ -35,6 +48,7 @@ class Cifar(Source):
     root: Path
     split: str
     layout: str = "cifar"
+    labeled = True
 
     def items(self) -> Iterator[Item]:
         names, files = self._files()
@@ -85,9 +99,15 @@ def cifar(root: Path, split: str) -> Source:
     """The files of CIFAR in `root` or in the one folder below it, or `root / split` with a folder per class."""
     if (root / split).is_dir():
         return Folder(root / split, layout="cifar")
-    markers = [*NAMES, *NAMES.values()]
-    found = sorted({path.parent for folder in (root, *root.glob("*/")) for name in markers if (path := folder / name).is_file()})
+    found = sorted({path.parent for path in _markers(root)})
     if len(found) != 1:
         some = ", ".join(map(str, found)) or "none"
         raise UserError(f"expected one folder of CIFAR batches, or {split}/CLASS/ folders, in {root}; found {some}")
     return Cifar(found[0], split)
+
+
+def _markers(root: Path) -> list[Path]:
+    """Files with the names of classes in `root` and in the folders in it, whose batches are there too."""
+    folders = (root, *sorted(root.glob("*/"))) if root.is_dir() else ()
+    places = [folder / name for folder in folders for name in (*NAMES, *NAMES.values())]
+    return [path for path in places if path.is_file()]

@@ -6,8 +6,10 @@ import pytest
 
 from largescale.corpus.manifest import Manifest
 from largescale.settings import UserError
+from shards.layouts import choose
 from shards.sources.files import MissingImagesError
-from shards.sources.sfm import StructureFromMotion, find_pickle, place_of
+from shards.sources.layout import Request
+from shards.sources.reconstructions.sfm import RetrievalSfm, StructureFromMotion, find_pickle, place_of
 from shards.verify import Unchecked
 from shards.writer import build
 from tests.shards.photographs import write_photographs
@@ -80,3 +82,35 @@ def test_the_pickle_is_found_or_asked_for(folder: Path, tmp_path: Path) -> None:
     (folder / "another.pkl").touch()
     with pytest.raises(UserError, match=r"expected one \.pkl .* found 2"):
         find_pickle(folder)
+
+
+def test_types_as_people_make_them(folder: Path) -> None:
+    forms = {
+        "clusters by name, and none": ({"cluster": ["church", None, "church", "7", np.int64(9), 10.0]}, SPLIT["qidxs"]),
+        "numbers of numpy and floats": ({"qidxs": np.array([0.0, 1.0, 5.0]), "pidxs": [np.int64(2), 4, 0]}, SPLIT["qidxs"]),
+        "lists of positives": ({"pidxs": [[2, 3], [4], []]}, [0, 0, 1]),
+    }
+    for change, queries in forms.values():
+        (folder / "retrieval-SfM-120k.pkl").write_bytes(pickle.dumps({"train": {**SPLIT, **change}}, 2))
+        assert source(folder).pairs()["query"].tolist() == queries
+    (folder / "retrieval-SfM-120k.pkl").write_bytes(
+        pickle.dumps({"train": {**SPLIT, "cluster": forms["clusters by name, and none"][0]["cluster"]}}, 2)
+    )
+    assert [item.label for item in source(folder).items()] == ["church", None, "church", "7", "9", "10"]
+    for wrong in ({"cids": 7}, {"qidxs": [0.5, 1, 5]}, {"pidxs": [2, 4, -1]}, {"cluster": "churches"}):
+        (folder / "retrieval-SfM-120k.pkl").write_bytes(pickle.dumps({"train": {**SPLIT, **wrong}}, 2))
+        with pytest.raises(UserError, match="do not fit together"):
+            list(source(folder).items())
+
+
+def test_the_folder_as_published_has_the_whitening_pickle_beside_the_other(folder: Path) -> None:
+    whitening = {name: SPLIT[name] for name in ("cids", "qidxs", "pidxs")}
+    (folder / "retrieval-SfM-120k-whiten.pkl").write_bytes(pickle.dumps(whitening, 2))
+    assert choose(folder).layout.name == "sfm"
+    sources = RetrievalSfm().read(Request(folder))
+    assert list(sources) == ["train", "val", "whiten"]
+    assert [item.label for item in sources["whiten"].items()] == [None] * 6  # type: ignore[union-attr]
+    pairs = sources["whiten"].pairs()
+    assert pairs is not None
+    assert pairs["positive"].tolist() == SPLIT["pidxs"]
+    assert list(RetrievalSfm().read(Request(folder / "retrieval-SfM-120k-whiten.pkl"))) == ["whiten"]

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from largescale.settings import UserError
-from shards.sources.holidays import Holidays
+from shards.sources.benchmarks.holidays import Holidays
 from tests.shards.photographs import write_photographs
 
 

@@ -1,0 +1,123 @@
+"""The layouts that are known, and which of them a source has."""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from largescale.settings import UserError
+from shards.sources import Item, Skipped, Source
+from shards.sources.benchmarks.gldv2 import GoogleLandmarks
+from shards.sources.benchmarks.holidays import InriaHolidays
+from shards.sources.benchmarks.ilias import Ilias
+from shards.sources.benchmarks.revisitop1m import RevisitedDistractors
+from shards.sources.benchmarks.ukbench import UKBench
+from shards.sources.folder import ClassFolders, SplitFolders, Unlabeled
+from shards.sources.img2dataset import Img2Dataset
+from shards.sources.labeled.cars import Cars
+from shards.sources.labeled.cifar import CifarBatches
+from shards.sources.labeled.cub import Cub
+from shards.sources.labeled.food101 import Food101
+from shards.sources.labeled.inat import INaturalist
+from shards.sources.labeled.inshop import InShop
+from shards.sources.labeled.sop import Products
+from shards.sources.labeled.svhn import StreetNumbers
+from shards.sources.labeled.tiny_imagenet import TinyImageNet
+from shards.sources.landmarks import OxfordParis
+from shards.sources.layout import Layout, Request
+from shards.sources.reconstructions.sfm import RetrievalSfm
+from shards.sources.tables.pictures import Tables
+from shards.sources.tables.table import Lists
+
+KNOWN: Sequence[type[Layout]] = (
+    Tables, Lists, SplitFolders, ClassFolders, Unlabeled, Img2Dataset,
+    Cub, Products, Cars, InShop, INaturalist, Food101, StreetNumbers, TinyImageNet, CifarBatches,
+    RetrievalSfm,
+    OxfordParis, InriaHolidays, UKBench, GoogleLandmarks, Ilias, RevisitedDistractors,
+)  # fmt: skip
+LAYOUTS: Mapping[str, Layout] = {kind.name: kind() for kind in KNOWN}
+
+
+class Recognized(NamedTuple):
+    layout: Layout
+    by: str
+    """What in the source shows it."""
+
+
+def find_layout(name: str) -> Layout:
+    """A layout by its name, or one of the user's own by its import path `mypackage.module:MyLayout`.
+
+    Raises:
+        UserError: no such layout.
+    """
+    if name in LAYOUTS:
+        return LAYOUTS[name]
+    module, separator, attribute = name.partition(":")
+    if not separator:
+        raise UserError(f"there is no layout {name!r}; known are {', '.join(LAYOUTS)}, or package.module:Class of your own")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"layout {name}: {error}; the package must be installed, or its folder be in PYTHONPATH") from None
+    if not (isinstance(found, type) and issubclass(found, Layout)):
+        raise UserError(f"layout {name}: expected a class derived from shards.sources.layout.Layout, found {found!r:.80}")
+    return found()
+
+
+def recognize(source: Path) -> list[Recognized]:
+    """The layouts that a source may have: first those that few collections have, the others in the order of `KNOWN`."""
+    found = [Recognized(layout, by) for layout in LAYOUTS.values() if (by := layout.recognize(source))]
+    return sorted(found, key=lambda one: one.layout.generic)
+
+
+def choose(source: Path) -> Recognized:
+    """The one layout of a source.
+
+    Raises:
+        UserError: none is recognized, or several data sets.
+    """
+    found = recognize(source)
+    best = [one for one in found if not one.layout.generic] or found[:1]
+    if len(best) == 1:
+        return best[0]
+    if not source.exists():
+        raise UserError(f"there is no {source}")
+    some = "; ".join(f"{one.layout.name} (by {one.by})" for one in best) or "none of those that are known"
+    raise UserError(f"{source}: expected one layout, recognized {some}; give --layout: {', '.join(LAYOUTS)}")
+
+
+def others(source: Path, chosen: Layout) -> list[Recognized]:
+    """Layouts that a source might be mistaken for, or that fit better than the chosen one."""
+    return [one for one in recognize(source) if one.layout.name != chosen.name]
+
+
+def counted(request: Request, layout: Layout) -> str:
+    """What would come out under a layout: `1,200 images, 12 labels`."""
+    try:
+        sources = layout.read(replace(request, split=None)).values()
+        found = [item for source in sources for item in source.items() if not isinstance(item, Skipped)]
+    except UserError as error:
+        return f"an error ({str(error).splitlines()[0]:.100})"
+    labels = {item.label for item in found if isinstance(item, Item) and item.label is not None}
+    return f"{len(found):,} images, {len(labels):,} labels"
+
+
+def corpora(request: Request, layout: Layout) -> Mapping[str, Source]:
+    """The corpora that are wanted, by name; `""` for one that is written into OUT itself.
+
+    Raises:
+        UserError: there is no such split, or nothing.
+    """
+    found = layout.read(request)
+    if request.split is None:
+        return {"": next(iter(found.values()))} if len(found) == 1 and "" in found else found
+    if request.split not in found:
+        raise UserError(f"{request.source} has no split {request.split!r} under layout {layout.name}; it has: {', '.join(found)}")
+    return {"": found[request.split]}
+
+
+def table() -> str:
+    """The layouts as a table in Markdown."""
+    rows = [f"| `{layout.name}` | {layout.about} | {layout.corpora} |" for layout in LAYOUTS.values()]
+    return "\n".join(["| layout | what stands there | corpora |", "|---|---|---|", *rows])

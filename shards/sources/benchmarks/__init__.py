@@ -1,0 +1,1 @@
+"""Test sets and distractors of image retrieval, as they are published."""

@@ -1,0 +1,1 @@
+"""Images with what structure from motion knows about them."""

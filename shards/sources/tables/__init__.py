@@ -1,0 +1,1 @@
+"""Collections of one's own: lists of files, and tables that hold the images."""
