@@ -105,25 +105,16 @@ def _with_defaults(
     Args:
         within: the default of the group.
     """
-    own = within if isinstance(within, cls) else None
     groups = {name: _groups(field.annotation) for name, field in cls.model_fields.items()}
+    defaults: dict[str, Any] = {}
     for name, field in cls.model_fields.items():
+        given = isinstance(within, cls)
+        defaults[name] = getattr(within, name) if given else field.get_default(call_default_factory=True, validated_data=defaults)
         if not groups[name]:
-            yield prefix + name, field, cls, _default(field, name, own)
+            yield prefix + name, field, cls, defaults[name]
     for name, classes in groups.items():
         for group in classes:
-            yield from _with_defaults(group, f"{prefix}{name}.", _default(cls.model_fields[name], name, own))
-
-
-def _default(field: FieldInfo, name: str, within: Settings | None) -> Any:
-    if within is not None:
-        return getattr(within, name)
-    if field.is_required():
-        return PydanticUndefined
-    try:
-        return field.get_default(call_default_factory=True, validated_data={})
-    except KeyError:  # follows from other settings
-        return None
+            yield from _with_defaults(group, f"{prefix}{name}.", defaults[name])
 
 
 def _groups(annotation: Any) -> list[type[Settings]]:

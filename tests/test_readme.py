@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from largescale.config import load
+from largescale.config import load, read_yaml
 from largescale.evaluation.config import EvaluateConfig
 from largescale.experiments.config import ExperimentConfig
 from largescale.mining.config import PlanConfig, ServiceConfig
@@ -24,6 +24,9 @@ MAIN: dict[str, type[Settings]] = {
     "launch/experiment.py": ExperimentConfig,
 }
 PROGRAMS = [*MAIN, "launch/mine.py", "launch/study.py", "launch/compare.py"]
+FILES = sorted(path for path in ROOT.glob("configs/**/*.yaml") if path.parent.name not in ("experiments", "evaluation"))
+RECIPES = [path for path in FILES if "name" in read_yaml(path)]
+"""Other files are variants, laid over a recipe."""
 PLACES = {"RECIPE": "configs/demo.yaml"}
 
 
@@ -84,15 +87,19 @@ def test_help_names_the_settings() -> None:
 
 
 def test_every_recipe_resolves() -> None:
-    recipes = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "experiments")
-    assert recipes
-    names = [load(TrainConfig, [str(recipe)]).name for recipe in recipes]
-    runs = [name for recipe, name in zip(recipes, names, strict=True) if recipe.stem != "few-shot"]
-    assert len(set(runs)) == len(runs), "two recipes would train in one run directory"
+    names = [load(TrainConfig, [str(recipe)]).name for recipe in RECIPES]
+    assert names
+    assert len(set(names)) == len(names), "two recipes would train in one run directory"
+
+
+def test_every_variant_lies_over_the_recipes_of_its_folder() -> None:
+    for variant in set(FILES) - set(RECIPES):
+        for recipe in (recipe for recipe in RECIPES if recipe.parent == variant.parent):
+            assert load(TrainConfig, [str(recipe), str(variant)]).name == load(TrainConfig, [str(recipe)]).name
 
 
 def test_few_shot_lies_over_every_recipe_of_class_anchors() -> None:
-    for recipe in set((ROOT / "configs/cam").glob("*.yaml")) - {ROOT / "configs/cam/few-shot.yaml"}:
+    for recipe in (recipe for recipe in RECIPES if recipe.parent.name == "cam"):
         config = load(TrainConfig, [str(recipe), str(ROOT / "configs/cam/few-shot.yaml"), "seed=3", "batches.shots=1"])
         assert config.batches is not None
         assert (config.loss.name, config.batches.shots, config.batches.images_per_class) == ("class_anchor", 1, 1)

@@ -1,5 +1,6 @@
 """Settings of the losses over mined tuples."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -65,18 +66,23 @@ class QuadrupletConfig(TupleSettings):
         return QuadrupletLoss(**self._arguments())
 
 
+def _three_quarters(values: Mapping[str, Any]) -> float | None:
+    return round(0.75 * values["margin"], 6) if values["threshold_rule"] == "ramp" else None
+
+
 class LRMLConfig(TupleSettings):
     """Learning to rank and multiple loss (LRML) over tuples."""
 
     name: Literal["lrml"] = "lrml"
     """Contrastive loss with a threshold for each negative, by its rank."""
-    margin: PositiveFloat = 1.25
-    """The largest threshold, a distance; the paper also gives 0.7 for AlexNet."""
-    threshold_rule: Literal["rank/N", "ramp", "weights", "teacher_distance", "flat"] = "rank/N"
-    """How rank r of N sets the threshold of a negative: margin r / N; in equal steps from `smallest`; one threshold and
-    weights that fall with the rank; the teacher's distance by its largest; one threshold (flat)."""
-    smallest: NonNegativeFloat | None = None
-    """The threshold of the nearest negative, for threshold_rule=ramp."""
+    threshold_rule: Literal["rank/N", "ramp", "weights", "teacher_distance", "flat"] = "ramp"
+    """How rank r of N sets the threshold of a negative. ramp: in equal steps from `smallest` to the margin, the best of what was
+    measured; rank/N: margin r / N, the words of the paper; weights: one threshold and weights that fall with the rank;
+    teacher_distance: the teacher's distance by its largest; flat: one threshold."""
+    margin: PositiveFloat = Field(default_factory=lambda values: 0.8 if values["threshold_rule"] == "ramp" else 1.25)
+    """The largest threshold, a distance; by default 0.8 for a ramp, else the paper's 1.25 (which also gives 0.7 for AlexNet)."""
+    smallest: NonNegativeFloat | None = Field(default_factory=lambda values: _three_quarters(values))
+    """The threshold of the nearest negative of a ramp; by default three quarters of the margin."""
     teacher: Path | None = None
     """Weights file of the network that puts the negatives in order, frozen; null: the network in training itself."""
     ranking: Literal["euclidean", "cosine"] = "euclidean"
@@ -86,7 +92,7 @@ class LRMLConfig(TupleSettings):
 
     @model_validator(mode="after")
     def _floor_of_a_ramp(self) -> "LRMLConfig":
-        if (self.threshold_rule == "ramp") != (self.smallest is not None):
+        if self.smallest is not None and self.threshold_rule != "ramp":
             raise ValueError("`smallest` belongs to threshold_rule=ramp, and to it alone")
         return self
 
@@ -114,8 +120,9 @@ class RDEDistance(Settings):
     """distance + alpha * entropy, or alpha * distance + (1 - alpha) * entropy."""
     bins: int = Field(default=30, ge=2)
     """Bins of the histogram of a descriptor's values."""
-    range: Literal["unit", "signed", "own", "joint"] = "unit"
-    """What the bins cover: 0 to 1, -1 to 1, from the least to the largest value of each descriptor, or of both."""
+    range: Literal["unit", "signed", "own", "joint"] = "own"
+    """What the bins cover. own: from the least to the largest value of each descriptor, the best of what was measured; unit: 0 to
+    1, the words of the paper; signed: -1 to 1; joint: from the least to the largest value of both descriptors."""
     smoothing: Literal["add_one", "skip"] | PositiveFloat = "add_one"
     """Empty bins: one more value in every bin, no term for them, or this share more in every bin."""
     direction: Literal["query", "sample", "both"] = "query"

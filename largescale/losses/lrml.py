@@ -28,30 +28,33 @@ class LRMLLoss(TupleLoss):
     The published text lacks the equation; the rules are the readings that its statements allow. With r = 1 for the
     nearest negative and N for the farthest, and margin τ:
 
-    * `rank/N`: τᵢ = τ r / N.
-    * `ramp`: τᵢ from `smallest` (r = 1) to τ (r = N) in equal steps.
+    * `ramp`: τᵢ from `smallest` (r = 1) to τ (r = N) in equal steps; the best of what was measured.
+    * `rank/N`: τᵢ = τ r / N, the words of the paper.
     * `weights`: τᵢ = τ and wᵢ proportional to N - r + 1, with mean 1.
     * `teacher_distance`: τᵢ = τ dᵢ / max d, with the teacher's distances d.
     * `flat`: τᵢ = τ, which is the contrastive loss.
 
     Args:
-        margin: τ, a Euclidean distance.
-        smallest: the threshold of the nearest negative, for `ramp` only.
+        margin: τ, a Euclidean distance; None: 0.8 for `ramp`, else 1.25.
+        smallest: the threshold of the nearest negative, for `ramp` only; None: three quarters of the margin.
         ranking: what the descriptors themselves are put in order by, where no teacher is given.
     """
 
     def __init__(
         self,
-        margin: float = 1.25,
-        threshold_rule: ThresholdRule = "rank/N",
+        margin: float | None = None,
+        threshold_rule: ThresholdRule = "ramp",
         smallest: float | None = None,
         ranking: Ranking = "euclidean",
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__(reduction)
-        if (threshold_rule == "ramp") != (smallest is not None):
+        ramp = threshold_rule == "ramp"
+        if smallest is not None and not ramp:
             raise UserError(f"`smallest` belongs to threshold_rule=ramp and to it alone, found {threshold_rule} with {smallest}")
-        self.margin, self.threshold_rule, self.smallest, self.ranking = margin, threshold_rule, smallest, ranking
+        self.margin = margin or (0.8 if ramp else 1.25)
+        self.smallest = round(0.75 * self.margin, 6) if ramp and smallest is None else smallest
+        self.threshold_rule, self.ranking = threshold_rule, ranking
 
     def per_tuple(
         self,

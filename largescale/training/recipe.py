@@ -32,6 +32,7 @@ FREE = (
         "non_finite",
         "checkpoint",
         "evaluation",
+        "evaluate",
         "tracking",
     ),
     *("engine.kind", "engine.zero_stage", "engine.gradient_accumulation", "engine.gradcache_chunk", "model.channels_last"),
@@ -56,6 +57,17 @@ class PeriodicEvaluationConfig(Settings):
     """How images become tensors; null: as in training, without augmentation."""
     strips: NonNegativeInt = 20
     """Rankings shown as a table of pictures in W&B."""
+
+
+class FinalEvaluationConfig(Settings):
+    """An evaluation of the finished run."""
+
+    file: Path
+    """Settings of launch/evaluate.py, for instance one of configs/evaluation/."""
+    settings: Mapping[str, Any] = {}
+    """Settings laid over them."""
+    paper: Mapping[str, float] = {}
+    """What the paper reports, in percent, by PROTOCOL/METRIC: it is printed beside ours."""
 
 
 class NonFiniteConfig(Settings):
@@ -104,6 +116,9 @@ class TrainConfig(Settings):
     checkpoint: CheckpointConfig = CheckpointConfig()
     non_finite: NonFiniteConfig = NonFiniteConfig()
     evaluation: PeriodicEvaluationConfig = PeriodicEvaluationConfig()
+    evaluate: Mapping[str, FinalEvaluationConfig] = {}
+    """Evaluations of the finished run by name: its best weights are scored, and the table has the paper's numbers beside ours.
+    What is not built by then is left out and named."""
     tracking: TrackingConfig = TrackingConfig()
 
     @property

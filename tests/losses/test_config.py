@@ -44,7 +44,7 @@ def test_faults_are_named() -> None:
     for values, message in (
         ({"name": "tripplet"}, "expected tags: 'contrastive', 'triplet'"),
         ({"margn": 1}, r"loss\.margn: no such setting; the nearest is loss\.margin"),
-        ({"name": "lrml", "smallest": 0.5}, "threshold_rule=ramp"),
+        ({"name": "lrml", "threshold_rule": "flat", "smallest": 0.5}, "threshold_rule=ramp"),
     ):
         with pytest.raises(UserError, match=message):
             config.check(_Run, {"loss": values})

@@ -18,7 +18,7 @@ def _value(distances: list[float], ranks: list[int] | None = None, **settings: A
     """The loss of a tuple with D(q, p) = 0.5 and these distances to its negatives."""
     points = torch.tensor([[d, 0.0] for d in (0.0, 0.5, *distances)], dtype=torch.float64)
     order = torch.tensor([ranks or [1, 2, 3, 4, 5]])
-    return LRMLLoss(**settings)(points[:1], points[1:2], points[None, 2:], ranks=order).item()
+    return LRMLLoss(**{"threshold_rule": "rank/N"} | settings)(points[:1], points[1:2], points[None, 2:], ranks=order).item()
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def _value(distances: list[float], ranks: list[int] | None = None, **settings: A
         (EASY, None, {}, 0.135),
         (EASY, [2, 1, 3, 4, 5], {}, 0.1775),
         (HARD, None, {}, 0.125),
-        (HARD, None, {"threshold_rule": "ramp", "smallest": 0.85}, 0.17),
+        (HARD, None, {"threshold_rule": "ramp", "margin": 1.25, "smallest": 0.85}, 0.17),
         (HARD, None, {"threshold_rule": "flat"}, 0.48),
         (HARD, None, {"threshold_rule": "weights", "margin": 0.85}, 0.17875),
     ],
@@ -61,15 +61,23 @@ def test_without_a_teacher_the_descriptors_rank_themselves() -> None:
 
 def test_no_gradient_beyond_a_threshold() -> None:
     points = torch.tensor([[d, 0.0] for d in (0.0, 0.5, *HARD)], requires_grad=True)
-    LRMLLoss()(points[:1], points[1:2], points[None, 2:], ranks=torch.tensor([[1, 2, 3, 4, 5]])).backward()
+    LRMLLoss(threshold_rule="rank/N")(points[:1], points[1:2], points[None, 2:], ranks=torch.tensor([[1, 2, 3, 4, 5]])).backward()
     assert points.grad is not None
     assert points.grad[2:].abs().max() == 0
 
 
 def test_a_floor_is_for_ramps() -> None:
-    for settings in ({"threshold_rule": "ramp"}, {"smallest": 0.8}):
-        with pytest.raises(UserError, match="threshold_rule=ramp"):
-            LRMLLoss(**settings)
+    with pytest.raises(UserError, match="threshold_rule=ramp"):
+        LRMLLoss(threshold_rule="rank/N", smallest=0.8)
+
+
+def test_by_default_thresholds_rise_as_they_measured_best() -> None:
+    data = tuples()
+    expected = LRMLLoss(0.8, "ramp", smallest=0.6)(*data)
+    torch.testing.assert_close(LRMLLoss()(*data), expected)
+    torch.testing.assert_close(LRMLConfig().build(0, 0)(*data), expected)
+    literal = LRMLConfig(threshold_rule="rank/N").build(0, 0)
+    torch.testing.assert_close(literal(*data), LRMLLoss(1.25, "rank/N")(*data))
 
 
 def test_sequences_of_unit_vectors_differ_in_values_alone() -> None:

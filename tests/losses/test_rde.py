@@ -15,7 +15,7 @@ QUERY, POSITIVE, NEGATIVE = (row[None, None] / row.norm() for row in TOY)
 
 
 def _rde(samples: torch.Tensor, **settings: Any) -> float:
-    return rde(QUERY, samples, RDEDistance(bins=4, **settings)).item()
+    return rde(QUERY, samples, RDEDistance(**{"bins": 4, "range": "unit"} | settings)).item()
 
 
 def test_relative_entropy() -> None:
@@ -31,7 +31,7 @@ def test_worked_examples() -> None:
         assert _rde(POSITIVE, smoothing=smoothing) == pytest.approx(expected, abs=1e-6)
     for smoothing, expected in {"add_one": 0.417002, 1e-6: 6.281351, "skip": -0.279808}.items():
         assert _rde(NEGATIVE, smoothing=smoothing) == pytest.approx(expected, abs=1e-6)
-    distance = rde_distance(QUERY, POSITIVE, RDEDistance(bins=4))
+    distance = rde_distance(QUERY, POSITIVE, RDEDistance(bins=4, range="unit"))
     assert distance.item() == pytest.approx(0.698672 + 0.9 * 0.497312, abs=1e-5)
 
 
@@ -54,7 +54,7 @@ def test_without_entropy_it_is_contrastive() -> None:
 @pytest.mark.parametrize("settings", [{}, {"range": "own"}, {"range": "joint"}, {"soft": True}, {"direction": "both"}], ids=str)
 def test_a_divergence(settings: dict[str, Any]) -> None:
     queries, _, negatives = tuples()
-    both = RDEDistance(bins=5, **settings)
+    both = RDEDistance(**{"bins": 5, "range": "unit"} | settings)
     values = rde(queries[:, None], negatives, both)
     assert (values >= 0).all()
     assert values.max() > 0
@@ -67,7 +67,7 @@ def test_directions() -> None:
     there, back, both = (_rde(POSITIVE, direction=direction) for direction in ("query", "sample", "both"))
     assert there + back == pytest.approx(both)
     assert there != pytest.approx(back)
-    assert rde(POSITIVE, QUERY, RDEDistance(bins=4)).item() == pytest.approx(back)
+    assert rde(POSITIVE, QUERY, RDEDistance(bins=4, range="unit")).item() == pytest.approx(back)
 
 
 @pytest.mark.parametrize("ends", ["unit", "signed", "own", "joint"])
