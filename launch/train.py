@@ -18,18 +18,22 @@ def main(arguments: list[str]) -> None:
 
 def train(config: TrainConfig, dry: bool) -> None:
     from largescale.distributed import World
-    from largescale.training import preflight
+    from largescale.training import final, preflight
     from largescale.training.build import build_trainer
     from largescale.training.dry_run import rehearse
 
     preflight.check_machine()
+    final.finals(config)
     with World.start() as world:
         trainer = build_trainer(config, world, fresh=dry)
         if dry:
             rehearse(trainer)
             return
+        final.announce(config, world)
         trainer.begin()
         trainer.fit()
+        if trainer.finished:
+            final.score(config, world)
 
 
 if __name__ == "__main__":

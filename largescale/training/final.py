@@ -1,15 +1,16 @@
 """What a recipe ends with: its paper's evaluations of the finished run, and the paper's numbers beside ours."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from largescale.config import check, read_yaml
-from largescale.distributed import World
-from largescale.evaluation import Stopped, evaluate
+from largescale.distributed import StopSignal, World
+from largescale.evaluation import evaluate
 from largescale.evaluation.config import EvaluateConfig
 from largescale.evaluation.results import Results, scale
+from largescale.processes import StoppedError
 from largescale.settings import UserError
 from largescale.training.checkpoint import best_of
 from largescale.training.recipe import FinalEvaluationConfig, TrainConfig
@@ -48,27 +49,30 @@ def _settings(config: TrainConfig, name: str, final: FinalEvaluationConfig) -> E
     return check(EvaluateConfig, values | read_yaml(final.file) | dict(final.settings) | {"out": folder / name})
 
 
-def announce(config: TrainConfig) -> None:
+def announce(config: TrainConfig, world: World) -> None:
     """Say before the run what of its evaluations would be left out: there is time to build it."""
     for final in finals(config):
-        if final.missing:
+        if final.missing and world.is_first:
             print(f"{final.name} is scored at the end if {' and '.join(final.missing)} is built by then (make shards)")
 
 
-def score(config: TrainConfig, world: World, should_stop: Callable[[], bool]) -> None:
+def score(config: TrainConfig, world: World) -> None:
     """Evaluate the best weights of the run, or the last ones, and print a table. Every rank calls this."""
+    if not config.evaluate:
+        return
+    signal = StopSignal(world)
     weights = world.decide(lambda: scored_weights(config.directory))
     found: dict[str, Results] = {}
     for final in finals(config):
         if world.any(bool(final.missing)):
             continue
         try:
-            found[final.name] = evaluate(weights, final.settings, world, should_stop)
-        except Stopped:
+            found[final.name] = evaluate(weights, final.settings, world, lambda: signal.received)
+        except StoppedError:
             if world.is_first:
                 print("stopped while scoring; the same command goes on")
             return
-    if world.is_first and config.evaluate:
+    if world.is_first:
         print(table(finals(config), found))
 
 
