@@ -6,7 +6,6 @@ Letters: n images of the pass, b images of a group, D dimensions.
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
@@ -14,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from largescale.corpus.batches import BadImage, Group
 from largescale.corpus.config import ImagesConfig, LoaderConfig
@@ -24,8 +23,10 @@ from largescale.corpus.loading import images_of, load_pass, parts_of, read_pass
 from largescale.corpus.workers import Part
 from largescale.cpu import own_cores, single_threads
 from largescale.distributed import World
+from largescale.inputs import seen_by
+from largescale.models.modes import in_evaluation_mode
 from largescale.models.multiscale import AtScales
-from largescale.models.network import RetrievalNet, normalize
+from largescale.models.network import RetrievalNet
 from largescale.precision import Precision, Resolved, autocast, resolve
 from largescale.progress import progress_bar
 
@@ -57,7 +58,7 @@ class Embedder:
     """
 
     images: ImagesConfig
-    """Never augmented here."""
+    """Never augmented here; what they leave out is as the network was trained."""
     batch_size: int
     """Most images of a group; a core of a CPU takes a few at a time."""
     loader: LoaderConfig
@@ -111,29 +112,19 @@ class Embedder:
             in_evaluation_mode(network),
             single_threads(threads) as pool,
         ):
-            wanted = takewhile(lambda _: not self.should_stop(), self._groups(corpus, parts))
+            wanted = takewhile(
+                lambda _: not self.should_stop(), self._groups(corpus, parts, seen_by(network.contract, self.images))
+            )
             for embedded in _in_order((pool.submit(run, group) for group in wanted), 2 * threads):
                 yield embedded
                 bar.update(len(embedded.ids) + len(embedded.bad))
 
-    def _groups(self, corpus: Corpus, parts: list[Part]) -> Iterator[Callable[[], Group]]:
+    def _groups(self, corpus: Corpus, parts: list[Part], images: ImagesConfig) -> Iterator[Callable[[], Group]]:
         if self.device.type == "cuda":  # loader processes decode while it computes
-            loaded = load_pass(corpus, parts, self.images, batch=self.batch_size, loader=self.loader)
+            loaded = load_pass(corpus, parts, images, batch=self.batch_size, loader=self.loader)
             return ((lambda group=group: group) for group in loaded)  # type: ignore[misc]
         # the core that decodes images computes them, while they are in its cache
-        return read_pass(corpus, parts, self.images, Most(min(self.batch_size, AT_ONCE), PIXELS_AT_ONCE))
-
-
-@contextmanager
-def in_evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Afterwards every module is in the mode that it was in."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+        return read_pass(corpus, parts, images, Most(min(self.batch_size, AT_ONCE), PIXELS_AT_ONCE))
 
 
 def gather_by_id(groups: Iterable[Embedded], world: World) -> tuple[np.ndarray, np.ndarray]:
@@ -161,5 +152,5 @@ def _embed_group(network: Network, device: torch.device, precision: Resolved, de
     if not len(group.ids):  # all of them were bad
         return Embedded(group.ids, torch.empty((0, network.dim), device=device), group.bad)
     with torch.inference_mode(), autocast(precision, device):
-        descriptors = network(normalize(group.images.to(device, non_blocking=True)))
+        descriptors = network(network.contract.normalize(group.images.to(device, non_blocking=True)))
     return Embedded(group.ids, descriptors.float(), group.bad)

@@ -18,6 +18,7 @@ from largescale.corpus.corpus import Corpus
 from largescale.corpus.images import target_shapes
 from largescale.corpus.pictures import Picture, given
 from largescale.embedding import Embedder
+from largescale.inputs import seen_by
 from largescale.models.folder import Contents, DescriptorConfig, read_folder
 from largescale.models.multiscale import AtScales
 from largescale.models.sizes import least_side
@@ -64,7 +65,10 @@ class Model:
 
     @cached_property
     def images(self) -> ImagesConfig:
-        return ImagesConfig(size=self.settings.size, fit=self.settings.fit)
+        return seen_by(
+            self.contents.network.contract,
+            ImagesConfig(size=self.settings.size, fit=self.settings.fit, interpolation=self.settings.interpolation),
+        )
 
     def embed(
         self, pictures: Sequence[Picture], *, boxes: Sequence[Sequence[float] | None] | None = None, batch_size: int = 64

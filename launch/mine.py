@@ -102,11 +102,12 @@ def measure_on(location: str, config: PlanConfig) -> dict[str, Any] | None:
     from largescale.corpus.loading import Corpus
     from largescale.distributed import World
     from largescale.mining.cost.calibration import measure
+    from largescale.models.build import build_network
     from largescale.models.config import ModelConfig
 
     corpus = Corpus.open(location)
     with World.start() as world:
-        network = ModelConfig(backbone=config.backbone, weights="none").build().to(world.device)
+        network = build_network(ModelConfig(backbone=config.backbone, weights="none")).to(world.device)
         rates = measure(config, corpus, ImagesConfig(size=config.size), network, MiningConfig().batch_size, world)
         return asdict(rates) if world.is_first else None
 

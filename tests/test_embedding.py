@@ -12,8 +12,9 @@ from largescale.corpus.config import AugmentConfig, ImagesConfig, LoaderConfig
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.loading import load_pass, parts_of
 from largescale.embedding import AT_ONCE, Embedded, Embedder
+from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
-from largescale.models.network import RetrievalNet, normalize
+from largescale.models.network import RetrievalNet
 from tests.corpora import make_corpus
 from tests.laws import check_coverage
 
@@ -32,7 +33,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 @pytest.fixture(scope="module")
 def network() -> RetrievalNet:
     torch.manual_seed(0)
-    return ModelConfig(backbone="resnet18", freeze_batchnorm=False).build()
+    return build_network(ModelConfig(backbone="resnet18", freeze_batchnorm=False))
 
 
 def embedder(**settings: Any) -> Embedder:
@@ -68,7 +69,7 @@ def test_descriptors_are_the_networks_own(network: RetrievalNet, corpus: Corpus)
     with torch.inference_mode():
         parts = parts_of(corpus.manifest, np.arange(60), 20)
         for group in load_pass(corpus, parts, IMAGES.model_copy(update={"augment": None}), batch=20, loader=ALONE):
-            rows = [row for part in group.images.split(AT_ONCE) for row in network(normalize(part)).tolist()]
+            rows = [row for part in group.images.split(AT_ONCE) for row in network(network.contract.normalize(part)).tolist()]
             assert [found[i] for i in group.ids.tolist()] == rows
 
 

@@ -46,10 +46,18 @@ class AugmentConfig(Settings):
 class ImagesConfig(Settings):
     """How encoded images become uint8 tensors."""
 
-    size: PositiveInt = 362
-    """Longest side in pixels (inside), or both sides (squash, random crops)."""
-    fit: Literal["inside", "squash"] = "inside"
-    """inside: aspect kept, longest side shrunk to `size`, never enlarged, never padded; squash: scaled to size x size."""
+    size: PositiveInt | None = None
+    """Longest side in pixels (inside), or both sides (squash, crop, random crops), rounded to what the network bears.
+    null: as its weights were trained."""
+    fit: Literal["inside", "squash", "crop"] | None = None
+    """inside: aspect kept, longest side shrunk to `size`, never enlarged, never padded; squash: scaled to size x size; crop:
+    the central size x size of the image whose shorter side is 8/7 of it (256 for 224). null: as the network was trained."""
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    """How pixels are scaled, always with antialiasing. null: as the network's weights were trained."""
+    multiple: PositiveInt = 1
+    """Sides are rounded to multiples of it; the network's patch or window decides, if that is more."""
+    least: PositiveInt = 1
+    """A side that would be shorter is stretched to it; the network decides, if it needs more."""
     augment: AugmentConfig | None = None
     """Random crop and flip in training; null: none. Passes for mining and evaluation never augment."""
     max_megapixels: float = Field(default=100, gt=0)

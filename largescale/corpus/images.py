@@ -1,6 +1,6 @@
 """Encoded bytes -> uint8 pixels: decode, cut, scale, flip. What is random follows from (seed, epoch, image id).
 
-h, w: pixels; arrays of pixels are (h, w, 3) RGB. Scaling is bilinear with antialiasing, equal to torchvision's.
+h, w: pixels; arrays of pixels are (h, w, 3) RGB. Scaling is with antialiasing, equal to torchvision's.
 JPEGs are decoded by libjpeg-turbo; where it is not sure of a file, and for all other formats, by Pillow.
 """
 
@@ -14,7 +14,9 @@ import torch
 from largescale.corpus.config import AugmentConfig, ImagesConfig
 from largescale.corpus.pixels import BadImageError, decoding, open_picture, to_rgb
 
-SCALE = torch.ops.aten._upsample_bilinear2d_aa.out
+SCALE = {"bilinear": torch.ops.aten._upsample_bilinear2d_aa.out, "bicubic": torch.ops.aten._upsample_bicubic2d_aa.out}
+CENTER = 7 / 8
+"""Share of the shorter side that a center crop keeps."""
 Region = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels."""
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -35,12 +37,20 @@ def target_shapes(width: np.ndarray, height: np.ndarray, config: ImagesConfig, b
         boxes: `(n, 4)` regions in stored pixels that are cut out first. A cut is scaled as its whole image would be, so that
             objects keep their scale (as cirtorch does with query boxes).
     """
-    if config.fit == "squash" or (config.augment and config.augment.crop_scale):
+    if config.fit in ("squash", "crop") or (config.augment and config.augment.crop_scale):
         return np.full((len(width), 2), config.size)
-    scale = np.minimum(1, config.size / np.maximum(width, height))
+    longest = np.maximum(width, height)
+    scale = np.minimum(1, (config.size or longest) / longest)
     if boxes is not None:
         width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-    return np.maximum(1, np.rint(np.stack([height * scale, width * scale], axis=1))).astype(np.int64)
+    steps = np.maximum(1, np.rint(np.stack([height * scale, width * scale], axis=1) / config.multiple))
+    return np.maximum(config.least, config.multiple * steps).astype(np.int64)
+
+
+def too_thin(width: np.ndarray, height: np.ndarray, config: ImagesConfig) -> np.ndarray:
+    """`(n,)` whether images become so thin or small that a side is stretched to `least`."""
+    plain = target_shapes(width, height, config.model_copy(update={"least": 1, "multiple": 1}))
+    return plain.min(axis=1) < min(config.least, config.size or config.least) - config.multiple // 2
 
 
 def decode_into(
@@ -65,6 +75,8 @@ def decode_into(
     if stored[0] * stored[1] > config.max_megapixels * 1e6:
         raise BadImageError(f"{stored[0]} x {stored[1]} pixels are more than images.max_megapixels={config.max_megapixels:g}")
     region, flip = box or (0, 0, *stored), False
+    if config.fit == "crop":
+        region = center_crop(region)
     if config.augment and draws is not None:
         if config.augment.crop_scale:
             region = random_crop(stored, config.augment, draws[:-1])
@@ -74,7 +86,7 @@ def decode_into(
     elif region != (0, 0, *stored) or out.shape != (stored[1], stored[0], 3) or not _decode_in_place(out, data):
         _check_size(data, stored)
         least = out.shape[0] / (region[3] - region[1]), out.shape[1] / (region[2] - region[0])
-        scale_into(out, cut(_decode(data, stored, least), region, stored))
+        scale_into(out, cut(_decode(data, stored, least), region, stored), config.interpolation or "bilinear")
     if flip:
         target = _tensor(out)
         target.copy_(target.flip(3))
@@ -121,12 +133,20 @@ def cut(pixels: np.ndarray, region: Region, stored: tuple[int, int]) -> np.ndarr
     return pixels[y0 : max(y0 + 1, round(region[3] * down)), x0 : max(x0 + 1, round(region[2] * across))]
 
 
-def scale_into(out: np.ndarray, pixels: np.ndarray) -> None:
+def center_crop(region: Region) -> Region:
+    """The central square of a region, 7/8 of its shorter side: resized to 224, it is the center of the region resized to 256."""
+    x0, y0, x1, y1 = region
+    side = max(1, round(CENTER * min(x1 - x0, y1 - y0)))
+    x, y = round((x0 + x1 - side) / 2), round((y0 + y1 - side) / 2)
+    return x, y, x + side, y + side
+
+
+def scale_into(out: np.ndarray, pixels: np.ndarray, interpolation: str = "bilinear") -> None:
     """Scale `pixels` to the size of `out`; one pass, no copy of the result."""
     if pixels.shape == out.shape:
         out[:] = pixels
     else:
-        SCALE(_tensor(pixels), list(out.shape[:2]), False, None, None, out=_tensor(out))
+        SCALE[interpolation](_tensor(pixels), list(out.shape[:2]), False, None, None, out=_tensor(out))
 
 
 def _tensor(pixels: np.ndarray) -> torch.Tensor:

@@ -121,6 +121,7 @@ def check_loader(manifest: Manifest, images: ImagesConfig, rows: int, loader: Lo
         UserError: /dev/shm is too small.
     """
     largest = max(int(manifest.width.max(initial=1)), int(manifest.height.max(initial=1)))
-    side = images.size if images.fit == "squash" or images.augment else min(images.size, largest)
+    size = images.size or largest
+    side = size if images.fit in ("squash", "crop") or images.augment else min(size, largest)
     size = worker_count(loader) * (loader.prefetch + 2) * rows * 3 * side**2
     check_shared_memory(size, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

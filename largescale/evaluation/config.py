@@ -77,7 +77,7 @@ class EvaluateConfig(Settings):
     """auto: that of the ground truth that comes with the queries, else labels."""
     crop: bool = True
     """Cut queries to the box in their ground truth before they are resized; part of the protocol's name."""
-    images: ImagesConfig = ImagesConfig(size=1024)
+    images: ImagesConfig = ImagesConfig()
     scales: Literal["single", "multi", "multi_up"] = "single"
     """Images go through the network at scale 1; at 1, 1/√2 and 1/2 (cirtorch); or at √2, 1 and 1/√2."""
     whitening_corpus: str | None = None

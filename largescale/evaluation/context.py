@@ -19,6 +19,8 @@ from largescale.evaluation.plan import Plan
 from largescale.evaluation.results import CorpusUsed
 from largescale.evaluation.search.search import Search
 from largescale.evaluation.task import Described, Rows, Task
+from largescale.inputs import seen_by
+from largescale.models.build import load_network
 from largescale.models.metric import COSINE, Space
 from largescale.models.network import RetrievalNet
 from largescale.models.transform import Transform
@@ -59,9 +61,10 @@ class Context:
         source, metadata = "a network in memory", dict[str, Any]()
         if isinstance(network, Path):
             source = str(network)
-            network, metadata = RetrievalNet.from_file(network)
+            network, metadata = load_network(network)
             network.to(world.device)
         _check_metric(network, config)
+        config = config.model_copy(update={"images": seen_by(network.contract, config.images)})
         subject = Subject(source, network_digest(network), metadata, _preprocess(config, world))
         return Context(config, world, Plan.open(config), network, subject, should_stop)
 
@@ -202,7 +205,7 @@ def _rows(parts: Sequence[np.ndarray], position: np.ndarray) -> Rows:
 
 def _preprocess(config: EvaluateConfig, world: World) -> dict[str, Any]:
     """What decides, beside the query's box, which numbers the network sees."""
-    images = config.images.model_dump(mode="json", include={"size", "fit"})
+    images = config.images.model_dump(mode="json", include={"size", "fit", "interpolation", "multiple", "least"})
     return {**images, "precision": resolve(config.precision, world.device)}
 
 

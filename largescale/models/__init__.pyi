@@ -1,8 +1,11 @@
+from .build import build_network as build_network
+from .build import load_network as load_network
 from .config import ModelConfig as ModelConfig
+from .contract import Contract as Contract
 from .multiscale import merge_scales as merge_scales
 from .multiscale import resize as resize
 from .network import RetrievalNet as RetrievalNet
-from .network import normalize as normalize
+from .plugins import backbone as backbone
 from .pooling import MAC as MAC
 from .pooling import RMAC as RMAC
 from .pooling import GeM as GeM

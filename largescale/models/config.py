@@ -1,14 +1,11 @@
 """Which descriptor network a run trains."""
 
 import difflib
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from largescale.settings import Settings
-
-if TYPE_CHECKING:
-    from largescale.models.network import RetrievalNet
 
 TORCHVISION = (
     "alexnet",
@@ -22,7 +19,7 @@ TORCHVISION = (
     "swin_t",
     "vit_b_16",
 )
-Pooling = Literal["gem", "mac", "spoc", "rmac", "class_token"]
+Pooling = Literal["gem", "mac", "spoc", "rmac", "class_token", "class_mean", "own"]
 Metric = Literal["cosine", "l2"]
 
 
@@ -31,10 +28,11 @@ class ModelConfig(Settings):
 
     backbone: str = "resnet18"
     """Backbone: alexnet, vgg16, vgg19, resnet18, resnet50, resnet101, squeezenet1_1, mobilenet_v2, swin_t, vit_b_16
-    (torchvision's), or timm:NAME for any model of timm."""
+    (torchvision's), timm:NAME for any model of timm, or package.module:function of your own."""
     pooling: Pooling = "gem"
     """How a feature map becomes a vector: gem (generalized mean), mac (maximum), spoc (mean), rmac (regions),
-    class_token (for transformers that have one)."""
+    class_token and class_mean (it and the mean of the patches side by side; of transformers that have one), own (as timm's model
+    pools by itself: attention, class token, normalized mean ...)."""
     gem_p: PositiveFloat = 3.0
     """The exponent of GeM, or its initial value."""
     gem_exponent: Literal["learned", "fixed", "per_channel"] = "learned"
@@ -60,7 +58,7 @@ class ModelConfig(Settings):
     @field_validator("backbone")
     @classmethod
     def _known_backbone(cls, name: str) -> str:
-        if name not in TORCHVISION and not name.startswith("timm:"):
+        if name not in TORCHVISION and ":" not in name:
             near = difflib.get_close_matches(name, TORCHVISION, 1, 0)[0]
             raise ValueError(f"no such backbone; the nearest is {near}, and timm's models are written timm:NAME")
         return name
@@ -82,16 +80,3 @@ class ModelConfig(Settings):
         if self.projection is None and self.projection_start != "random":
             raise ValueError(f"projection_start={self.projection_start}: there is no projection; give projection=DIMENSIONS")
         return self
-
-    def build(self) -> "RetrievalNet":
-        """The network with its weights, on the CPU, in training mode.
-
-        Raises:
-            UserError: the weights do not fit the backbone, or cannot be downloaded.
-        """
-        from largescale.models.network import RetrievalNet
-        from largescale.models.weights import initialize
-
-        net = RetrievalNet(self)
-        initialize(net, self.weights)
-        return net

@@ -21,10 +21,12 @@ from pydantic import PositiveFloat, PositiveInt, ValidationError
 from safetensors.torch import load_file, save_file
 
 from largescale.commit import committed_file, write_json, write_text
+from largescale.models.build import restored
 from largescale.models.config import ModelConfig
-from largescale.models.network import MEAN, STD, RetrievalNet
+from largescale.models.contract import Contract, Fit, Interpolation
+from largescale.models.network import RetrievalNet
 from largescale.models.transform import Transform
-from largescale.models.weights import load_exactly, load_weights, save_weights
+from largescale.models.weights import load_weights, save_weights
 from largescale.models.whitening import Whitening
 from largescale.settings import Settings, UserError
 
@@ -43,15 +45,15 @@ class DescriptorConfig(Settings):
 
     size: PositiveInt = 1024
     """Longest side in pixels (inside), or both sides (squash)."""
-    fit: Literal["inside", "squash"] = "inside"
-    """inside: aspect kept, longest side shrunk to `size`, never enlarged; squash: scaled to size x size."""
-    interpolation: Literal["bilinear"] = "bilinear"
+    fit: Fit = "inside"
+    """inside: aspect kept, longest side shrunk to `size`, never enlarged; squash: scaled to size x size; crop: the center."""
+    interpolation: Interpolation = "bilinear"
     """With antialiasing."""
     color: Literal["RGB"] = "RGB"
     """Gray is repeated, transparency is laid over white, EXIF orientation is applied."""
-    mean: tuple[float, float, float] = MEAN
+    mean: tuple[float, float, float] = Contract.mean
     """Of each channel, in [0, 1]."""
-    deviation: tuple[float, float, float] = STD
+    deviation: tuple[float, float, float] = Contract.std
     scales: tuple[PositiveFloat, ...] = (1.0,)
     """A picture is described at each; their generalized mean is whitened."""
     exponent: PositiveFloat = 1.0
@@ -106,7 +108,9 @@ def write_folder(directory: Path, contents: Contents, card: str) -> None:
     tensors = _hash_of(contents)
     files = {name: _sha256(directory / name) for name in (NETWORK, WHITENING, ANCHORS) if (directory / name).exists()}
     values = {"format": FORMAT, "version": VERSION, "model": contents.network.config.model_dump(mode="json", exclude={"weights"})}
-    values["descriptor"] = contents.settings.model_dump(mode="json")
+    contract = contents.network.contract
+    colors = {"mean": contract.mean, "deviation": contract.std}
+    values["descriptor"] = contents.settings.model_copy(update=colors).model_dump(mode="json")
     write_json(directory / CONFIG, {**values, "tensors": tensors, "about": dict(contents.about), "files": files})
 
 
@@ -136,11 +140,10 @@ def read_folder(directory: Path) -> tuple[Contents, str]:
         settings, stated = DescriptorConfig(**values["descriptor"]), ModelConfig(**values["model"])
     except ValidationError as error:
         raise UserError(f"{directory / CONFIG} has settings that are not known here: {error}") from None
-    config, state, _ = load_weights(directory / NETWORK)
-    if config != stated:
+    weights = load_weights(directory / NETWORK)
+    if weights.config != stated:
         raise UserError(f"{directory / NETWORK} holds another network than {CONFIG} describes; copy the folder again")
-    network = RetrievalNet(config)
-    load_exactly(network, state, str(directory / NETWORK))
+    network = restored(weights, str(directory / NETWORK))
     whitening = Whitening(**load_file(directory / WHITENING)) if WHITENING in values["files"] else None
     anchors = load_file(directory / ANCHORS)["anchors"] if ANCHORS in values["files"] else None
     identity = {name: values[name] for name in ("model", "descriptor", "tensors")}

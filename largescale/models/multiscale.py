@@ -22,20 +22,30 @@ class AtScales(nn.Module):
         """
         super().__init__()
         self.networks, self.scales, self.dim = nn.ModuleList(networks), tuple(scales), networks[0].dim
+        self.contract = networks[0].contract
         self.train(networks[0].training)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """`(B, 3, H, W)`, normalized -> `(B, S, D)`."""
         networks = cast("list[RetrievalNet]", list(self.networks))
-        maps = {scale: networks[0].features(resize(images, scale)) for scale in set(self.scales)}
+        maps = {scale: networks[0].features(resize(images, scale, self.contract.multiple)) for scale in set(self.scales)}
         pairs = zip(networks, self.scales, strict=True)
         rows = torch.stack([network.describe(maps[scale]) for network, scale in pairs], dim=1)
         return rows if networks[0].config.normalize or networks[0].metric == "l2" else normalize(rows, dim=2)
 
 
-def resize(images: torch.Tensor, scale: float) -> torch.Tensor:
-    """`(B, 3, H, W)` bilinearly to `(B, 3, floor(H scale), floor(W scale))`; scale 1 changes nothing."""
-    return images if scale == 1 else interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
+def resize(images: torch.Tensor, scale: float, multiple: int = 1) -> torch.Tensor:
+    """`(B, 3, H, W)` bilinearly to `(B, 3, floor(H scale), floor(W scale))`; scale 1 changes nothing.
+
+    Args:
+        multiple: sides become multiples of it, the next lower ones but at least one.
+    """
+    if scale == 1:
+        return images
+    if multiple == 1:
+        return interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
+    height, width = (max(1, int(side * scale) // multiple) * multiple for side in images.shape[2:])
+    return interpolate(images, (height, width), mode="bilinear", align_corners=False)
 
 
 def merge_scales(descriptors: torch.Tensor, exponent: float = 1.0, unit: bool = True) -> torch.Tensor:

@@ -1,41 +1,36 @@
 """From images to descriptors: backbone, pooling, normalization, optional projection. B images, C channels, D dimensions."""
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 
-from largescale.models.backbones import build_backbone
 from largescale.models.config import Metric, ModelConfig, Pooling
+from largescale.models.contract import Contract
 from largescale.models.pooling import MAC, RMAC, GeM, SPoC, l2_normalize
-from largescale.models.weights import load_exactly, load_weights
+from largescale.models.tokens import Tokens
 from largescale.settings import UserError
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-
-
-def normalize(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """uint8 `(B, 3, H, W)` to floats with ImageNet's mean 0 and deviation 1 per channel; the channels of a pixel together."""
-    rows = images.permute(0, 2, 3, 1).flatten(2)  # (B, H, 3 W): a constant per channel would be added three numbers at a time
-    mean, std = (torch.tensor(values, dtype=torch.float64).repeat(images.shape[3]) for values in (MEAN, STD))
-    scale, shift = (1 / (255 * std)).to(rows.device, dtype), (-mean / std).to(rows.device, dtype)
-    floats = rows.to(dtype, copy=True)
-    torch.addcmul(shift, floats, scale, out=floats)  # one pass, in place: each further one costs a tenth of decoding
-    return floats.unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
+ONE_CELL: Mapping[str, Tokens] = {"class_token": "class_token", "class_mean": "class_mean", "own": "own"}
+"""Poolings that the backbone does itself."""
 
 
 class RetrievalNet(nn.Module):
-    """A descriptor network: backbone, pooling, L2, and where `projection` is set a linear layer and L2 again (as cirtorch)."""
+    """A descriptor network: backbone, pooling, L2, and where `projection` is set a linear layer and L2 again (as cirtorch).
 
-    def __init__(self, config: ModelConfig) -> None:
+    `build_network` makes one from settings alone.
+
+    Args:
+        backbone: `(B, 3, H, W) -> (B, C, H / s, W / s)`.
+        contract: what the backbone asks of images.
+    """
+
+    def __init__(self, config: ModelConfig, backbone: nn.Module, contract: Contract) -> None:
         super().__init__()
-        self.config = config
-        self.backbone, channels = build_backbone(config.backbone, config.pooling == "class_token")
-        self.pool = _build_pool(config, channels)
-        self.projection = nn.Linear(channels, config.projection) if config.projection else None
-        self.dim = config.projection or channels
+        self.config, self.backbone, self.contract = config, backbone, contract
+        self.pool = _build_pool(config, contract.channels)
+        self.projection = nn.Linear(contract.channels, config.projection) if config.projection else None
+        self.dim = config.projection or contract.channels
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
         self.train()
@@ -52,23 +47,11 @@ class RetrievalNet(nn.Module):
             return self.pool.p.item()
         return 1.0
 
-    @staticmethod
-    def from_file(path: Path) -> tuple["RetrievalNet", dict[str, Any]]:
-        """The network in an interchange file (see `save_weights`) and its metadata.
-
-        Raises:
-            UserError: no such file, not an interchange file, or names that do not fit.
-        """
-        config, state, metadata = load_weights(path)
-        net = RetrievalNet(config)
-        load_exactly(net, state, str(path))
-        return net, metadata
-
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Descriptors of images.
 
         Args:
-            images: `(B, 3, H, W)`, normalized (see `normalize`).
+            images: `(B, 3, H, W)`, normalized (see `Contract.normalize`).
 
         Returns:
             `(B, D)` unit rows (unless `normalize` is off), float32 also under autocast: pooling, normalization and projection
@@ -77,7 +60,9 @@ class RetrievalNet(nn.Module):
         return self.describe(self.features(images))
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """`(B, 3, H, W) -> (B, C, H / s, W / s)`: the backbone alone."""
+        """`(B, 3, H, W) -> (B, C, H / s, W / s)`: the backbone alone; what is beyond whole patches is left out."""
+        height, width = (side // self.contract.multiple * self.contract.multiple for side in images.shape[2:])
+        images = images[:, :, :height, :width]
         return self.backbone(images.contiguous(memory_format=self.memory_format))
 
     def describe(self, features: torch.Tensor) -> torch.Tensor:
@@ -90,18 +75,16 @@ class RetrievalNet(nn.Module):
         """The same backbone, not a copy, under another pooling and without projection; its own pooling as it is learned.
 
         Raises:
-            UserError: the backbone gives a class token, and no map that could be pooled.
+            UserError: the backbone gives one vector, and no map that could be pooled.
         """
-        if "class_token" in (pooling, self.config.pooling):
-            raise UserError("pooling=class_token is no map of features, so there is no other pooling of it")
+        cell = next((name for name in ONE_CELL if name in (pooling, self.config.pooling)), None)
+        if cell is not None:
+            raise UserError(f"pooling={cell} is no map of features, so there is no other pooling of it")
         exponents = {} if pooling == self.config.pooling else {"gem_p": 3.0, "gem_exponent": "learned"}
         config = self.config.model_copy(update={"pooling": pooling, "projection": None, **exponents})
-        with torch.device("meta"):
-            other = RetrievalNet(config)
-        other.backbone, other.pool = (
-            self.backbone,
-            self.pool if pooling == self.config.pooling else _build_pool(config, other.dim),
-        )
+        other = RetrievalNet(config, self.backbone, self.contract)
+        if pooling == self.config.pooling:
+            other.pool = self.pool
         return other.to(next(self.parameters()).device).train(self.training)
 
     def _scaled(self, x: torch.Tensor) -> torch.Tensor:
@@ -121,4 +104,4 @@ def _build_pool(config: ModelConfig, channels: int) -> nn.Module:
     if config.pooling == "gem":
         per_channel = config.gem_exponent == "per_channel"
         return GeM(config.gem_p, learned=config.gem_exponent != "fixed", channels=channels if per_channel else 1)
-    return {"mac": MAC, "spoc": SPoC, "rmac": RMAC, "class_token": SPoC}[config.pooling]()
+    return {"mac": MAC, "rmac": RMAC}.get(config.pooling, SPoC)()

@@ -1,32 +1,41 @@
 """Weights into and out of a network: published state dicts, ImageNet's by download, and our own interchange file.
 
-The interchange file is a safetensors file with the bare names of `RetrievalNet`; its header holds the model's settings
-and what the run wants to say about it (step, fingerprint of the corpus). Pickles are read with `weights_only`.
+The interchange file is a safetensors file with the bare names of `RetrievalNet`; its header holds the model's settings, what
+its backbone asks of images, and what the run wants to say about it (step, fingerprint of the corpus). Pickles are read with
+`weights_only`.
 """
 
 import json
 import pickle
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from largescale.commit import committed_file
-from largescale.models.backbones import download_weights, named_as_published, source_keys
 from largescale.models.config import ModelConfig
+from largescale.models.contract import Contract
+from largescale.models.network import RetrievalNet
 from largescale.settings import UserError
 
-if TYPE_CHECKING:
-    from largescale.models.network import RetrievalNet
-
-FORMAT = "largescale weights 1"
+FORMAT = "largescale weights 2"
 State = Mapping[str, torch.Tensor]
 
 
-def save_weights(net: "RetrievalNet", path: Path, metadata: Mapping[str, Any], state: State | None = None) -> None:
+class Weights(NamedTuple):
+    """What an interchange file holds."""
+
+    config: ModelConfig
+    state: dict[str, torch.Tensor]
+    metadata: dict[str, Any]
+    contract: Contract
+
+
+def save_weights(net: RetrievalNet, path: Path, metadata: Mapping[str, Any], state: State | None = None) -> None:
     """Write the interchange file, atomically.
 
     Args:
@@ -34,43 +43,27 @@ def save_weights(net: "RetrievalNet", path: Path, metadata: Mapping[str, Any], s
         state: the tensors in place of the network's own, under the same names: an average, or what an engine has gathered.
     """
     tensors = {name: x.detach().cpu().contiguous() for name, x in (state or net.state_dict()).items()}
-    header = {"format": FORMAT, "model": net.config.model_dump_json(exclude={"weights"}), "metadata": json.dumps(dict(metadata))}
+    values = {"contract": asdict(net.contract), "metadata": dict(metadata)}
+    header = {"format": FORMAT, "model": net.config.model_dump_json(exclude={"weights"})}
+    header |= {key: json.dumps(value) for key, value in values.items()}
     with committed_file(Path(path)) as temporary:
         save_file(tensors, temporary, header)
 
 
-def load_weights(path: Path) -> tuple[ModelConfig, dict[str, torch.Tensor], dict[str, Any]]:
-    """The settings of the network, its tensors, and the metadata in an interchange file.
+def load_weights(path: Path) -> Weights:
+    """The settings of the network, its tensors, the metadata and the contract in an interchange file.
 
     Raises:
         UserError: there is no such file, or it is not an interchange file.
     """
-    state, header = _read_safetensors(Path(path))
+    state, header = read_safetensors(Path(path))
     if header.get("format") != FORMAT:
         raise UserError(
             f"{path} is no weights file of a run (its header says {header.get('format')!r}, expected {FORMAT!r}): the network "
             "is not known; to start a training from it, give it as model.weights"
         )
-    return ModelConfig.model_validate_json(header["model"]), state, json.loads(header["metadata"])
-
-
-def initialize(net: "RetrievalNet", source: str) -> None:
-    """Load `none`, `imagenet` or a file into a network.
-
-    Raises:
-        UserError: names that are missing or unexpected, shapes that differ; a download that failed; an unreadable file.
-    """
-    if source == "none":
-        return
-    if source == "imagenet":
-        _load_backbone(net, download_weights(net.config.backbone), f"the ImageNet weights of {net.config.backbone}")
-        return
-    path = Path(source)
-    state, header = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), {})
-    if header.get("format") == FORMAT:
-        load_exactly(net, state, source)
-    else:
-        _load_backbone(net, state, source)
+    config, metadata = ModelConfig.model_validate_json(header["model"]), json.loads(header["metadata"])
+    return Weights(config, state, metadata, Contract.of(json.loads(header["contract"])))
 
 
 def load_exactly(module: torch.nn.Module, state: State, source: str) -> None:
@@ -91,14 +84,7 @@ def load_exactly(module: torch.nn.Module, state: State, source: str) -> None:
     module.load_state_dict(state, strict=False)
 
 
-def _load_backbone(net: "RetrievalNet", state: State, source: str) -> None:
-    """The classifier of the published model is left out; any other name must fit."""
-    backbone = named_as_published(net.backbone)
-    classifier = source_keys(net.config.backbone) - set(backbone.state_dict())
-    load_exactly(backbone, {name: x for name, x in state.items() if name not in classifier}, source)
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     try:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
@@ -108,7 +94,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, st
         raise UserError(f"{path} is no safetensors file or is cut off ({error}); fetch or write it again") from None
 
 
-def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
+def read_pickle(path: Path) -> dict[str, torch.Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:

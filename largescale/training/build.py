@@ -7,7 +7,9 @@ import torch
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.default import default_corpus
 from largescale.distributed import StopSignal, World
+from largescale.inputs import seen_by, trained_on
 from largescale.mining.service.exchange import TrainingExchange
+from largescale.models.build import build_network
 from largescale.precision import resolve
 from largescale.tracking import Tracker
 from largescale.training import callbacks, preflight
@@ -38,7 +40,9 @@ def build_trainer(
     corpus = Corpus.open(config.corpus or default_corpus(), config.storage)
     signal = StopSignal(world)
     torch.manual_seed(config.seed)  # all ranks begin with the same weights
-    network = config.model.build()
+    network = build_network(config.model)
+    config = config.model_copy(update={"images": seen_by(network.contract, config.images)})
+    network.contract = trained_on(network.contract, config.images)
     identity = {**config.resume_identity(), "fingerprint of the corpus": corpus.manifest.fingerprint}
     checkpoints = Checkpoints(config.directory / "checkpoints", config.checkpoint, world, identity)
     if not fresh and checkpoints.newest() is None:

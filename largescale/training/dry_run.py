@@ -8,15 +8,22 @@ import numpy as np
 import torch
 
 from largescale.corpus.batches import Step
+from largescale.corpus.config import ImagesConfig
+from largescale.corpus.images import too_thin
 from largescale.corpus.manifest import Manifest
+from largescale.inputs import stated
 from largescale.settings import UserError
 from largescale.training.preflight import GIB, checkpoint_bytes
 from largescale.training.trainer import Trainer
+
+SHOWN = 10
+"""Thin images that are named."""
 
 
 def rehearse(trainer: Trainer) -> None:
     """Run a step of random images on every rank and print the plan; nothing is written."""
     world, config = trainer.world, trainer.config
+    assert config.images.size is not None
     plan = trainer.planner.sample(trainer.evaluated_model().dim)
     batch = plan.batch(_noise(plan.columns[0], config.images.size), 0, config.seed)
     began = time.monotonic()
@@ -41,9 +48,11 @@ def describe(trainer: Trainer) -> dict[str, str]:
         "run": str(config.directory),
         "corpus": _describe_corpus(trainer.corpus.manifest),
         "network": f"{config.model.backbone}, {config.model.pooling}, {parameters:,} parameters; loss {config.loss.name}",
+        "sees": stated(trainer.evaluated_model().contract, config.images),
         "processes": f"{world.size} on {world.size // world.local_size} nodes, {world.device.type}, engine {config.engine.kind}",
         "steps": f"{planner.steps:,} in each of {config.epochs} epochs: {trainer.total_steps:,}",
         "images": f"{planner.images} in a step, {planner.images * trainer.total_steps:,} in the run",
+        **_thin_images(trainer.corpus.manifest, config.images),
         "files": f"{config.checkpoint.keep + 1} checkpoints of {save:.2f} GiB, as many weights of {save / 3:.2f} GiB, log.jsonl",
     }
 
@@ -55,6 +64,15 @@ def _table(rows: dict[str, str]) -> str:
 def _describe_corpus(manifest: Manifest) -> str:
     counts = f"{len(manifest):,} images, {len(manifest.label_names):,} labels, {len(manifest.shards):,} shards"
     return f"{manifest.storage.location}: {counts}"
+
+
+def _thin_images(manifest: Manifest, images: ImagesConfig) -> dict[str, str]:
+    """Those that are stretched, because the network sees nothing on a shorter side."""
+    thin = np.flatnonzero(too_thin(manifest.width, manifest.height, images))
+    if not len(thin):
+        return {}
+    keys = ", ".join(manifest.keys[i].as_py() for i in thin[:SHOWN].tolist()) + (", ..." if len(thin) > SHOWN else "")
+    return {"thin": f"{len(thin):,} images are stretched to {images.least} pixels, the least that the network bears: {keys}"}
 
 
 def _noise(ids: np.ndarray, size: int) -> Step:

@@ -22,6 +22,7 @@ from largescale.mining import Miner, MiningConfig, ShardedIndex
 from largescale.mining.config import PlanConfig
 from largescale.mining.cost.calibration import measure, searching, sending
 from largescale.mining.cost.model import Cost, Rates, estimate
+from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
 from largescale.models.network import RetrievalNet
 from tests.benchmarks.table import Row, report
@@ -96,7 +97,7 @@ def _generation(world: World, setting: Setting, folder: Path) -> Outcome:
         MiningConfig(),
         LoaderConfig(workers=0),
     )
-    network = spread(model.build().eval(), corpus, images)
+    network = spread(build_network(model).eval(), corpus, images)
     rates = measure(setting.plan, corpus, images, network, config.batch_size, world)
     embedder = Embedder.in_world(world, images, config.batch_size, loader, "fp32")
     miner = Miner(config, corpus, world, embedder, folder / f"run {setting}", seed=0, bad_images=BadImagesConfig())

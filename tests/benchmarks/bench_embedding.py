@@ -20,8 +20,9 @@ from largescale.corpus.grouping import Most
 from largescale.corpus.loading import load_pass, parts_of, read_pass
 from largescale.cpu import own_cores, single_threads
 from largescale.embedding import AT_ONCE, PIXELS_AT_ONCE, Embedded, Embedder, _embed_group, _in_order
+from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
-from largescale.models.network import RetrievalNet, normalize
+from largescale.models.network import RetrievalNet
 from tests.benchmarks.bench_reading import compare, photographs
 from tests.benchmarks.table import Row, report
 from tests.corpora import write_corpus
@@ -47,7 +48,7 @@ def plain_loop(network: RetrievalNet, groups: list[Group]) -> Iterator[int]:
     torch.set_num_threads(own_cores())
     for group in itertools.cycle(groups):
         with torch.inference_mode():
-            network(normalize(group.images))
+            network(network.contract.normalize(group.images))
         yield len(group.ids)
 
 
@@ -76,7 +77,7 @@ def rows(folder: Path) -> Iterator[Row]:
     copies = [(data, w, h) for _ in range(COPIES) for data, (h, w) in zip(encoded, sizes, strict=True)]
     write_corpus(folder / "corpus", copies, np.full(len(copies), -1), shards=COPIES)
     corpus = Corpus.open(str(folder / "corpus"), StorageConfig(cache=folder / "cache"))
-    network = ModelConfig(backbone="squeezenet1_1").build().eval()
+    network = build_network(ModelConfig(backbone="squeezenet1_1")).eval()
     for fit in ("squash", "inside"):
         images, name = ImagesConfig(size=160, fit=fit), f"160 px {fit}"
         groups, embedded = ready(corpus, images), passes(network, corpus, images)

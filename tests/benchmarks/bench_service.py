@@ -22,6 +22,7 @@ from largescale.config import load, to_yaml
 from largescale.corpus.corpus import Corpus
 from largescale.cpu import own_threads
 from largescale.embedding import Embedder
+from largescale.models.build import build_network
 from largescale.models.network import RetrievalNet
 from largescale.models.weights import save_weights
 from largescale.training.recipe import TrainConfig
@@ -118,7 +119,7 @@ def refreshes() -> Iterator[Row]:
         arguments = [*SETTINGS, f"epochs={REFRESHES + 2}", f"corpus={folder / 'corpus'}", f"runs={folder}", "name=run"]
         config = load(TrainConfig, [*arguments, "mining={home: service, wait: always}"])
         write_text(run / "config.yaml", to_yaml(config))
-        network = config.model.build()
+        network = build_network(config.model)
         service, bare = start("mine.py", [str(run)], folder / "service.txt"), []
         try:
             for epoch in range(REFRESHES + 1):

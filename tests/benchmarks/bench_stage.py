@@ -15,8 +15,9 @@ from torch import nn
 
 from largescale.cpu import own_cores, single_threads
 from largescale.evaluation import EvaluateConfig, evaluate
+from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
-from largescale.models.network import RetrievalNet, normalize
+from largescale.models.network import RetrievalNet
 from tests.benchmarks.table import Row, report
 from tests.corpora import encode, photograph, write_corpus
 from tests.evaluation.small import alone
@@ -25,7 +26,7 @@ DISTINCT, COPIES, SHARDS, SIDES, REPEATS = 24, 160, 4, (1024, 768), 3
 
 
 def small_network() -> RetrievalNet:
-    network = ModelConfig(backbone="squeezenet1_1").build()
+    network = build_network(ModelConfig(backbone="squeezenet1_1"))
     network.backbone, network.dim = nn.Sequential(nn.Conv2d(3, 16, 7, stride=32), nn.ReLU()), 16
     return network.eval()
 
@@ -47,7 +48,7 @@ def forward(network: RetrievalNet, images: int) -> None:
 
     def describe(_: int) -> None:
         with torch.inference_mode():
-            network(normalize(batch))
+            network(network.contract.normalize(batch))
 
     with single_threads(own_cores()) as pool:
         list(pool.map(describe, range(images)))

@@ -11,8 +11,9 @@ from torch import Tensor
 from largescale.corpus.batches import Step
 from largescale.distributed import World
 from largescale.losses.contrastive import ContrastiveLoss
+from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
-from largescale.models.network import normalize
+from largescale.models.contract import Contract
 from largescale.training.config import EngineConfig, OptimConfig
 from largescale.training.engine.engine import build_engine
 from largescale.training.engine.optim import build_optimizer
@@ -25,13 +26,13 @@ TUPLES, WIDTH, SIDE, ROUNDS = 6, 7, 160, 12
 def _build(world: World) -> StepModule:
     torch.manual_seed(0)
     config = ModelConfig(backbone="squeezenet1_1" if world.device.type == "cpu" else "resnet50")
-    return StepModule(config.build().to(world.device), ContrastiveLoss(0.7), world)
+    return StepModule(build_network(config).to(world.device), ContrastiveLoss(0.7), world)
 
 
 def _bare_step(module: StepModule, pixels: Tensor) -> Callable[[], None]:
     """Forward, loss, backward, update on images that are normalized already."""
     optimizer = build_optimizer(module, OptimConfig())
-    images = normalize(pixels).contiguous(memory_format=torch.channels_last)
+    images = Contract().normalize(pixels).contiguous(memory_format=torch.channels_last)
 
     def step() -> None:
         with torch.autocast("cuda", torch.bfloat16, enabled=module.autocast):

@@ -17,7 +17,7 @@ from largescale.embedding import Embedder
 from largescale.experiments.config import ExperimentConfig
 from largescale.experiments.runs import LAUNCH, Run, plan_runs
 from largescale.mining import Miner
-from largescale.models.network import RetrievalNet
+from largescale.models.build import load_network
 from largescale.settings import UserError
 from largescale.training.recipe import TrainConfig
 
@@ -55,7 +55,7 @@ def mine(config: TrainConfig, world: World, epoch: int, step: int) -> None:
     embedder = Embedder.in_world(world, *usual)
     miner = Miner(config.mining, corpus, world, embedder, config.directory, seed=config.seed, bad_images=config.bad_images)
     if miner.generations.read(epoch, step) is None:
-        network = RetrievalNet.from_file(config.directory / "weights" / f"step-{step:06d}.safetensors")[0]
+        network = load_network(config.directory / "weights" / f"step-{step:06d}.safetensors")[0]
         miner.run(network.to(world.device), epoch, step, plan_tuples(corpus.manifest, config.tuples, config.seed, epoch))
 
 

@@ -15,6 +15,7 @@ from largescale.corpus.corpus import Corpus
 from largescale.corpus.manifest import write_manifest
 from largescale.distributed import World
 from largescale.evaluation import EvaluateConfig, Results, evaluate
+from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
 from largescale.models.network import RetrievalNet
 from largescale.models.weights import save_weights
@@ -29,7 +30,7 @@ LANDMARKS: list[dict[str, Any]] = [
 
 def tiny_network(seed: int = 0) -> RetrievalNet:
     torch.manual_seed(seed)
-    return ModelConfig(backbone="squeezenet1_1", projection=24).build()
+    return build_network(ModelConfig(backbone="squeezenet1_1", projection=24))
 
 
 def make_weights(path: Path, seed: int = 0) -> Path:

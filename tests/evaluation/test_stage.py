@@ -17,8 +17,9 @@ from largescale.evaluation import QueryRecord, evaluate, read_records
 from largescale.evaluation.config import EvaluateConfig, ScoreConfig
 from largescale.evaluation.descriptors import store
 from largescale.evaluation.protocol.ground_truth import LISTS
+from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
-from largescale.models.network import RetrievalNet, normalize
+from largescale.models.network import RetrievalNet
 from largescale.processes import StoppedError
 from largescale.settings import UserError
 from tests.corpora import make_corpus
@@ -240,7 +241,7 @@ def describe(network: RetrievalNet, location: Path, boxes: dict[int, tuple[int, 
         for id, encoded in enumerate(corpus.read(np.arange(len(corpus.manifest)))):
             image = Image.open(io.BytesIO(encoded)).crop(boxes[id]) if id in boxes else Image.open(io.BytesIO(encoded))
             pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
-            rows.append(network.eval()(normalize(pixels))[0].numpy())
+            rows.append(network.eval()(network.contract.normalize(pixels))[0].numpy())
     return np.stack(rows)
 
 
@@ -255,7 +256,7 @@ def test_queries_of_another_corpus_are_matched_by_the_names_of_labels(data: Path
 
 def test_descriptors_with_lengths_are_ranked_by_distance(data: Path, tmp_path: Path, world: World) -> None:
     torch.manual_seed(0)
-    network = ModelConfig(backbone="squeezenet1_1", projection=24, normalize=False).build()
+    network = build_network(ModelConfig(backbone="squeezenet1_1", projection=24, normalize=False))
     results = evaluate(network, by_labels(data, tmp_path), world)
     assert results.score["metric"] == "l2"
     rows = np.concatenate([describe(network, data / name, {}) for name in ("labels", "far")]).astype(np.float64)

@@ -16,6 +16,7 @@ from largescale.distributed import World
 from largescale.embedding import Embedder
 from largescale.mining import Generation, Generations, Miner
 from largescale.mining.service.service import Service
+from largescale.models.build import build_network
 from largescale.models.network import RetrievalNet
 from largescale.models.weights import save_weights
 from largescale.training.recipe import TrainConfig
@@ -34,7 +35,7 @@ def settings_of(directory: Path, corpus: Path, wait: str) -> TrainConfig:
 
 def network_of(step: int) -> RetrievalNet:
     torch.manual_seed(step)
-    return load(TrainConfig, SETTINGS).model.build()
+    return build_network(load(TrainConfig, SETTINGS).model)
 
 
 def add_weights(directory: Path, corpus: Path, step: int) -> Path:

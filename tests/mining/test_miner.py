@@ -20,7 +20,9 @@ from largescale.distributed import World
 from largescale.embedding import Embedder
 from largescale.mining import Generation, Generations, Miner, MiningConfig
 from largescale.mining.search.select import NO_IMAGE
+from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
+from largescale.models.contract import Contract
 from largescale.settings import UserError
 from tests.corpora import encode, make_corpus
 from tests.evaluation.small import alone
@@ -45,7 +47,7 @@ APPROXIMATE = ("approximate", "automatic, too large for exact search")
 class Colors(nn.Module):
     """Descriptors of 4 x 4 mean colors; a black image has none that is finite, a white one has none that is not zero."""
 
-    dim, metric = 48, "cosine"
+    dim, metric, contract = 48, "cosine", Contract()
 
     def forward(self, images: Tensor) -> Tensor:
         colors = nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)
@@ -66,8 +68,8 @@ def miner(
 def mine_all(world: World, corpus: Path, runs: Path) -> dict[str, Generation | None]:
     """Every configuration, with a real network."""
     torch.manual_seed(0)
-    network = ModelConfig(backbone="squeezenet1_1").build()
-    with_lengths = ModelConfig(backbone="squeezenet1_1", normalize=False).build()
+    network = build_network(ModelConfig(backbone="squeezenet1_1"))
+    with_lengths = build_network(ModelConfig(backbone="squeezenet1_1", normalize=False))
     found = {}
     for name, config in CONFIGS.items():
         made, tuples = miner(world, corpus, runs / name, config)
@@ -126,8 +128,8 @@ def test_by_distance_the_similarity_is_that_of_descriptors_with_their_lengths(
 ) -> None:
     found, opened = passes[1][0]["by distance"], Corpus.open(str(corpus))
     torch.manual_seed(0)
-    ModelConfig(backbone="squeezenet1_1").build()
-    network, images = ModelConfig(backbone="squeezenet1_1", normalize=False).build(), ImagesConfig(size=64)
+    build_network(ModelConfig(backbone="squeezenet1_1"))
+    network, images = build_network(ModelConfig(backbone="squeezenet1_1", normalize=False)), ImagesConfig(size=64)
     embedder = Embedder(images, 4, LoaderConfig(workers=0), torch.device("cpu"), "fp32")
     groups = list(embedder.embed(network, opened, np.arange(68)))
     rows = torch.cat([group.descriptors for group in groups])[np.argsort(np.concatenate([group.ids for group in groups]))]
@@ -141,7 +143,7 @@ def test_an_index_that_an_earlier_life_trained_serves_the_resumed_run(corpus: Pa
     networks = []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        networks.append(ModelConfig(backbone="squeezenet1_1").build())
+        networks.append(build_network(ModelConfig(backbone="squeezenet1_1")))
     config = CONFIG.model_copy(update={"index": "IVF8,Flat", "depth": 8, "min_recall": 0.1})
     with alone() as world:
         whole, tuples = miner(world, corpus, tmp_path / "whole", config)

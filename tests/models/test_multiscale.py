@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from largescale.models.build import build_network
 from largescale.models.config import ModelConfig, Pooling
 from largescale.models.multiscale import AtScales, merge_scales, resize
 from largescale.settings import UserError
@@ -39,7 +40,7 @@ def test_network_at_scales() -> None:
 
 
 def test_several_poolings_of_one_backbone() -> None:
-    network, images = ModelConfig(backbone="squeezenet1_1", gem_p=2.5).build().eval(), torch.randn(2, 3, 64, 48)
+    network, images = build_network(ModelConfig(backbone="squeezenet1_1", gem_p=2.5)).eval(), torch.randn(2, 3, 64, 48)
     poolings: tuple[Pooling, ...] = ("gem", "mac", "spoc", "rmac")
     networks = [network.pooled(pooling) for pooling in poolings]
     seen: list[torch.Tensor] = []

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from largescale.losses import ContrastiveLoss
+from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
+from largescale.models.contract import Contract
 from largescale.models.multiscale import merge_scales, resize
-from largescale.models.network import MEAN, STD, RetrievalNet, normalize
+from largescale.models.network import RetrievalNet
 from tests.goldens import FOLDER, PRECISIONS, Golden, goldens
 
 
@@ -26,7 +28,7 @@ def _weights() -> dict[str, torch.Tensor]:
 
 def _network(case: Golden, dtype: torch.dtype) -> RetrievalNet:
     projection = 512 if case.args.get("whitening") else None
-    net = ModelConfig(pooling=case.args["pooling"], projection=projection).build()
+    net = build_network(ModelConfig(pooling=case.args["pooling"], projection=projection))
     weights = _weights()
     state = net.state_dict()
     for name in state:
@@ -44,7 +46,7 @@ def _images(case: Golden, dtype: torch.dtype) -> torch.Tensor:
 
 def _as_torchvision(images: torch.Tensor) -> torch.Tensor:
     """ToTensor and Normalize."""
-    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (Contract.mean, Contract.std))
     return images.float().div(255).sub(mean).div(std)
 
 
@@ -52,7 +54,7 @@ def _as_torchvision(images: torch.Tensor) -> torch.Tensor:
 def test_pixels_become_the_floats_of_torchvision(memory_format: torch.memory_format) -> None:
     every = torch.arange(256, dtype=torch.uint8).repeat(3, 1).T.reshape(2, 8, 16, 3).permute(0, 3, 1, 2)
     images = every.contiguous(memory_format=memory_format)
-    floats = normalize(images)
+    floats = Contract().normalize(images)
     torch.testing.assert_close(floats, _as_torchvision(images), rtol=0, atol=5e-7)
     assert floats.is_contiguous(memory_format=torch.channels_last)
 
@@ -102,7 +104,7 @@ def test_merged_scales() -> None:
 
 def test_batch_normalization_is_frozen_or_not() -> None:
     images = torch.randn(2, 3, 32, 32)
-    frozen, free = ModelConfig().build(), ModelConfig(freeze_batchnorm=False).build()
+    frozen, free = build_network(ModelConfig()), build_network(ModelConfig(freeze_batchnorm=False))
     before = frozen.backbone.bn1.running_mean.clone()
     frozen(images).sum().backward()
     assert frozen.backbone.bn1.running_mean.equal(before)
@@ -114,7 +116,7 @@ def test_batch_normalization_is_frozen_or_not() -> None:
 
 def test_low_precision_stays_in_the_backbone() -> None:
     torch.manual_seed(0)
-    net = ModelConfig(backbone="squeezenet1_1", projection=32).build().eval()
+    net = build_network(ModelConfig(backbone="squeezenet1_1", projection=32)).eval()
     images = torch.randn(2, 3, 64, 48)
     with torch.no_grad():
         exact = net(images)
@@ -131,7 +133,7 @@ def test_low_precision_stays_in_the_backbone() -> None:
 def test_descriptors_as_they_are() -> None:
     torch.manual_seed(0)
     images = torch.randn(2, 3, 48, 48)
-    raw, unit = (ModelConfig(backbone="squeezenet1_1", normalize=normalize).build().eval() for normalize in (False, True))
+    raw, unit = (build_network(ModelConfig(backbone="squeezenet1_1", normalize=normalize)).eval() for normalize in (False, True))
     unit.load_state_dict(raw.state_dict())
     with torch.no_grad():
         x = raw(images)
@@ -141,14 +143,14 @@ def test_descriptors_as_they_are() -> None:
 
 def test_normalize() -> None:
     black, white = torch.zeros(1, 3, 1, 1, dtype=torch.uint8), torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)
-    np.testing.assert_allclose(normalize(black).flatten(), [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225], rtol=1e-6)
-    np.testing.assert_allclose(normalize(white).flatten(), [0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225], rtol=1e-6)
+    np.testing.assert_allclose(Contract().normalize(black).flatten(), [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225], rtol=1e-6)
+    np.testing.assert_allclose(Contract().normalize(white).flatten(), [0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225], rtol=1e-6)
 
 
 def test_memory_format_changes_nothing() -> None:
     torch.manual_seed(0)
-    last = ModelConfig(channels_last=True).build().eval()
-    first = ModelConfig(channels_last=False).build().eval()
+    last = build_network(ModelConfig(channels_last=True)).eval()
+    first = build_network(ModelConfig(channels_last=False)).eval()
     first.load_state_dict(last.state_dict())
     images = torch.randn(2, 3, 64, 96)
     with torch.no_grad():

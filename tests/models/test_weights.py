@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import squeezenet1_1
 
+from largescale.models.build import build_network, load_network
 from largescale.models.config import ModelConfig
-from largescale.models.network import RetrievalNet, normalize
 from largescale.models.weights import load_weights, save_weights
 from largescale.settings import UserError
 
@@ -30,7 +30,7 @@ def test_published_weights_without_their_classifier(published: Path) -> None:
     state = torch.load(published)
     save_file(state, published.with_suffix(".safetensors"))
     for path in (published, published.with_suffix(".safetensors")):
-        net = _config(path).build()
+        net = build_network(_config(path))
         assert net.backbone.features[0].weight.equal(state["features.0.weight"])
 
 
@@ -41,7 +41,7 @@ def test_faults_are_listed(published: Path) -> None:
     state["extra"] = torch.zeros(1)
     torch.save(state, published)
     with pytest.raises(UserError) as error:
-        _config(published).build()
+        build_network(_config(published))
     report = str(error.value)
     assert "1 missing: features.0.bias" in report
     assert "1 unexpected: extra" in report
@@ -49,10 +49,10 @@ def test_faults_are_listed(published: Path) -> None:
 
 
 def test_real_weights(shared_data: Path) -> None:
-    squeezenet = _config(shared_data / "weights" / "squeezenet1_1_features_imagenet.pth").build()
+    squeezenet = build_network(_config(shared_data / "weights" / "squeezenet1_1_features_imagenet.pth"))
     assert squeezenet.backbone.features[0].weight.std() > 0.1
     file = shared_data / "weights" / "mobilenet_v2_imagenet_dequant.pth"
-    assert ModelConfig(backbone="mobilenet_v2", weights=str(file)).build().dim == 1280
+    assert build_network(ModelConfig(backbone="mobilenet_v2", weights=str(file))).dim == 1280
 
 
 def test_downloaded_weights(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,10 +60,10 @@ def test_downloaded_weights(published: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     with pytest.raises(UserError, match=r"could not be downloaded.*model\.weights"):
-        _config("imagenet").build()
+        build_network(_config("imagenet"))
     cache = tmp_path / "hub" / "checkpoints"
     published.rename(cache / "squeezenet1_1-b8a52dc0.pth")
-    net = _config("imagenet").build()
+    net = build_network(_config("imagenet"))
     assert net.backbone.features[0].weight.equal(torch.load(cache / "squeezenet1_1-b8a52dc0.pth")["features.0.weight"])
 
 
@@ -90,7 +90,7 @@ def test_files_that_are_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     }
     for name, message in faults.items():
         with pytest.raises(UserError, match=message):
-            _config(name).build()
+            build_network(_config(name))
     assert not Path("executed").exists()
     with pytest.raises(UserError, match="no weights file of a run"):
         load_weights(Path("other.safetensors"))
@@ -100,22 +100,22 @@ def test_files_that_are_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_interchange_file(tmp_path: Path, channels_last: bool) -> None:
     torch.manual_seed(0)
     config = _config("none", projection=16, channels_last=channels_last)
-    net, path = config.build().eval(), tmp_path / "weights" / "step-7.safetensors"
+    net, path = build_network(config).eval(), tmp_path / "weights" / "step-7.safetensors"
     save_weights(net, path, {"step": 7, "corpus": "abc"})
     assert [file.name for file in path.parent.iterdir()] == [path.name]
-    images = normalize(torch.randint(256, (2, 3, 64, 80), dtype=torch.uint8))
-    again, metadata = RetrievalNet.from_file(path)
+    images = net.contract.normalize(torch.randint(256, (2, 3, 64, 80), dtype=torch.uint8))
+    again, metadata = load_network(path)
     assert (again.config, metadata) == (config, {"step": 7, "corpus": "abc"})
     with torch.no_grad():
         assert again.eval()(images).equal(net(images))
-        assert _config(path, projection=16).build().eval()(images).allclose(net(images), atol=1e-6)
+        assert build_network(_config(path, projection=16)).eval()(images).allclose(net(images), atol=1e-6)
     with pytest.raises(UserError, match="2 of another shape: projection"):
-        _config(path, projection=8).build()
+        build_network(_config(path, projection=8))
 
 
 def test_another_state_under_the_same_names(tmp_path: Path) -> None:
-    net = _config("none").build()
+    net = build_network(_config("none"))
     average = {name: x * 0.5 for name, x in net.state_dict().items()}
     save_weights(net, tmp_path / "average.safetensors", {}, average)
-    again, _ = RetrievalNet.from_file(tmp_path / "average.safetensors")
+    again, _ = load_network(tmp_path / "average.safetensors")
     assert again.pool.p.item() == 1.5

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from largescale.corpus.batches import Step
 from largescale.distributed import World
 from largescale.losses.contrastive import ContrastiveLoss
+from largescale.models.contract import Contract
 from largescale.models.pooling import GeM
 from largescale.precision import Resolved
 from largescale.training.config import EngineConfig, OptimConfig
@@ -19,6 +20,8 @@ SHAPES = [(8, 8)] * 12 + [(6, 10), (8, 8)] * 4
 
 
 class SmallNet(nn.Module):
+    contract = Contract()
+
     def __init__(self) -> None:
         super().__init__()
         self.backbone = nn.Sequential(nn.Conv2d(3, 7, 3), nn.BatchNorm2d(7).eval(), nn.ReLU())

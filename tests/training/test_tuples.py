@@ -13,8 +13,9 @@ from largescale.corpus.loading import load_steps
 from largescale.corpus.plan import plan_tuples
 from largescale.distributed import StopSignal, World
 from largescale.losses.lrml import sequence
+from largescale.models.build import build_network, load_network
 from largescale.models.config import ModelConfig
-from largescale.models.network import RetrievalNet, normalize
+from largescale.models.network import RetrievalNet
 from largescale.models.weights import save_weights
 from largescale.settings import UserError
 from largescale.training.planning.planners import TuplePlanner, build_planner
@@ -30,7 +31,7 @@ MODEL = ModelConfig(backbone="timm:test_resnet.r160_in1k")
 
 def network(seed: int) -> RetrievalNet:
     torch.manual_seed(seed)
-    return MODEL.build()
+    return build_network(MODEL)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def test_a_teacher_orders_the_negatives_on_any_number_of_ranks(folder: Path) -> 
     teacher = network(7).eval()
     rows = torch.empty(ids.size, teacher.dim)
     for group, places in zip(step.groups, step.places, strict=True):
-        rows[places] = teacher(normalize(group)).detach()
+        rows[places] = teacher(teacher.contract.normalize(group)).detach()
     x = rows.reshape(*ids.shape, -1)
     expected = torch.stack([sequence(x[:, 0], x[:, 2:], ranking) for ranking in ("euclidean", "cosine")]).numpy()
     for found in (alone, run_world(2, taught, folder)[0]):
@@ -113,7 +114,7 @@ def test_the_nearest_candidate_is_the_positive(folder: Path) -> None:
     step = next(load_steps(corpus, np.arange(24)[None], config.images, epoch=0, seed=0, loader=config.loader))
     net, x = network(3).eval(), torch.empty(24, network(3).dim)
     for group, places in zip(step.groups, step.places, strict=True):
-        x[places] = net(normalize(group)).detach()
+        x[places] = net(net.contract.normalize(group)).detach()
     expected = [min(own, key=lambda i: float((x[q] - x[i]).norm())) for q, own in ((4, [5, 6, 7]), (5, [4, 6]), (6, [7, 4, 5]))]
     assert positives.tolist() == [*expected, 5]
     for own in run_world(2, nearest, folder):
@@ -127,7 +128,7 @@ def test_a_run_with_teacher_and_chosen_positives(folder: Path) -> None:
     assert len(losses) == 6
     assert np.isfinite(losses).all()
     assert (folder / "lrml/negatives/positives-000000-000000.npy").exists()
-    kept = RetrievalNet.from_file(folder / "lrml/weights/step-000006.safetensors")[0]
+    kept = load_network(folder / "lrml/weights/step-000006.safetensors")[0]
     assert {name.split(".")[0] for name in kept.state_dict()} == {"backbone", "pool"}
 
 

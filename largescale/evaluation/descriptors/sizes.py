@@ -6,8 +6,8 @@ import numpy as np
 
 from largescale.corpus.config import ImagesConfig
 from largescale.corpus.images import target_shapes
-from largescale.embedding import in_evaluation_mode
 from largescale.evaluation.descriptors.store import Descriptors
+from largescale.models.modes import in_evaluation_mode
 from largescale.models.network import RetrievalNet
 from largescale.models.sizes import least_side
 from largescale.settings import UserError

@@ -146,6 +146,7 @@ def finite_rows(rows: np.ndarray) -> np.ndarray:
 def network_digest(network: RetrievalNet) -> str:
     """Of the settings and the tensors: the same whether the network is in memory or came from a file."""
     digest = hashlib.sha256(network.config.model_dump_json(exclude={"weights"}).encode())
+    digest.update(json.dumps([network.contract.mean, network.contract.std]).encode())
     for name, tensor in network.state_dict().items():
         digest.update(name.encode() + np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
     return digest.hexdigest()

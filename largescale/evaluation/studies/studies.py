@@ -18,6 +18,7 @@ from largescale.evaluation.studies.config import AnchorsConfig, DecomposabilityC
 from largescale.evaluation.studies.hashes import Hashes, hash_corpus, read_hashes
 from largescale.evaluation.studies.leaks import Pairs, Used, find_by_descriptor, find_by_hash
 from largescale.evaluation.task import Task
+from largescale.models.build import load_network
 from largescale.models.metric import Space
 from largescale.models.network import RetrievalNet
 from largescale.settings import UserError
@@ -37,7 +38,7 @@ class StudyContext:
         return self.config.weights
 
     def network(self) -> RetrievalNet:
-        return RetrievalNet.from_file(self.weights)[0].to(self.world.device)
+        return load_network(self.weights)[0].to(self.world.device)
 
     def task(self) -> Task:
         return embed_task(self.weights, self.config, self.world, self.should_stop)

@@ -18,8 +18,8 @@ from largescale.locks import Exclusive, Lease
 from largescale.mining.generations import Generation
 from largescale.mining.miner import Miner, NotPublishedError
 from largescale.mining.service.watch import RunSettings, Task, Watch, stamp
-from largescale.models.network import RetrievalNet
-from largescale.models.weights import load_exactly, load_weights
+from largescale.models.build import restored
+from largescale.models.weights import Weights, load_weights
 from largescale.settings import UserError
 from largescale.tracking import Tracker
 
@@ -109,16 +109,14 @@ class Service:
         loaded = self.world.decide(lambda: self._load(task))
         if loaded is None:
             return False
-        model, state, about = loaded
-        corpus = settings.open()
+        about, corpus = loaded.metadata, settings.open()
         if about["corpus"] != corpus.manifest.fingerprint:
             raise UserError(
                 f"{task.weights} was trained on the corpus {about['corpus']}, {corpus.manifest.storage.location} is now the "
                 f"corpus {corpus.manifest.fingerprint}: its image ids would name other images; bring the corpus back, or start a "
                 "new run"
             )
-        network = RetrievalNet(model).to(self.world.device)
-        load_exactly(network, state, str(task.weights))
+        network = restored(loaded, str(task.weights)).to(self.world.device)
         if self._miner is None or settings != self._settings:
             self._miner, self._settings = self._build_miner(settings, corpus, look.last), settings
         try:
@@ -145,7 +143,7 @@ class Service:
             bad_images=settings.bad_images,
         )
 
-    def _load(self, task: Task) -> Any:
+    def _load(self, task: Task) -> Weights | None:
         """The weights, read once and sent to every rank; None for a file that is not whole, or that training has removed."""
         try:
             return load_weights(task.weights)

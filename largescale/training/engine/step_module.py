@@ -6,6 +6,7 @@ R ranks, T tuples of a rank, N negatives, K stored negatives, M stored descripto
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from largescale.corpus.batches import Step
 from largescale.distributed import World, gather_with_gradient
 from largescale.losses.config_base import Objective
-from largescale.models.network import normalize
+from largescale.models.contract import Contract
 from largescale.precision import Resolved, autocast
 
 
@@ -113,7 +114,7 @@ class StepModule(nn.Module):
 
     def __init__(self, net: nn.Module, loss: Objective, world: World, precision: Resolved = "fp32") -> None:
         super().__init__()
-        self.net = net
+        self.net, self.contract = net, cast(Contract, net.contract)
         self.loss = loss
         self.world = world
         self.precision = precision
@@ -141,7 +142,7 @@ class StepModule(nn.Module):
 
     def _run(self, images: Tensor) -> Tensor:
         with autocast(self.precision, self.world.device):
-            return self.net(normalize(images)).float()
+            return self.net(self.contract.normalize(images)).float()
 
     def _tuple_objective(self, x: Tensor, batch: Batch) -> Tensor:
         x = x.reshape(batch.tuples, -1, x.shape[-1])  # (T, 2 + N, D)

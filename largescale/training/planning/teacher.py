@@ -8,7 +8,7 @@ from torch import Tensor
 from largescale.corpus.batches import Step
 from largescale.distributed import World
 from largescale.losses.lrml import Ranking, sequence
-from largescale.models.network import RetrievalNet, normalize
+from largescale.models.build import load_network
 from largescale.precision import Resolved, autocast
 
 
@@ -23,7 +23,7 @@ class Teacher:
     """
 
     def __init__(self, weights: Path, ranking: Ranking, world: World, precision: Resolved) -> None:
-        self.network = RetrievalNet.from_file(weights)[0].to(world.device).eval().requires_grad_(False)
+        self.network = load_network(weights)[0].to(world.device).eval().requires_grad_(False)
         self.ranking, self.device, self.precision = ranking, world.device, precision
 
     @torch.no_grad()
@@ -35,4 +35,4 @@ class Teacher:
 
     def _describe(self, group: Tensor) -> Tensor:
         with autocast(self.precision, self.device):
-            return self.network(normalize(group.to(self.device, non_blocking=True))).float()
+            return self.network(self.network.contract.normalize(group.to(self.device, non_blocking=True))).float()

@@ -14,6 +14,7 @@ from largescale.corpus.config import ImagesConfig, LoaderConfig
 from largescale.distributed import World
 from largescale.evaluation.studies.config import AnchorsConfig, LeaksConfig
 from largescale.evaluation.studies.studies import StudyContext, studies
+from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
 from largescale.models.weights import save_weights
 from largescale.settings import UserError
@@ -45,7 +46,7 @@ def numbers(out: Path, name: str) -> list[dict[str, Any]]:
 
 def test_anchors_of_a_network_that_makes_no_unit_rows(world: World, corpora: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network = ModelConfig(backbone="squeezenet1_1", projection=12, normalize=False).build()
+    network = build_network(ModelConfig(backbone="squeezenet1_1", projection=12, normalize=False))
     weights = tmp_path / "step-000004.safetensors"
     save_weights(network, weights, {"step": 4})
     config = AnchorsConfig(**settings(corpora, weights, probes=(1, 6)))

@@ -16,6 +16,7 @@ from largescale.evaluation.config import ExpansionConfig, ScoreConfig
 from largescale.evaluation.search import search
 from largescale.evaluation.studies.config import DistractorsConfig, NeighborsConfig, PoolingConfig, ScalesConfig, StudyConfig
 from largescale.evaluation.studies.studies import StudyContext, studies
+from largescale.models.build import load_network
 from largescale.models.config import Pooling
 from largescale.models.network import RetrievalNet
 from tests.corpora import make_corpus
@@ -69,7 +70,7 @@ def evaluated(config: StudyConfig, network: RetrievalNet, world: World, out: Pat
 
 
 def network(data: Path, pooling: Pooling | None = None) -> RetrievalNet:
-    net = RetrievalNet.from_file(data / "weights.safetensors")[0]
+    net = load_network(data / "weights.safetensors")[0]
     return net if pooling is None else net.pooled(pooling)
 
 

@@ -11,6 +11,7 @@ from largescale.corpus.corpus import Corpus
 from largescale.distributed import World
 from largescale.mining.config import PlanConfig
 from largescale.mining.cost.model import Rates, estimate, table
+from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
 from tests.corpora import make_corpus
 from tests.world import run_world
@@ -71,7 +72,7 @@ def test_the_table_says_what_bounds_each_stage() -> None:
 def measured(world: World, corpus: Path) -> Rates:
     from largescale.mining.cost.calibration import measure
 
-    network = ModelConfig(backbone="timm:test_resnet", weights="none").build()
+    network = build_network(ModelConfig(backbone="timm:test_resnet", weights="none"))
     plan = PlanConfig(dim=64, sample=16)
     return measure(plan, Corpus.open(str(corpus)), ImagesConfig(size=48), network, 8, world)
 

@@ -8,6 +8,7 @@ import torch
 from torch.optim import SGD, lr_scheduler
 
 from largescale.distributed import World
+from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
 from largescale.training.config import OptimConfig, ScheduleConfig
 from largescale.training.engine.optim import build_optimizer, parameter_groups, rate_factor, set_rates
@@ -19,7 +20,7 @@ ALONE = World(0, 1, 0, 1, torch.device("cpu"), None)
 
 @pytest.fixture(scope="module")
 def module() -> StepModule:
-    module = StepModule(ModelConfig(backbone="resnet18", projection=32).build(), ProxyLoss(), ALONE)
+    module = StepModule(build_network(ModelConfig(backbone="resnet18", projection=32)), ProxyLoss(), ALONE)
     module.net.backbone.conv1.weight.requires_grad_(False)
     return module
 

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from largescale.distributed import World
 from largescale.losses.contrastive import ContrastiveLoss
-from largescale.models.network import normalize
 from largescale.training.engine.step_module import Batch, StepModule
 from tests.training.small import CLASSES, TUPLES, WIDTH, ProxyLoss, SmallNet, images, label_batches, tuple_batches
 from tests.world import run_world
@@ -22,7 +21,7 @@ LOSSES = {
 def _all_descriptors(net: nn.Module, step: int) -> Tensor:
     """Of the 20 images of a step, one at a time, in order."""
     rows = [images(step, range(row, row + 1)).groups[0] for row in range(TUPLES * WIDTH)]
-    return torch.cat([net(normalize(row)) for row in rows])
+    return torch.cat([net(net.contract.normalize(row)) for row in rows])
 
 
 def _plain_gradient(kind: str) -> dict[str, np.ndarray]:

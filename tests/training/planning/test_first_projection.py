@@ -9,6 +9,7 @@ import torch
 from largescale.config import check
 from largescale.corpus.corpus import Corpus
 from largescale.distributed import World
+from largescale.models.build import build_network
 from largescale.models.whitening import LearnedWhitening, PCAWhitening
 from largescale.settings import UserError
 from largescale.training.planning.first_projection import _describe, start_projection
@@ -26,7 +27,7 @@ def _started(world: World, folder: Path, start: str) -> tuple[np.ndarray, np.nda
     """Descriptors before the projection and after, and the signs that the fitted whitening gives to them."""
     config, corpus = _config(start), Corpus.open(str(folder))
     torch.manual_seed(0)
-    network = config.model.build()
+    network = build_network(config.model)
     random = network.projection.weight.clone()
     start_projection(network, config, corpus, world)
     assert not torch.equal(network.projection.weight, random)
@@ -56,7 +57,7 @@ def test_descriptors_are_whitened_alike_on_every_rank(folder: Path, start: str) 
 def _refused(world: World, folder: Path, start: str, projection: int, message: str) -> None:
     config = _config(start, projection)
     with pytest.raises(UserError, match=message):
-        start_projection(config.model.build(), config, Corpus.open(str(folder)), world)
+        start_projection(build_network(config.model), config, Corpus.open(str(folder)), world)
 
 
 def test_what_cannot_be_whitened(tmp_path: Path) -> None:

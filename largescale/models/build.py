@@ -1,0 +1,75 @@
+"""Networks from settings, and from the interchange file of a run."""
+
+from pathlib import Path
+from typing import Any
+
+from largescale.models.backbones import build_backbone, download_weights, named_as_published, source_keys
+from largescale.models.config import ModelConfig
+from largescale.models.network import ONE_CELL, RetrievalNet
+from largescale.models.probe import borne
+from largescale.models.tokens import Tokens
+from largescale.models.weights import FORMAT, State, Weights, load_exactly, load_weights, read_pickle, read_safetensors
+
+
+def build_network(config: ModelConfig) -> RetrievalNet:
+    """The network with its first weights, on the CPU, in training mode.
+
+    Raises:
+        UserError: the weights do not fit the backbone, or cannot be downloaded.
+    """
+    backbone, published = build_backbone(config.backbone, _tokens(config))
+    net = RetrievalNet(config, backbone, borne(backbone, published, config.backbone))
+    _initialize(net, config.weights)
+    return net
+
+
+def load_network(path: Path) -> tuple[RetrievalNet, dict[str, Any]]:
+    """The network in an interchange file (see `save_weights`) and its metadata.
+
+    Raises:
+        UserError: no such file, not an interchange file, or names that do not fit.
+    """
+    weights = load_weights(path)
+    return restored(weights, str(path)), weights.metadata
+
+
+def restored(weights: Weights, source: str) -> RetrievalNet:
+    """The network of an interchange file that has been read.
+
+    Raises:
+        UserError: names that do not fit.
+    """
+    config = weights.config
+    net = RetrievalNet(config, build_backbone(config.backbone, _tokens(config))[0], weights.contract)
+    load_exactly(net, weights.state, source)
+    return net
+
+
+def _tokens(config: ModelConfig) -> Tokens:
+    return ONE_CELL.get(config.pooling, "map")
+
+
+def _initialize(net: RetrievalNet, source: str) -> None:
+    """Load `none`, `imagenet` or a file into a network.
+
+    Raises:
+        UserError: names that are missing or unexpected, shapes that differ; a download that failed; an unreadable file.
+    """
+    if source == "none":
+        return
+    if source == "imagenet":
+        _load_backbone(net, download_weights(net.config.backbone), f"the ImageNet weights of {net.config.backbone}")
+        return
+    path = Path(source)
+    state, header = read_safetensors(path) if path.suffix == ".safetensors" else (read_pickle(path), {})
+    if header.get("format") == FORMAT:
+        load_exactly(net, state, source)
+    else:
+        _load_backbone(net, state, source)
+
+
+def _load_backbone(net: RetrievalNet, state: State, source: str) -> None:
+    """The classifier of the published model is left out; any other name must fit."""
+    backbone = named_as_published(net.backbone)
+    classifier = source_keys(net.config.backbone) - set(backbone.state_dict())
+    load_exactly(backbone, {name: x for name, x in state.items() if name not in classifier}, source)

@@ -1,0 +1,83 @@
+"""Backbones of timm without their classifiers, at any size that they bear. B images, C channels, T tokens."""
+
+import difflib
+from typing import Any
+
+import torch
+from torch import nn
+
+from largescale.models.contract import Contract
+from largescale.models.tokens import Tokens, chosen
+from largescale.settings import UserError
+
+ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+"""How transformers are told to take images of any size; the first that a model knows."""
+
+
+def timm_model(name: str, **options: Any) -> Any:
+    """The whole published model.
+
+    Raises:
+        UserError: timm has no such model.
+    """
+    import timm
+
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), 3, 0)
+        raise UserError(f"timm has no model {name!r}; the nearest are {', '.join(near)}")
+    return timm.create_model(name, **options)
+
+
+def timm_backbone(name: str, tokens: Tokens) -> tuple[nn.Module, Contract]:
+    """A backbone with random weights, and what its published weights were trained on.
+
+    Raises:
+        UserError: timm has no such model, or it has no class token and one is asked for.
+    """
+    model = _at_any_size(name)
+    backbone = TimmBackbone(model, tokens)
+    if tokens in ("class_token", "class_mean") and not backbone.has_class_token:
+        raise UserError(f"timm:{name} has no class token; choose another pooling or another backbone")
+    return backbone, _published(model.pretrained_cfg, backbone.prefix)
+
+
+def _at_any_size(name: str) -> Any:
+    for options in ANY_SIZE:
+        try:
+            return timm_model(name, num_classes=0, **options)
+        except TypeError as error:
+            if "unexpected keyword" not in str(error):
+                raise
+    raise AssertionError("a model takes no options at all")
+
+
+def _published(preset: dict[str, Any], prefix: int) -> Contract:
+    return Contract(
+        mean=tuple(preset["mean"]),
+        std=tuple(preset["std"]),
+        interpolation="bilinear" if preset.get("interpolation") == "bilinear" else "bicubic",
+        size=preset["input_size"][-1],
+        prefix=prefix,
+    )
+
+
+class TimmBackbone(nn.Module):
+    """The features of a model of timm as a map."""
+
+    def __init__(self, model: Any, tokens: Tokens) -> None:
+        super().__init__()
+        self.model, self.tokens = model, tokens
+        self.prefix: int = getattr(model, "num_prefix_tokens", 0)
+        self.channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
+
+    @property
+    def has_class_token(self) -> bool:
+        return self.prefix > 0 and getattr(self.model, "cls_token", None) is not None
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = self.model.forward_features(images)
+        if self.tokens == "own":
+            return self.model.forward_head(features, pre_logits=True).flatten(1)[:, :, None, None]
+        if features.ndim == 3:  # (B, T, C)
+            return chosen(features, self.prefix, images.shape[2] / images.shape[3], self.tokens)
+        return features.permute(0, 3, 1, 2) if self.channels_last else features
