@@ -29,8 +29,11 @@ class MiningConfig(Settings):
     batch_size: PositiveInt = 32
     """Images of one shape that are decoded together, and on a GPU embedded together; fewer where a shard has fewer."""
     index: str = "auto"
-    """exact: the best image of every cluster, by brute force; else a FAISS factory string, e.g. IVF1024,SQfp16 (on the CPU; Flat
-    is exact too). auto: exact where it fits exact_bytes, else lists of codes (IVF with SQ8, or PQ where these do not fit)."""
+    """exact: the best image of every cluster, by brute force; else a FAISS factory string, e.g. IVF1024,SQfp16 (Flat is exact
+    too), on the GPU where FAISS has one that holds it. auto: exact where it fits exact_bytes, on a GPU by torch or FAISS,
+    whichever is faster; else lists of codes (IVF with SQ8, or PQ where these do not fit)."""
+    index_scratch: PositiveInt = 2**30
+    """Memory that FAISS keeps on each GPU for its own use."""
     exact_bytes: PositiveInt = 2**34
     """auto: memory for descriptors in each process up to which search is exact; beyond it they stay in the memory of the node."""
     index_search: str = ""

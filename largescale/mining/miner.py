@@ -24,7 +24,9 @@ from largescale.mining.fill import RandomNegatives
 from largescale.mining.generations import Generation, Generations, Part, distances
 from largescale.mining.search.embedding_buffer import EmbeddingBuffer
 from largescale.mining.search.factory import Trained, choose
+from largescale.mining.search.faster import QUERIES, faster_exact
 from largescale.mining.search.index import ShardedIndex
+from largescale.mining.search.placed import has_gpu
 from largescale.mining.search.recall import SAMPLE, RecallProbe
 from largescale.mining.search.select import NO_IMAGE, cluster_keys, norms
 from largescale.mining.search.similarity_caps import caps
@@ -63,6 +65,7 @@ class Miner:
         self.generations = Generations(run_directory, corpus.manifest.fingerprint)
         self._trained: Trained | None = None
         self._space = COSINE
+        self._exact: str | None = None
 
     def run(self, network: RetrievalNet, epoch: int, step: int, tuples: Tuples) -> Generation | None:
         """Mine and commit the negatives of an epoch; None when the run was asked to stop before they were there.
@@ -86,7 +89,7 @@ class Miner:
                 with stages.time("index"):
                     self._trained = self._trained or self._trained_before(epoch, step)
                     limits = caps(self.config, self.world, queries, tuples, self._space)
-                    index = self._index(self.config, pool, self._trained)
+                    index = self._index(self._chosen(pool, queries, tuples), pool, self._trained)
                 with stages.time("recall"):
                     index, recall = self._trusted(index, pool, queries, tuples, limits)
                 with stages.time("search"):
@@ -138,6 +141,22 @@ class Miner:
         index, _ = choose(self.config, int(self.world.max(len(own))[0]), dim, kind.itemsize)
         return self.world.device if index == "exact" else torch.device("cpu")
 
+    def _chosen(self, pool: EmbeddingBuffer, queries: EmbeddingBuffer, tuples: Tuples) -> MiningConfig:
+        """The settings, with the faster way of exact search where the choice is open; it is made once for the run."""
+        largest = int(self.world.max(len(pool.ids))[0])
+        kind, _ = choose(self.config, largest, pool.rows.shape[1], pool.rows.element_size())
+        if self.config.index != "auto" or kind != "exact" or not has_gpu(self.world.device):
+            return self.config
+        if self._exact is None:
+            held = np.flatnonzero(np.isin(tuples.queries, queries.ids))[:QUERIES]
+            excluded = torch.from_numpy(excluded_clusters(tuples)[held]).to(self.world.device)
+            asked = queries.take(tuples.queries[held])
+            self._exact = faster_exact(self.world, lambda kind: self._index(self._as(kind), pool), asked, excluded)
+        return self._as(self._exact)
+
+    def _as(self, kind: str) -> MiningConfig:
+        return self.config.model_copy(update={"index": kind, "index_search": ""})
+
     def _index(self, config: MiningConfig, pool: EmbeddingBuffer, trained: Trained | None = None) -> ShardedIndex:
         clusters = cluster_keys(self.corpus.manifest.label[pool.ids], pool.ids)
         ids, of_image = (torch.from_numpy(column).to(pool.rows.device) for column in (pool.ids, clusters))
@@ -165,7 +184,7 @@ class Miner:
             return index, {}
         held = np.flatnonzero(np.isin(tuples.queries, queries.ids))[:: max(1, len(tuples.queries) // SAMPLE)]
         excluded = torch.from_numpy(excluded_clusters(tuples)[held]).to(self.world.device)
-        exact = self._index(self.config.model_copy(update={"index": "exact", "index_search": ""}), pool)
+        exact = self._index(self._as("exact"), pool)
         probe = RecallProbe(self.world, exact, queries.take(tuples.queries[held]), excluded, _of_rows(limits, held))
         if self._trained is not None and probe.recall(index) < self.config.min_recall:
             index = self._index(self.config, pool)

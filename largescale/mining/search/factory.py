@@ -14,6 +14,8 @@ from torch import Tensor
 
 from largescale.distributed import World
 from largescale.mining.config import MiningConfig
+from largescale.mining.search.exact import ExactSearch
+from largescale.mining.search.placed import PlacedIndex, to_gpu
 from largescale.mining.search.select import NO_IMAGE, Candidates, Found, norms, nothing, score_pairs, select
 from largescale.models.metric import COSINE, Space
 from largescale.settings import UserError
@@ -36,8 +38,8 @@ class Trained(NamedTuple):
 class FactorySearch:
     """The nearest eligible clusters among the candidates that a FAISS index of this share returns.
 
-    What needs training is trained once, by rank 0 on a sample of the whole pool. The index is on the CPU; queries may come
-    from a GPU.
+    What needs training is trained once, by rank 0 on a sample of the whole pool. The index is on the GPU of the rank where
+    FAISS can hold it there; all candidates are scored again, so both find the same.
 
     Args:
         descriptors: `(P, D)` float32 or float16, items of `space`.
@@ -62,9 +64,10 @@ class FactorySearch:
         faiss.omp_set_num_threads(torch.get_num_threads())
         if trained is None:
             sample = _sample(world, self._rows(descriptors), config.index_sample)
-            trained = Trained(world.decide(lambda: _train(config, sample, self._by_distance)), 0)
+            trained = Trained(world.decide(lambda: _train(config, sample, self._by_distance, world.device)), 0)
         self.trained = Trained(trained.empty, 0)
-        self._index = faiss.deserialize_index(trained.empty)
+        half = descriptors.dtype == torch.float16
+        self._index = PlacedIndex(trained.empty, world.device, config.index_scratch, half)
         for part in descriptors.split(_ROWS) if len(descriptors) else ():
             self._index.add(_array(self._rows(part)))
         self._largest = norms(self._rows(descriptors)).amax() if len(descriptors) else descriptors.new_zeros(())
@@ -73,12 +76,12 @@ class FactorySearch:
 
     @property
     def approximate(self) -> bool:
-        return not isinstance(faiss.downcast_index(self._index), faiss.IndexFlat)
+        return self._index.approximate
 
     def deepen(self) -> bool:
         """Visit twice as many lists and take twice as many candidates; whether there were more."""
-        probes = _visit_twice(self._index)
-        more = probes or self.depth < self._index.ntotal
+        probes = self._index.visit_twice()
+        more = probes or self.depth < self._index.deepest
         self.depth, self.trained = 2 * self.depth, Trained(self.trained.empty, self.trained.effort + 1)
         return more
 
@@ -91,7 +94,7 @@ class FactorySearch:
 
     def _nearest(self, queries: Tensor, excluded: Tensor, caps: Tensor) -> Found:
         found = nothing(len(queries), self.count, queries.device)
-        depth, left = min(self.depth, self._index.ntotal), torch.arange(len(queries), device=queries.device)
+        depth, left = min(self.depth, self._index.deepest), torch.arange(len(queries), device=queries.device)
         while depth and len(left):
             short = []
             for rows in left.split(max(1, _PAIRS // depth)):
@@ -100,7 +103,11 @@ class FactorySearch:
                     column[rows] = part
                 short.append(rows[~done])
             left = torch.cat(short)
-            depth = 0 if depth == self._index.ntotal else min(DEEPER * depth, self._index.ntotal)
+            depth = 0 if depth == self._index.deepest else min(DEEPER * depth, self._index.deepest)
+        if len(left) and self._index.deepest < len(self._index):
+            exact = ExactSearch(self.descriptors, self.ids, self.clusters, self.count)  # a GPU gives no more neighbors
+            for column, part in zip(found, exact.nearest(queries[left], excluded[left], caps[left]), strict=True):
+                column[left] = part
         return found
 
     def _deep(self, queries: Tensor, excluded: Tensor, caps: Tensor, depth: int) -> tuple[Found, Tensor]:
@@ -140,15 +147,6 @@ def choose(config: MiningConfig, images: int, dim: int, itemsize: int) -> tuple[
     return f"IVF{lists},{codes}", f"nprobe={min(_PROBES, lists)}"
 
 
-def _visit_twice(index: Any) -> bool:
-    """Whether the index has lists of which not all were visited."""
-    lists = faiss.try_extract_index_ivf(index)
-    if lists is None or lists.nprobe >= lists.nlist:
-        return False
-    lists.nprobe = min(2 * lists.nprobe, lists.nlist)
-    return True
-
-
 def _sample(world: World, descriptors: Tensor, size: int) -> np.ndarray:
     """On rank 0: about `size` descriptors, evenly over the pool in its order, whatever the cut; elsewhere nothing."""
     counts = world.gather(len(descriptors))
@@ -163,15 +161,17 @@ def _sample(world: World, descriptors: Tensor, size: int) -> np.ndarray:
     return _array(torch.cat([part[:n] for part, n in zip(parts or [], sizes, strict=False)] or [own[:0]]))
 
 
-def _train(config: MiningConfig, sample: np.ndarray, by_distance: bool) -> np.ndarray:
-    """The empty, trained index as bytes."""
+def _train(config: MiningConfig, sample: np.ndarray, by_distance: bool, device: torch.device) -> np.ndarray:
+    """The empty, trained index as bytes; trained on the GPU where it can be."""
     try:
         metric = faiss.METRIC_L2 if by_distance else faiss.METRIC_INNER_PRODUCT
         index = faiss.index_factory(sample.shape[1], config.index, metric)
+        if not index.is_trained:
+            held = to_gpu(index, device, config.index_scratch, half=False)
+            (held[1] if held else index).train(sample)
+            index = faiss.index_gpu_to_cpu(held[1]) if held else index
         if config.index_search:
             faiss.ParameterSpace().set_index_parameters(index, config.index_search)  # type: ignore[arg-type]
-        if not index.is_trained:
-            index.train(sample)
     except RuntimeError as error:
         raise UserError(
             f"mining.index={config.index!r} with index_search={config.index_search!r} cannot be built for {len(sample):,} "
