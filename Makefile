@@ -17,7 +17,7 @@ $(READY): pyproject.toml
 		{ echo "largescale needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev,heic]'
+	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
 	@touch $@
 
 demo: $(READY)  ## build the demo corpus, train, evaluate before and after; under 8 minutes on 2 cores

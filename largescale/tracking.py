@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import PositiveInt
 
+from largescale.extras import wandb
 from largescale.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ class TrackingConfig(Settings):
     every: PositiveInt = 10
     """Steps per line of metrics (steps)."""
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
-    """Weights & Biases: `auto` is online when you are logged in, else offline; `off` writes `log.jsonl` only."""
+    """Weights & Biases: `auto` is online when you are logged in, else offline, and off where wandb is not installed; `off`
+    writes `log.jsonl` only."""
     project: str = "largescale"
     """W&B project."""
 
@@ -90,8 +92,6 @@ class WandbMirror:
     shows_pictures = True
 
     def __init__(self, config: TrackingConfig, directory: Path, settings: Mapping[str, Any], id: str | None) -> None:
-        import wandb
-
         mode: Any = config.wandb
         if mode == "auto":
             mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
@@ -117,8 +117,6 @@ class WandbMirror:
 
     def table(self, name: str, step: int, rows: list[Mapping[str, Any]]) -> None:
         """A table; pictures are arrays `(h, w, 3)` uint8 in the column `strip`."""
-        import wandb
-
         cells = [[wandb.Image(value) if key == "strip" else value for key, value in row.items()] for row in rows]
         self.run.log({"step": step, name: wandb.Table(columns=list(rows[0]), data=cells)})
 
@@ -140,7 +138,7 @@ class Tracker:
         if not self.world.is_first:
             return
         self.record_file = JsonLines(self.directory / "log.jsonl", state.get("position", 0))
-        if self.config.wandb != "off":
+        if self.config.wandb != "off" and (self.config.wandb != "auto" or wandb.installed):
             self.wandb = WandbMirror(self.config, self.directory, self.settings, state.get("wandb_id"))
 
     def state(self) -> dict[str, Any]:

@@ -6,7 +6,8 @@ continues an evaluation that was stopped, on any number of processes. `--help` l
 
 from typing import TYPE_CHECKING
 
-from largescale.config import explain, load, run_program
+from largescale.cli import import_shards
+from largescale.config import asked, explain, load, run_program
 from largescale.evaluation.config import EvaluateConfig
 from largescale.evaluation.results import shown
 from largescale.settings import UserError
@@ -17,11 +18,16 @@ if TYPE_CHECKING:
     from largescale.evaluation.results import Interval, Results
 
 STEPS = ("plan", "embed", "seal", "search", "score", "report")
+USAGE = f"torchrun --nproc-per-node N launch/evaluate.py [{'|'.join(STEPS)}] [key=value ...] [--help [GROUP]]"
+COMMON = (
+    *("weights", "gallery", "queries", "distractors", "protocol", "out", "store", "images.size", "scales", "precision"),
+    *("score.whitening", "whitening_corpus", "score.dim", "score.query_expansion", "score.rerank", "tracking.wandb"),
+)
 
 
 def main(arguments: list[str]) -> None:
-    if "--help" in arguments:
-        print(explain(EvaluateConfig, f"launch/evaluate.py [{'|'.join(STEPS)}]", "[--help]"))
+    if (group := asked(arguments)) is not None:
+        print(explain(EvaluateConfig, USAGE, COMMON, group))
         return
     step = arguments.pop(0) if arguments and arguments[0] in STEPS else None
     config = load(EvaluateConfig, arguments)
@@ -78,10 +84,9 @@ def report(config: EvaluateConfig, world: "World") -> None:
 
 def score_descriptors(config: EvaluateConfig, world: "World") -> "Results":
     from largescale.evaluation import Published, evaluate_descriptors
-    from shards.sources.landmarks import read_test_set
 
     assert config.ground_truth is not None
-    found = read_test_set(config.ground_truth)
+    found = import_shards("sources.landmarks").read_test_set(config.ground_truth)
     values = {"protocol": found.protocol, "queries": found.queries, "gallery": found.images}
     return evaluate_descriptors(config, Published.parse(values, str(config.ground_truth)), world)
 

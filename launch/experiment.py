@@ -7,15 +7,17 @@ and a page that plots it. The same command goes on where it was stopped; `--help
 import sys
 from itertools import groupby
 
-from largescale.config import explain, load, run_program
+from largescale.config import asked, explain, load, run_program
 from largescale.experiments.config import ExperimentConfig, Point
 from largescale.experiments.runs import FailedError, Run, plan_runs
 from largescale.settings import UserError
 
+USAGE = "launch/experiment.py EXPERIMENT.yaml [key=value ...] [--help [GROUP]]"
+
 
 def main(arguments: list[str]) -> None:
-    if "--help" in arguments:
-        print(explain(ExperimentConfig, "launch/experiment.py"))
+    if (group := asked(arguments)) is not None:
+        print(explain(ExperimentConfig, USAGE, (), group or "all"))
         return
     config = load(ExperimentConfig, arguments)
     runs = plan_runs(config)  # from here on with torch: what is wrong with the settings alone was said at once

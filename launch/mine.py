@@ -12,7 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from largescale.config import explain, load, run_program
+from largescale.cli import import_shards
+from largescale.config import asked, explain, load, run_program
 from largescale.corpus.default import only_corpus
 from largescale.mining.config import MiningConfig, PlanConfig, ServiceConfig
 from largescale.settings import UserError
@@ -20,18 +21,19 @@ from largescale.settings import UserError
 if TYPE_CHECKING:
     from largescale.distributed import World
 
-USAGE = "RUN_DIRECTORY_OR_URL | --plan [key=value ...] [--help]"
+USAGE = "torchrun --nproc-per-node N launch/mine.py RUN_DIRECTORY_OR_URL | --plan [key=value ...] [--help]"
 
 
 def main(arguments: list[str]) -> None:
-    if "--help" in arguments:
-        print(explain(ServiceConfig, "launch/mine.py", USAGE), *explain(PlanConfig, "").split("\n")[1:], sep="\n")
+    if asked(arguments) is not None:
+        service, planned = (explain(kind, USAGE, (), "all") for kind in (ServiceConfig, PlanConfig))
+        print(service, *planned.split("\n")[1:], sep="\n")
         return
     if "--plan" in arguments:
         plan(load(PlanConfig, [argument for argument in arguments if argument != "--plan"]))
         return
     if not arguments or "=" in arguments[0] or arguments[0].startswith("-"):
-        raise UserError(f"which run? usage: torchrun --nproc-per-node N launch/mine.py {USAGE}")
+        raise UserError(f"which run? usage: {USAGE}")
     follow(arguments[0], load(ServiceConfig, arguments[1:]))
 
 
@@ -84,16 +86,14 @@ def pictures(config: PlanConfig, folder: Path) -> str:
     import numpy as np
     from PIL import Image
 
-    from shards.sources.folder import Folder
-    from shards.writer import build
-
     for number in range(config.sample):
         noise = np.random.default_rng(number).integers(0, 256, (48, 64, 3), np.uint8)
         path = folder / "images" / f"{number:04d}.jpg"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(noise).resize((512, 384), Image.Resampling.BICUBIC).save(path, quality=90)
     with contextlib.redirect_stdout(None):
-        build(Folder(folder / "images"), folder / "corpus", workers=1)
+        source = import_shards("sources.folder").Folder(folder / "images")
+        import_shards("writer").build(source, folder / "corpus", workers=1)
     return str(folder / "corpus")
 
 

@@ -4,7 +4,7 @@ NAME is one of those that `--help` lists; `NAME --help` lists its settings, whic
 Each prints a table and writes it to OUT with a page that plots it. Descriptors are embedded once.
 """
 
-from largescale.config import explain, load, run_program
+from largescale.config import asked, explain, load, run_program
 from largescale.evaluation.studies.config import (
     AnchorsConfig,
     DecomposabilityConfig,
@@ -35,8 +35,10 @@ def main(arguments: list[str]) -> None:
         return
     if name not in STUDIES:
         raise UserError(f"there is no study {name!r}; known are {', '.join(STUDIES)}")
-    if "--help" in arguments:
-        print(explain(STUDIES[name], f"launch/study.py {name}", "[key=value ...] [--help]"))
+    if (group := asked(arguments)) is not None:
+        own = [key for key in STUDIES[name].model_fields if key not in StudyConfig.model_fields]
+        usage = f"torchrun --nproc-per-node N launch/study.py {name} [key=value ...] [--help [GROUP]]"
+        print(explain(STUDIES[name], usage, ["weights", "gallery", "out", *own], group))
         return
     run(name, load(STUDIES[name], arguments[1:]))
 

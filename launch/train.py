@@ -3,13 +3,20 @@
 The same command continues a run that was stopped. `--help` lists the settings; `--dry-run` tries everything without training.
 """
 
-from largescale.config import explain, load, run_program
+from largescale.config import asked, explain, load, run_program
 from largescale.training.recipe import TrainConfig, with_name
+
+USAGE = "torchrun --nproc-per-node N launch/train.py [config.yaml] [key=value ...] [--dry-run] [--help [GROUP]]"
+COMMON = (
+    *("corpus", "name", "epochs", "seed", "images.size", "model.backbone", "model.pooling", "model.weights", "precision"),
+    *("loss.name", "tuples.batch_size", "batches.classes_per_batch", "batches.images_per_class", "mining.negatives"),
+    *("optim.lr", "schedule.name", "engine.kind", "evaluation.gallery", "checkpoint.every", "tracking.wandb"),
+)
 
 
 def main(arguments: list[str]) -> None:
-    if "--help" in arguments:
-        print(explain(TrainConfig, "launch/train.py"))
+    if (group := asked(arguments)) is not None:
+        print(explain(TrainConfig, USAGE, COMMON, group))
         return
     dry = "--dry-run" in arguments
     config = load(TrainConfig, with_name([argument for argument in arguments if argument != "--dry-run"]))

@@ -10,15 +10,16 @@ from pathlib import Path
 from largescale.config import check, load
 from largescale.cpu import own_cores
 from largescale.settings import UserError
-from shards.demo.corpus import Demo, build_demo
-from shards.images import Encoding
-from shards.layouts import LAYOUTS, choose, corpora, counted, find_layout, others, table
-from shards.plan import Sharding
-from shards.sources import Source
-from shards.sources.layout import Layout, Request
-from shards.sources.split import SIDES, ClassSplit
-from shards.verify import verify
-from shards.writer import Part, build
+
+from .demo.corpus import Demo, build_demo
+from .images import Encoding
+from .layouts import LAYOUTS, choose, corpora, counted, find_layout, others, table
+from .plan import Sharding
+from .sources import Source
+from .sources.layout import Layout, Request
+from .sources.split import SIDES, ClassSplit
+from .verify import verify
+from .writer import Part, build
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -173,5 +174,5 @@ def part_of(environment: Mapping[str, str]) -> Part:
 
 
 if __name__ == "__main__":
-    multiprocessing.set_forkserver_preload(["shards.shard", "torch"])
+    multiprocessing.set_forkserver_preload([f"{__package__}.shard", "torch"])
     sys.exit(main(sys.argv[1:]))

@@ -21,7 +21,8 @@ from largescale.corpus.pixels import (
     upright,
 )
 from largescale.settings import Settings, UserError
-from shards.sources import Source
+
+from .sources import Source
 
 KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png"}
 ENOUGH = 2

@@ -7,28 +7,29 @@ from pathlib import Path
 from typing import NamedTuple
 
 from largescale.settings import UserError
-from shards.sources import Item, Skipped, Source
-from shards.sources.benchmarks.gldv2 import GoogleLandmarks
-from shards.sources.benchmarks.holidays import InriaHolidays
-from shards.sources.benchmarks.ilias import Ilias
-from shards.sources.benchmarks.revisitop1m import RevisitedDistractors
-from shards.sources.benchmarks.ukbench import UKBench
-from shards.sources.folder import ClassFolders, SplitFolders, Unlabeled
-from shards.sources.img2dataset import Img2Dataset
-from shards.sources.labeled.cars import Cars
-from shards.sources.labeled.cifar import CifarBatches
-from shards.sources.labeled.cub import Cub
-from shards.sources.labeled.food101 import Food101
-from shards.sources.labeled.inat import INaturalist
-from shards.sources.labeled.inshop import InShop
-from shards.sources.labeled.sop import Products
-from shards.sources.labeled.svhn import StreetNumbers
-from shards.sources.labeled.tiny_imagenet import TinyImageNet
-from shards.sources.landmarks import OxfordParis
-from shards.sources.layout import Layout, Request
-from shards.sources.reconstructions.sfm import RetrievalSfm
-from shards.sources.tables.pictures import Tables
-from shards.sources.tables.table import Lists
+
+from .sources import Item, Skipped, Source
+from .sources.benchmarks.gldv2 import GoogleLandmarks
+from .sources.benchmarks.holidays import InriaHolidays
+from .sources.benchmarks.ilias import Ilias
+from .sources.benchmarks.revisitop1m import RevisitedDistractors
+from .sources.benchmarks.ukbench import UKBench
+from .sources.folder import ClassFolders, SplitFolders, Unlabeled
+from .sources.img2dataset import Img2Dataset
+from .sources.labeled.cars import Cars
+from .sources.labeled.cifar import CifarBatches
+from .sources.labeled.cub import Cub
+from .sources.labeled.food101 import Food101
+from .sources.labeled.inat import INaturalist
+from .sources.labeled.inshop import InShop
+from .sources.labeled.sop import Products
+from .sources.labeled.svhn import StreetNumbers
+from .sources.labeled.tiny_imagenet import TinyImageNet
+from .sources.landmarks import OxfordParis
+from .sources.layout import Layout, Request
+from .sources.reconstructions.sfm import RetrievalSfm
+from .sources.tables.pictures import Tables
+from .sources.tables.table import Lists
 
 KNOWN: Sequence[type[Layout]] = (
     Tables, Lists, SplitFolders, ClassFolders, Unlabeled, Img2Dataset,

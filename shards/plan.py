@@ -28,8 +28,9 @@ from largescale.corpus.manifest import BOX_COLUMNS, map_table, write_table
 from largescale.corpus.pixels import BadImageError
 from largescale.progress import tracked
 from largescale.settings import Settings, UserError
-from shards.images import Encoding, stored_image
-from shards.sources import Item, Skipped, Source
+
+from .images import Encoding, stored_image
+from .sources import Item, Skipped, Source
 
 ROW_COLUMNS = {"key": pa.large_string(), "place": pa.large_string(), "label": pa.int32(), "item": pa.int64()}
 ILLEGAL_KEY = r"\.[^/]*$|(^|/)$|^/|^__[^/]*__(/|$)"  # what WebDataset cuts at the first dot, or skips

@@ -11,10 +11,11 @@ import pyarrow as pa
 from largescale.commit import write_text
 from largescale.corpus.manifest import BOX_COLUMNS, Shard, write_manifest
 from largescale.settings import UserError
-from shards.images import stored_box
-from shards.plan import NO_BOX, WORK, Plan
-from shards.shard import Job
-from shards.sources import Source
+
+from .images import stored_box
+from .plan import NO_BOX, WORK, Plan
+from .shard import Job
+from .sources import Source
 
 
 def publish(job: Job, plan: Plan, sidecars: Sequence[Mapping[str, Any]]) -> None:

@@ -14,9 +14,10 @@ import numpy as np
 from largescale.commit import committed_file, write_json
 from largescale.corpus.manifest import sha256_of
 from largescale.corpus.pixels import BadImageError
-from shards.images import Encoding, Stored, stored_box, stored_image
-from shards.plan import WORK, Plan
-from shards.sources import Source
+
+from .images import Encoding, Stored, stored_box, stored_image
+from .plan import WORK, Plan
+from .sources import Source
 
 COLUMNS = ("row", "offset", "size", "width", "height")
 

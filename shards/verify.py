@@ -16,8 +16,9 @@ from largescale.corpus.storage import LocalStorage
 from largescale.cpu import own_cores
 from largescale.progress import progress_bar
 from largescale.settings import UserError
-from shards.images import decoded_size
-from shards.workers import pool
+
+from .images import decoded_size
+from .workers import pool
 
 
 class Unchecked(LocalStorage):

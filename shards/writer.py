@@ -15,13 +15,14 @@ from largescale.commit import write_text
 from largescale.cpu import own_cores
 from largescale.progress import progress_bar
 from largescale.settings import UserError
-from shards.images import Encoding
-from shards.plan import Plan, Sharding, settle
-from shards.publish import publish, tidy, write_undecodable
-from shards.shard import Job, write_shard
-from shards.sources import Source
-from shards.sources.files import MissingImagesError
-from shards.workers import advance, context, pool
+
+from .images import Encoding
+from .plan import Plan, Sharding, settle
+from .publish import publish, tidy, write_undecodable
+from .shard import Job, write_shard
+from .sources import Source
+from .sources.files import MissingImagesError
+from .workers import advance, context, pool
 
 Sidecars = Mapping[int, dict[str, Any] | None]
 """What `Job.finished` says about some shards."""

@@ -1,9 +1,9 @@
 """Which corpus a run without `corpus=` reads: the one under data/, else the embedded demo corpus."""
 
 import subprocess
-import sys
 from pathlib import Path
 
+from largescale.cli import command
 from largescale.locks import locked
 from largescale.settings import UserError
 
@@ -36,5 +36,5 @@ def default_corpus() -> str:
     with locked(DEMO / "lock"):
         if not (DEMO / "train" / "manifest.json").exists():
             print(f"there is no corpus under data/: making the demo corpora in {DEMO}, once", flush=True)
-            subprocess.run([sys.executable, "-m", "shards", "demo", str(DEMO)], check=True)
+            subprocess.run([*command("shards"), "demo", str(DEMO)], check=True)
     return str(DEMO / "train")

@@ -9,14 +9,13 @@ from typing import Any
 
 import yaml
 
+from largescale.cli import command
 from largescale.commit import write_text
 from largescale.config import check, load, to_yaml
 from largescale.evaluation.config import EvaluateConfig
 from largescale.experiments.config import ExperimentConfig, Point
 from largescale.settings import UserError
 from largescale.training.recipe import TrainConfig
-
-LAUNCH = Path(__file__).parents[2] / "launch"
 
 
 class FailedError(UserError):
@@ -71,7 +70,7 @@ class Run:
         if self._finished():
             return
         if not self.weights.exists():
-            self._launch("train.py", self.arguments)
+            self._launch("train", self.arguments)
         if not self.weights.exists():
             raise UserError(
                 f"{self.train.directory} has no weights of step {self.steps}: the run was stopped, or the corpus offers fewer "
@@ -79,7 +78,7 @@ class Run:
             )
         settings = self.evaluate.out.with_name("evaluate.yaml")
         write_text(settings, to_yaml(self.evaluate))
-        self._launch("evaluate.py", [str(settings)])
+        self._launch("evaluate", [str(settings)])
         write_text(self.done, to_yaml(self.evaluate))
 
     def _finished(self) -> bool:
@@ -101,9 +100,9 @@ class Run:
 
     def _launch(self, program: str, arguments: list[str]) -> None:
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(self.processes)]
-        command = [sys.executable, *(torchrun if self.processes > 1 else []), str(LAUNCH / program), *arguments]
+        started = [sys.executable, *torchrun, *command(program)[1:]] if self.processes > 1 else command(program)
         print(f"{program} {' '.join(arguments)}", flush=True)
-        if subprocess.run(command, check=False).returncode:
+        if subprocess.run([*started, *arguments], check=False).returncode:
             raise FailedError(f"{program} of {self.point.name}, seed {self.seed} failed, see above")
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from shards.demo.facade import Style, facade
-from shards.demo.obstacles import bank
-from shards.demo.scene import Atlas, Mesh, Scene, areas, sample_points
-from shards.demo.textures import TEXELS, Generator
+from .facade import Style, facade
+from .obstacles import bank
+from .scene import Atlas, Mesh, Scene, areas, sample_points
+from .textures import TEXELS, Generator
 
 POINTS = 384
 

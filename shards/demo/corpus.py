@@ -13,12 +13,13 @@ import numpy as np
 from pydantic import Field
 
 from largescale.settings import Settings
-from shards.demo.landmarks import draw_landmark
-from shards.demo.photograph import View
-from shards.demo.scene import Scene
-from shards.demo.textures import Generator
-from shards.sources import Item, Source
-from shards.writer import build
+
+from ..sources import Item, Source
+from ..writer import build
+from .landmarks import draw_landmark
+from .photograph import View
+from .scene import Scene
+from .textures import Generator
 
 SPLITS = ("train", "test", "distractors")
 MIN_INLIERS = 16

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shards.demo.textures import ROOFS, TEXELS, WALLS, Generator, Masonry, noise
+from .textures import ROOFS, TEXELS, WALLS, Generator, Masonry, noise
 
 GLASS = np.array([0.16, 0.19, 0.24])
 WOOD = np.array([0.30, 0.20, 0.13])

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from shards.demo.builder import Builder, build, polygon, rectangle
-from shards.demo.scene import Scene
-from shards.demo.textures import Generator
+from .builder import Builder, build, polygon, rectangle
+from .scene import Scene
+from .textures import Generator
 
 
 def draw_landmark(rng: Generator) -> Scene:

@@ -7,10 +7,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from shards.demo.facade import GLASS, WOOD
-from shards.demo.render import Camera
-from shards.demo.scene import Mesh, Scene
-from shards.demo.textures import Generator, noise
+from .facade import GLASS, WOOD
+from .render import Camera
+from .scene import Mesh, Scene
+from .textures import Generator, noise
 
 
 def tree(rng: Generator) -> np.ndarray:

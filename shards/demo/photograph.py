@@ -9,10 +9,10 @@ from functools import lru_cache
 import numpy as np
 import simplejpeg
 
-from shards.demo.obstacles import place_obstacles
-from shards.demo.render import Camera, rasterize, visible
-from shards.demo.scene import Mesh, Scene, unit_normals
-from shards.demo.textures import Generator, noise
+from .obstacles import place_obstacles
+from .render import Camera, rasterize, visible
+from .scene import Mesh, Scene, unit_normals
+from .textures import Generator, noise
 
 SUPERSAMPLING = 2
 SHADOW_SIZE = 160

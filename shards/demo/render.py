@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shards.demo.scene import Atlas, Mesh
+from .scene import Atlas, Mesh
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shards.demo.textures import Generator
+from .textures import Generator
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 from PIL import Image
 
 from largescale.settings import UserError
-from shards.sources import Skipped
+
+from . import Skipped
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 OTHER_SUFFIXES = {".txt", ".json", ".csv", ".tsv", ".xml", ".html", ".md", ".py", ".yaml", ".yml", ".mat", ".npy", ".pkl"}

@@ -6,10 +6,11 @@ from itertools import islice
 from pathlib import Path
 
 from largescale.settings import UserError
-from shards.sources import Item, Skipped, Source
-from shards.sources.files import image_files, key_of
-from shards.sources.layout import Layout, Request
-from shards.sources.tars import Tars, tar_files
+
+from . import Item, Skipped, Source
+from .files import image_files, key_of
+from .layout import Layout, Request
+from .tars import Tars, tar_files
 
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "query", "gallery", "index"}
 LOOKED_AT = 10_000

@@ -10,12 +10,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from largescale.settings import UserError
-from shards.sources import Item, Skipped, Source
-from shards.sources.files import image_files, key_of
-from shards.sources.layout import Layout, Request
-from shards.sources.tables.columns import text
-from shards.sources.tables.pictures import Parquet
-from shards.sources.tars import Tars, tar_files
+
+from . import Item, Skipped, Source
+from .files import image_files, key_of
+from .layout import Layout, Request
+from .tables.columns import text
+from .tables.pictures import Parquet
+from .tars import Tars, tar_files
 
 COUNTS = ("count", "successes", "failed_to_download", "failed_to_resize")
 SIDES = ("width", "height", "original_width", "original_height")

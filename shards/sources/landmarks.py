@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from largescale.settings import UserError
-from shards.sources import Item, Skipped, Source
-from shards.sources.files import MissingImagesError, image_files, key_of
-from shards.sources.layout import Layout, Request
-from shards.sources.pickles import load_plain
+
+from . import Item, Skipped, Source
+from .files import MissingImagesError, image_files, key_of
+from .layout import Layout, Request
+from .pickles import load_plain
 
 MARKS = ("good", "ok", "easy", "hard", "junk")
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from largescale.settings import UserError
-from shards.sources import Box, Item, Skipped, Source
-from shards.sources.files import key_of, require_files
+
+from . import Box, Item, Skipped, Source
+from .files import key_of, require_files
 
 
 @dataclass(frozen=True)

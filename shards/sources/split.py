@@ -9,7 +9,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from largescale.settings import UserError
-from shards.sources import Item, Skipped, Source
+
+from . import Item, Skipped, Source
 
 SIDES = ("train", "test")
 

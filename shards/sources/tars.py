@@ -10,9 +10,10 @@ from pathlib import Path
 
 from largescale.cpu import own_cores
 from largescale.settings import UserError
-from shards.sources import Item, Source
-from shards.sources.files import IMAGE_SUFFIXES, key_of
-from shards.workers import pool
+
+from ..workers import pool
+from . import Item, Source
+from .files import IMAGE_SUFFIXES, key_of
 
 PLACE = re.compile(r"(?P<tar>.*?\.tar)/.*@(?P<offset>\d+)\+(?P<size>\d+)")
 

@@ -15,7 +15,7 @@ from largescale.corpus.plan import plan_tuples
 from largescale.distributed import World
 from largescale.embedding import Embedder
 from largescale.experiments.config import ExperimentConfig
-from largescale.experiments.runs import LAUNCH, Run, plan_runs
+from largescale.experiments.runs import Run, plan_runs
 from largescale.mining import Miner
 from largescale.models.build import load_network
 from largescale.settings import UserError
@@ -60,7 +60,7 @@ def mine(config: TrainConfig, world: World, epoch: int, step: int) -> None:
 
 
 def launch(program: str, arguments: list[str]) -> None:
-    if subprocess.run([sys.executable, str(LAUNCH / program), *arguments], env=ENVIRONMENT, check=False).returncode:
+    if subprocess.run([sys.executable, f"launch/{program}", *arguments], env=ENVIRONMENT, check=False).returncode:
         raise UserError(f"{program} failed, see above; the same command goes on")
 
 

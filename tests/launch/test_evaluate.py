@@ -94,7 +94,7 @@ def test_step_by_step(tmp_path: Path, world: World, signal: StopSignal, capsys: 
     ("arguments", "error"),
     [
         ([], "nothing to score: give weights=FILE, or descriptors=FILE.npy"),
-        (["weigths=a"], "weigths: no such setting; the nearest is weights"),
+        (["weigths=a"], "unknown setting 'weigths'; did you mean weights"),
         (["weights=a", "descriptors=b"], "weights and descriptors: one of them is scored"),
         (["weights=a", "score.whitening=pca"], "whitening is fitted on descriptors of a training corpus"),
         (
@@ -116,7 +116,7 @@ def test_contradictions_are_said_at_once(arguments: list[str], error: str) -> No
 def test_an_error_is_one_message() -> None:
     found = evaluate("weigths=a")
     assert found.returncode == 2
-    assert "weigths: no such setting" in found.stderr
+    assert "unknown setting 'weigths'" in found.stderr
     assert "Traceback" not in found.stderr
 
 

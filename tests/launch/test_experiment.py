@@ -149,12 +149,12 @@ def test_every_method_sees_the_same_images(described: Path) -> None:
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
-        ("methods.contrastive.loss.margn=1", "loss.margn: no such setting; the nearest is loss.margin"),
+        ("methods.contrastive.loss.margn=1", "unknown setting 'loss.margn'; did you mean loss.margin"),
         ("reference=none", "reference=none is none of the methods"),
         ("seeds=[1, 1]", "give different ones"),
-        ("vary={setting: loss.margn, values: [1]}", "loss.margn: no such setting; the nearest is loss.margin"),
+        ("vary={setting: loss.margn, values: [1]}", "unknown setting 'loss.margn'; did you mean loss.margin"),
         ("vary={setting: loss.margin, values: [1, 1]}", "two trainings would share the folder batch-hard-1"),
-        ("evaluate.galery=x", "galery: no such setting"),
+        ("evaluate.galery=x", "unknown setting 'galery'"),
     ],
 )
 def test_what_is_wrong_is_said_before_the_first_training(described: Path, argument: str, said: str) -> None:

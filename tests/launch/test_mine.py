@@ -34,8 +34,8 @@ def test_help_and_a_plan_with_given_rates_need_no_torch():
     [
         ([], "which run? usage: torchrun"),
         (["timeout=3"], "which run?"),
-        (["runs/x", "timeou=3"], "timeou: no such setting; the nearest is timeout"),
-        (["--plan", "pol=3"], "pol: no such setting; the nearest is pool"),
+        (["runs/x", "timeou=3"], "unknown setting 'timeou'; did you mean timeout"),
+        (["--plan", "pol=3"], "unknown setting 'pol'; did you mean pool"),
     ],
 )
 def test_what_cannot_be_meant_is_said_at_once(arguments, said):

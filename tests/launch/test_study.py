@@ -15,7 +15,7 @@ def test_what_is_wrong_is_said_at_once() -> None:
     for arguments, error in [
         (["anchor"], "there is no study 'anchor'; known are anchors, decomposability, distractors, leaks, neighbors, "),
         (["anchors"], "weights and gallery: a study embeds a corpus; give both"),
-        (["anchors", "probe=3"], "probe: no such setting; the nearest is probes"),
+        (["anchors", "probe=3"], "unknown setting 'probe'; did you mean probes"),
     ]:
         found = launch("study", *arguments)
         assert found.returncode == 2

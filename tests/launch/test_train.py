@@ -34,7 +34,7 @@ def test_help_and_misspelt_keys_answer_without_torch():
     assert shown.endswith("False\n")
     misspelt, _ = ask("optim.learning_rat=1")
     assert misspelt.returncode == 2
-    assert "optim.learning_rat: no such setting; the nearest is" in misspelt.stderr
+    assert "unknown setting 'optim.learning_rat'; did you mean optim.lr" in misspelt.stderr
     assert "Traceback" not in misspelt.stderr
 
 

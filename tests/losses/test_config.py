@@ -43,7 +43,7 @@ def test_contrastive_where_none_is_named() -> None:
 def test_faults_are_named() -> None:
     for values, message in (
         ({"name": "tripplet"}, "expected tags: 'contrastive', 'triplet'"),
-        ({"margn": 1}, r"loss\.margn: no such setting; the nearest is loss\.margin"),
+        ({"margn": 1}, r"unknown setting 'loss\.margn'; did you mean loss\.margin"),
         ({"name": "lrml", "threshold_rule": "flat", "smallest": 0.5}, "threshold_rule=ramp"),
     ):
         with pytest.raises(UserError, match=message):

@@ -3,10 +3,10 @@
 Q queries, N rows of the gallery, n rows of a piece, D dimensions, K neighbors
 """
 
-import faiss
 import numpy as np
 
 from largescale.evaluation.protocol.relevance import Gallery
+from largescale.extras import faiss
 
 QUERIES, ROWS = 1024, 8192
 """Of one product. Its shape is always the same, and with it the last bits of the scores."""

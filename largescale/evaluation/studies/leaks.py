@@ -8,13 +8,13 @@ n images that are used in an evaluation, N images that were trained on
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import faiss
 import numpy as np
 import torch
 
 from largescale.corpus.corpus import Corpus
 from largescale.evaluation.report.study import Cell
 from largescale.evaluation.studies.hashes import Hashes
+from largescale.extras import faiss
 from largescale.models.metric import COSINE, Space
 from largescale.settings import UserError
 

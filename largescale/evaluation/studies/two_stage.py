@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-import faiss
 import numpy as np
 import torch
 
@@ -22,6 +21,7 @@ from largescale.evaluation.protocol.protocols import Protocol
 from largescale.evaluation.report import charts
 from largescale.evaluation.report.study import Cell, Study
 from largescale.evaluation.task import Task
+from largescale.extras import faiss
 from largescale.models.metric import COSINE, Space
 from largescale.settings import UserError
 

@@ -6,13 +6,13 @@ Letters: P images of the share, B queries, K candidates, N negatives, D dimensio
 import math
 from typing import Any, NamedTuple
 
-import faiss
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from largescale.distributed import World
+from largescale.extras import faiss
 from largescale.mining.config import MiningConfig
 from largescale.mining.search.exact import ExactSearch
 from largescale.mining.search.placed import PlacedIndex, to_gpu

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from largescale.extras import Extra
 from largescale.settings import UserError
 from largescale.training.config import EngineConfig, OptimConfig
 from largescale.training.engine.class_anchors import build_share
@@ -41,8 +42,9 @@ DECIDED = {
 def import_deepspeed(device: torch.device) -> Any:
     """DeepSpeed without its log lines, and without the operator that it would compile at its first start on a CPU."""
     os.environ.setdefault("DS_ACCELERATOR", device.type)
+    deepspeed: Any = Extra("deepspeed", "deepspeed", "engine.kind=deepspeed")
     with contextlib.redirect_stdout(io.StringIO()):
-        import deepspeed
+        deepspeed.__version__  # noqa: B018
 
     deepspeed.utils.logger.setLevel(logging.ERROR)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

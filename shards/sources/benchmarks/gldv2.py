@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from largescale.settings import UserError
-from shards.sources import Item, Skipped, Source
-from shards.sources.files import require_files
-from shards.sources.layout import Layout, Request
+
+from .. import Item, Skipped, Source
+from ..files import require_files
+from ..layout import Layout, Request
 
 FOLDERS = ("", "metadata", "train", "index", "test", "ground_truth")
 """Where the CSV files are looked for."""

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from largescale.settings import UserError
-from shards.sources import Item, Skipped, Source
-from shards.sources.files import image_files
-from shards.sources.layout import Layout, Request
+
+from .. import Item, Skipped, Source
+from ..files import image_files
+from ..layout import Layout, Request
 
 
 class InriaHolidays(Layout):

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shards.sources import Item, Skipped, Source
-from shards.sources.files import image_files
-from shards.sources.layout import Layout, Request, only_root, roots
-from shards.sources.tars import Tars, tar_files
+from .. import Item, Skipped, Source
+from ..files import image_files
+from ..layout import Layout, Request, only_root, roots
+from ..tars import Tars, tar_files
 
 CORE, DISTRACTORS = "ilias_core", "yfcc100m"
 NAME = re.compile(r"(?P<object>[^/]+)/(?P<kind>query|pos)/[QP]\d+_\d+\.jpg")

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.sources import Item, Source
-from shards.sources.files import key_of, require_files
-from shards.sources.layout import Layout, Request, only_root, roots
+from .. import Item, Source
+from ..files import key_of, require_files
+from ..layout import Layout, Request, only_root, roots
 
 LIST = "revisitop1m.txt"
 

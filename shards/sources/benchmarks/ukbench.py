@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from largescale.settings import UserError
-from shards.sources import Item, Skipped, Source
-from shards.sources.files import image_files
-from shards.sources.layout import Layout, Request
+
+from .. import Item, Skipped, Source
+from ..files import image_files
+from ..layout import Layout, Request
 
 NAME = re.compile(r"(?:.*/)?ukbench(\d{5})\.jpg")
 GROUP = 4

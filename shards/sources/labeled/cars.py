@@ -10,8 +10,9 @@ from typing import Any
 from scipy.io import loadmat
 
 from largescale.settings import UserError
-from shards.sources import Source
-from shards.sources.layout import Annotated, DataSet, Entry, Request, roots
+
+from .. import Source
+from ..layout import Annotated, DataSet, Entry, Request, roots
 
 TRAINED = 98
 """Classes 1 to 98 are trained, 99 to 196 tested."""

@@ -10,11 +10,12 @@ import numpy as np
 from PIL import Image
 
 from largescale.settings import UserError
-from shards.sources import Item, Source
-from shards.sources.files import require_files
-from shards.sources.folder import Folder
-from shards.sources.layout import Layout, Request
-from shards.sources.pickles import load_plain
+
+from .. import Item, Source
+from ..files import require_files
+from ..folder import Folder
+from ..layout import Layout, Request
+from ..pickles import load_plain
 
 PIXELS = 3 * 32 * 32
 BATCHES = {

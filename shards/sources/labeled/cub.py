@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from shards.sources.layout import DataSet, Entry, lines
+from ..layout import DataSet, Entry, lines
 
 TRAINED = 100
 """Classes 1 to 100 are trained, 101 to 200 tested. `train_test_split.txt` is that of classification, within classes."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from shards.sources.layout import DataSet, Entry
+from ..layout import DataSet, Entry
 
 
 class Food101(DataSet):

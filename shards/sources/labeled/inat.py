@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from largescale.settings import UserError
-from shards.sources import Source
-from shards.sources.layout import Annotated, DataSet, Entry, Request, roots
+
+from .. import Source
+from ..layout import Annotated, DataSet, Entry, Request, roots
 
 LISTS = {split: f"Inat_dataset_splits/Inaturalist_{split}_set1.txt" for split in ("train", "test")}
 ANNOTATIONS = ("train2018.json", "train_val2018")

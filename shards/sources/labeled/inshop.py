@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from largescale.settings import UserError
-from shards.sources import Skipped, Source
-from shards.sources.layout import Annotated, DataSet, Entry, Request, lines, roots
+
+from .. import Skipped, Source
+from ..layout import Annotated, DataSet, Entry, Request, lines, roots
 
 LISTS = ("Eval/list_eval_partition.txt", "list_eval_partition.txt")
 HEADER = ["image_name", "item_id", "evaluation_status"]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from shards.sources.layout import DataSet, Entry, lines
+from ..layout import DataSet, Entry, lines
 
 
 class Products(DataSet):

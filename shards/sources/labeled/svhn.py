@@ -11,8 +11,9 @@ from PIL import Image
 from scipy.io import loadmat
 
 from largescale.settings import UserError
-from shards.sources import Item, Source
-from shards.sources.layout import Layout, Request, roots
+
+from .. import Item, Source
+from ..layout import Layout, Request, roots
 
 SPLITS = ("train", "test", "extra")
 TEN = 10

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from shards.sources import Skipped
-from shards.sources.files import image_files
-from shards.sources.layout import DataSet, Entry
+from .. import Skipped
+from ..files import image_files
+from ..layout import DataSet, Entry
 
 
 class TinyImageNet(DataSet):

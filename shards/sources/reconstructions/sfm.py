@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from largescale.settings import UserError
-from shards.sources import Item, Source
-from shards.sources.files import require_files
-from shards.sources.layout import Layout, Request
-from shards.sources.pickles import load_plain
+
+from .. import Item, Source
+from ..files import require_files
+from ..layout import Layout, Request
+from ..pickles import load_plain
 
 COLUMNS = ("cids", "cluster", "qidxs", "pidxs")
 WHITEN = "whiten"

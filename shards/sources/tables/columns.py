@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from largescale.settings import UserError
-from shards.sources import Box
+
+from .. import Box
 
 PATHS = (
     "path", "filepath", "file_path", "filename", "file_name", "file",

@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from largescale.settings import UserError
-from shards.sources import Item, Skipped, Source
-from shards.sources.files import begins_like_image
-from shards.sources.layout import Layout, Request
-from shards.sources.tables.columns import LABELS, plain, text
+
+from .. import Item, Skipped, Source
+from ..files import begins_like_image
+from ..layout import Layout, Request
+from .columns import LABELS, plain, text
 
 IMAGES = ("image", "img", "jpg", "png", "picture", "photo", "bytes")
 """Names of columns of images, where there are several."""

@@ -11,11 +11,12 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from largescale.settings import UserError
-from shards.sources import Item, Skipped, Source
-from shards.sources.files import IMAGE_SUFFIXES, key_of, require_files
-from shards.sources.layout import Layout, Request
-from shards.sources.tables.columns import Columns, Record, find_columns, names_path, record
-from shards.sources.tables.text import BLANKS, Dialect, find_dialect, rows
+
+from .. import Item, Skipped, Source
+from ..files import IMAGE_SUFFIXES, key_of, require_files
+from ..layout import Layout, Request
+from .columns import Columns, Record, find_columns, names_path, record
+from .text import BLANKS, Dialect, find_dialect, rows
 
 TEXTS = {".csv", ".tsv", ".txt", ".lst", ".list"}
 JSON = {".json", ".jsonl", ".ndjson"}

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from largescale.settings import UserError
-from shards.sources.files import IMAGE_SUFFIXES
-from shards.sources.tables.columns import names_path
+
+from ..files import IMAGE_SUFFIXES
+from .columns import names_path
 
 MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 SEPARATORS = "\t,;"

@@ -1,0 +1,54 @@
+"""How our programs begin and end."""
+
+import atexit
+import json
+import os
+import select
+import signal
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from largescale.settings import UserError
+
+
+def run_program(main: Any) -> None:
+    """Run `main(arguments)` and end the process; a UserError is printed as a sentence, without a traceback, with exit status 2.
+
+    Where nobody reads its output any more (`| head`), it ends without a word, with the status that SIGPIPE gives other programs.
+    The process ends without the interpreter's finalization, in which the threads of process groups that are still referenced
+    may ask for the interpreter and abort the process, although the work is done.
+    """
+    status = 0
+    try:
+        main(sys.argv[1:])
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        _tell_torchrun(f"error: {error}")
+        status = 2
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        status = 128 + signal.SIGPIPE
+    atexit._run_exitfuncs()
+    with suppress(BrokenPipeError):
+        sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _tell_torchrun(message: str) -> None:
+    """What torchrun prints last, in place of a hint at how to make it show more."""
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        about = {"py_callstack": message, "timestamp": str(int(time.time()))}
+        Path(path).write_text(json.dumps({"message": {"message": message, "extraInfo": about}}))
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of the pipe that the output goes to has left."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
