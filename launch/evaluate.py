@@ -21,7 +21,7 @@ STEPS = ("plan", "embed", "seal", "search", "score", "report")
 USAGE = f"torchrun --nproc-per-node N launch/evaluate.py [{'|'.join(STEPS)}] [key=value ...] [--help [GROUP]]"
 COMMON = (
     *("weights", "gallery", "queries", "distractors", "protocol", "out", "store", "images.size", "scales", "precision"),
-    *("score.whitening", "whitening_corpus", "score.dim", "score.query_expansion", "score.rerank", "tracking.wandb"),
+    *("score.whitening", "whitening_corpus", "score.dim", "score.rerank", "tracking.wandb"),
 )
 
 

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -13,7 +14,7 @@ from tests.conftest import ROOT
 
 def test_every_program_of_the_checkout_has_a_name() -> None:
     launched = {path.stem for path in (ROOT / "launch").glob("*.py")}
-    assert set(PROGRAMS) == launched | {"shards"}
+    assert launched | {"shards"} <= set(PROGRAMS)
     assert module_of("train") == "launch.train"
 
 
@@ -32,8 +33,12 @@ def test_a_missing_extra_is_a_sentence() -> None:
 
 def test_the_wheel_has_what_the_checkout_has(tmp_path: Path) -> None:
     """Built, unpacked, and run away from the checkout."""
+    for name in ("largescale", "shards", "launch", "configs"):
+        shutil.copytree(ROOT / name, tmp_path / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path / "source")
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path)]
-    subprocess.run([*build, str(ROOT)], check=True, capture_output=True)
+    subprocess.run([*build, str(tmp_path / "source")], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
@@ -43,6 +48,12 @@ def test_the_wheel_has_what_the_checkout_has(tmp_path: Path) -> None:
         assert f"largescale/{path.relative_to(ROOT)}" in names
     assert all(str(path.relative_to(ROOT)) in names for path in ROOT.glob("largescale/**/*.py"))
     environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin"}
-    command = [sys.executable, "-m", "largescale", "shards", "demo", "corpora", "buildings=2", "views=2", "distractors=2"]
+    command = [sys.executable, "-m", "largescale", "shards", "demo", "corpora", "landmarks=2", "views=2"]
+    command += ["test_landmarks=1", "test_views=2", "distractors=2", "size=32"]
     subprocess.run(command, env=environment, cwd=tmp_path, check=True, capture_output=True)
     assert (tmp_path / "corpora" / "train" / "manifest.json").exists()
+
+
+def test_the_builders_can_be_moved_below_largescale() -> None:
+    absolute = [path for path in ROOT.glob("shards/**/*.py") if "\nfrom shards" in path.read_text()]
+    assert not absolute
