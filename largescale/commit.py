@@ -1,21 +1,37 @@
-"""How files come into being: temporary name, synced, renamed, marker last; deleted marker first.
+"""How files come into being, and how they are believed again.
 
-A reader sees complete things or nothing; killing a writer loses at most what it was writing.
+Written to a temporary name, synced, renamed, marker last; deleted marker first. A reader sees complete things or nothing;
+killing a writer loses at most what it was writing. What a later stage believes carries a checksum that is compared when it
+is read: XXH3, 64 bits, which memory gives out no faster than it is summed. A document (JSON) has it as its last entry, an
+array (.npy) behind its last byte, where other readers do not look.
 """
 
 import json
+import mmap
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import xxhash
+
+from largescale.settings import UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
 MARKER = "COMPLETE"
+OWNER = ".largescale"
+"""In every folder that a program of ours fills and cleans: what the folder is."""
+CHECKSUM = "xxh3"
+TRAILER = b"\0XXH3-64"
+
+
+class DamagedError(UserError):
+    """A file is not what was written: bytes have changed, or it was cut."""
 
 
 def _sync(path: Path) -> None:
@@ -33,7 +49,10 @@ def committed_file(path: Path) -> Iterator[Path]:
     # machines that share a file system may have the same process ids
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode & 0o777  # as the user's umask has it, which some writers ignore
         yield temporary
+        temporary.chmod(mode)
         _sync(temporary)
         temporary.replace(path)
         _sync(path.parent)
@@ -46,16 +65,122 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """A document with the checksum of its other entries."""
+    plain = json.loads(json.dumps(value))
+    write_text(path, json.dumps(plain | {CHECKSUM: _checksum_of_values(plain)}, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DamagedError: it is something else.
+    """
+    return parse_json(path.read_bytes(), path)
+
+
+def parse_json(data: bytes, where: object) -> dict[str, Any]:
+    """Raises: DamagedError: the document is not what `write_json` wrote."""
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(
+            f"{where} is damaged: it is not valid JSON ({error}); restore it from a copy or make it anew"
+        ) from None
+    if not isinstance(values, dict) or CHECKSUM not in values:
+        raise DamagedError(f"{where} is none of our files, or damaged: it has no checksum; make it anew")
+    expected = values.pop(CHECKSUM)
+    if expected != (found := _checksum_of_values(values)):
+        raise DamagedError(
+            f"{where} is damaged: its checksum is {expected}, that of its content {found}; restore it from a copy or make it anew"
+        )
+    return values
+
+
+def _checksum_of_values(values: Mapping[str, Any]) -> str:
+    return checksum(json.dumps(values, sort_keys=True).encode())
 
 
 def write_array(path: Path, array: "np.ndarray") -> None:
     """As .npy, whatever the name."""
     import numpy as np
 
-    with committed_file(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array)
+    with committed_file(path) as temporary:
+        with temporary.open("wb") as file:
+            np.save(file, array)
+        digest = bytes.fromhex(checksum_of(temporary))
+        with temporary.open("ab") as file:
+            file.write(TRAILER + digest)
+
+
+def read_array(path: Path, mapped: bool = False) -> "np.ndarray":
+    """What `write_array` wrote.
+
+    Args:
+        mapped: into memory, so that it costs none; changes stay private.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DamagedError: it is something else.
+    """
+    import numpy as np
+
+    if (fault := array_fault(path)) is not None:
+        raise DamagedError(f"{path} is damaged: {fault}; delete it, and the same command makes it anew")
+    return np.load(path, mmap_mode="c" if mapped else None)  # torch takes no read-only arrays
+
+
+def array_fault(path: Path) -> str | None:
+    """What is wrong with a file of `write_array`, or None."""
+    end = len(TRAILER) + 8
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size <= end:
+            return f"it has {size} bytes"
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
+            if view[-end:-8] != TRAILER:
+                return "it does not end with a checksum"
+            expected, found = view[-8:].hex(), checksum(view[:-end])
+    return None if expected == found else f"its checksum is {expected}, that of its content {found}"
+
+
+def checksum(data: Any) -> str:
+    """Of bytes."""
+    return xxhash.xxh3_64_hexdigest(data)
+
+
+def checksum_of(path: Path) -> str:
+    """Of a file."""
+    digest = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def claim_folder(directory: Path, what: str, setting: str) -> None:
+    """Make `directory` ours, so that it may be written to and cleaned. One process calls this, before anything else.
+
+    Args:
+        what: the folder is, such as "run".
+        setting: that names the folder, for the error.
+
+    Raises:
+        UserError: it holds something, and is not the same of ours: nothing in it is touched.
+    """
+    mark = directory / OWNER
+    found = mark.read_text(encoding="utf-8").strip() if mark.is_file() else None
+    if found == what:
+        return
+    if found is not None or (directory.exists() and (not directory.is_dir() or any(directory.iterdir()))):
+        is_now = f"the folder of another kind ({found})" if found is not None else "not empty, and nothing that this program made"
+        raise UserError(
+            f"{directory} is {is_now}: it would be written over, so nothing was touched; "
+            f"choose a new or empty folder for the {what} with {setting}, or move this one away"
+        )
+    write_text(mark, what + "\n")
 
 
 def partial(directory: Path) -> Path:

@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from largescale.commit import write_json
-from largescale.corpus.manifest import BOX_COLUMNS, map_table, write_table
+from largescale.commit import read_json, write_json
+from largescale.corpus.manifest import BOX_COLUMNS, map_table, parse_manifest, write_table
 from largescale.corpus.pixels import BadImageError
 from largescale.progress import tracked
 from largescale.settings import Settings, UserError
@@ -36,6 +36,8 @@ ROW_COLUMNS = {"key": pa.large_string(), "place": pa.large_string(), "label": pa
 ILLEGAL_KEY = r"\.[^/]*$|(^|/)$|^/|^__[^/]*__(/|$)"  # what WebDataset cuts at the first dot, or skips
 WORK = ".build"
 """The folder below an output where a build keeps its plan and its sidecars until the corpus is published."""
+REMAINS = ("missing.txt",)
+"""What a build leaves that ended before it had a plan."""
 NO_BOX = (np.nan,) * 4
 SAMPLE = 32
 TAR_OVERHEAD = 2048  # headers, key.json and padding per image
@@ -91,7 +93,7 @@ class Plan:
     @staticmethod
     def open(folder: Path) -> "Plan":
         rows, labels = map_table(folder / "rows.arrow"), map_table(folder / "labels.arrow")
-        return Plan(rows, labels["name"].to_pylist(), **json.loads((folder / "build.json").read_text()))
+        return Plan(rows, labels["name"].to_pylist(), **read_json(folder / "build.json"))
 
     def commit(self, folder: Path) -> None:
         """Make `folder` with the plan in it, unless another part has: the first one counts, nobody's mapped files change."""
@@ -120,14 +122,35 @@ def settle(source: Source, out: Path, encoding: Encoding, sharding: Sharding) ->
     listing = {"source_images": len(rows), "source_sha256": _digest(rows, label_names)}
     identity = {"layout": source.layout, **encoding.described(), **sharding.model_dump(), **listing}
     if (out / "manifest.json").exists():
-        require_same(out, json.loads((out / "manifest.json").read_text())["made"], identity)
+        require_same(out, read_made(out), identity)
         return None
+    require_own(out)
     if not (out / WORK).exists():
         image_bytes = _mean_bytes(source, rows, encoding)
         Plan(rows, label_names, identity, sharding.count(len(rows), image_bytes), image_bytes).commit(out / WORK)
     plan = Plan.open(out / WORK)
     require_same(out, plan.identity, identity)
     return plan
+
+
+def read_made(out: Path) -> Mapping[str, Any]:
+    """How the corpus in `out` was made.
+
+    Raises:
+        UserError: its manifest.json is damaged, or that of something else.
+    """
+    where = f"{out}/manifest.json"
+    return parse_manifest((out / "manifest.json").read_bytes(), where).made
+
+
+def require_own(out: Path) -> None:
+    """Raise UserError where `out` holds something that no build of ours has begun."""
+    inside = out.iterdir() if out.is_dir() else []
+    strange = [path.name for path in inside if not path.name.startswith(WORK) and path.name not in REMAINS]
+    if strange and not (out / WORK).exists():
+        raise UserError(
+            f"{out} is not empty ({sorted(strange)[0]}) and no build of a corpus: nothing in it was touched; choose another OUT"
+        )
 
 
 def _report(source: Source, out: Path, rows: pa.RecordBatch, label_names: Sequence[str], skipped: Mapping[str, int]) -> None:

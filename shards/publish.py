@@ -30,7 +30,7 @@ def publish(job: Job, plan: Plan, sidecars: Sequence[Mapping[str, Any]]) -> None
 def _publish(job: Job, plan: Plan, sidecars: Sequence[Mapping[str, Any]]) -> None:
     shards = [Shard(*(sidecar[name] for name in ("name", "samples", "bytes", "sha256"))) for sidecar in sidecars]
     kept = _column(sidecars, "row")
-    images = {name: _column(sidecars, name) for name in ("offset", "size", "width", "height")}
+    images = {name: _column(sidecars, name) for name in ("offset", "size", "width", "height", "checksum")}
     images |= {"key": plan.rows["key"].take(pa.array(kept)), "label": plan.rows["label"][kept]}
     images["shard"] = np.repeat(np.arange(len(shards)), [shard.samples for shard in shards])
     bad = [(row, error) for sidecar in sidecars for row, error in sidecar["bad"]]
@@ -39,7 +39,8 @@ def _publish(job: Job, plan: Plan, sidecars: Sequence[Mapping[str, Any]]) -> Non
     made = {**plan.identity, "undecodable": len(bad)}
     write_undecodable(job.out, plan, bad)
     boxes = _boxes(sidecars) if plan.has_boxes else None
-    write_manifest(job.out, job.out.name, shards, images, plan.label_names, made, pairs, truth, boxes)
+    name = job.out.resolve().name
+    write_manifest(job.out, name, shards, images, plan.label_names, made, pairs, truth, boxes)
     tidy(job.out)
     label_count, shard_count = len(plan.label_names), len(shards)
     print(f"{job.out}: {len(kept):,} images of {label_count:,} labels in {shard_count:,} shards, {len(bad):,} undecodable")

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
-from largescale.commit import committed_file, write_json
+from largescale.commit import DamagedError, committed_file, read_json, write_json
 from largescale.corpus.manifest import sha256_of
 from largescale.corpus.pixels import BadImageError
 
@@ -19,7 +20,7 @@ from .images import Encoding, Stored, stored_box, stored_image
 from .plan import WORK, Plan
 from .sources import Source
 
-COLUMNS = ("row", "offset", "size", "width", "height")
+COLUMNS = ("row", "offset", "size", "width", "height", "checksum")
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,12 @@ class Job:
     def finished(self, shard: int) -> dict[str, Any] | None:
         """The sidecar of a shard (see `write_shard`) with columns as arrays; None without it, or without the tar it describes."""
         try:
-            sidecar = json.loads(self.sidecar(shard).read_text())
+            sidecar = read_json(self.sidecar(shard))
             complete = self.tar(shard).stat().st_size == sidecar["bytes"]
-        except FileNotFoundError:
+        except (FileNotFoundError, DamagedError):  # the shard is written again
             return None
-        return sidecar | {name: np.array(sidecar[name], dtype=np.int64) for name in COLUMNS} if complete else None
+        kinds = {"checksum": np.uint64}
+        return sidecar | {name: np.array(sidecar[name], kinds.get(name, np.int64)) for name in COLUMNS} if complete else None
 
 
 def write_shard(job: Job, shard: int, advance: Callable[[], None]) -> dict[str, Any]:
@@ -54,7 +56,8 @@ def write_shard(job: Job, shard: int, advance: Callable[[], None]) -> dict[str, 
 
     Returns:
         the sidecar: `name`, `samples`, `bytes`, `sha256` of the tar, the columns `row`, `offset`, `size`, `width`,
-        `height` of its images, `boxes` where the source knows them, and `bad`: `[row, error]` of those that cannot be decoded.
+        `height`, `checksum` of its images, `boxes` where the source knows them, and `bad`: `[row, error]` of those that cannot be
+        decoded.
     """
     plan = open_plan(job.out / WORK)
     columns: dict[str, list[int]] = {name: [] for name in COLUMNS}
@@ -65,7 +68,8 @@ def write_shard(job: Job, shard: int, advance: Callable[[], None]) -> dict[str, 
                 try:
                     image = stored_image(job.source, plan.rows["place"][row].as_py(), job.encoding)
                     box = _box(job.source, plan, row, image)
-                    values = (row, _add_sample(tar, plan, row, image, box), len(image.data), image.width, image.height)
+                    place = _add_sample(tar, plan, row, image, box), len(image.data), image.width, image.height
+                    values = (row, *place, xxhash.xxh3_64_intdigest(image.data))
                     boxes.append(box)
                     for column, value in zip(columns.values(), values, strict=True):
                         column.append(value)

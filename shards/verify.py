@@ -1,6 +1,5 @@
 """Re-reads a corpus against its manifest: every file, every byte, every image; names every fault that it finds."""
 
-import json
 import os
 import tarfile
 from collections.abc import Iterator
@@ -9,8 +8,9 @@ from typing import BinaryIO
 
 import numpy as np
 
+from largescale.commit import DamagedError
 from largescale.corpus.config import StorageConfig
-from largescale.corpus.manifest import Manifest, fingerprint_of, map_table, sha256_of
+from largescale.corpus.manifest import Manifest, map_table, parse_manifest, sha256_of
 from largescale.corpus.pixels import BadImageError
 from largescale.corpus.storage import LocalStorage
 from largescale.cpu import own_cores
@@ -49,13 +49,17 @@ def faults_of(out: Path, workers: int) -> Iterator[str]:
     manifest_file = out / "manifest.json"
     if not manifest_file.exists():
         raise UserError(f"{manifest_file} does not exist: no corpus, or one whose build has not finished")
-    files = json.loads(manifest_file.read_text())["files"]
-    damaged = [fault for name, facts in files.items() for fault in file_faults(out / name, facts["size"], facts["sha256"])]
+    try:
+        files = parse_manifest(manifest_file.read_bytes(), str(manifest_file)).files
+    except DamagedError as error:
+        yield str(error)
+        return
+    damaged = [fault for name, facts in files.items() for fault in file_faults(out / name, facts.size, facts.sha256)]
     if damaged:
         yield from [*damaged, "the shards were not compared with damaged columns"]
         return
     try:
-        manifest = Manifest.open(Unchecked(out))
+        manifest = Manifest.read(Unchecked(out))
     except UserError as error:
         yield str(error)
         return
@@ -83,8 +87,6 @@ def file_faults(path: Path, size: int, sha256: str) -> Iterator[str]:
 
 def column_faults(manifest: Manifest) -> Iterator[str]:
     """What is wrong among the columns themselves."""
-    if manifest.fingerprint != (expected := fingerprint_of(manifest.shards, manifest.files)):
-        yield f"manifest.json: the fingerprint of these shards and columns is {expected}, found {manifest.fingerprint}"
     label = manifest.label
     numbers, runs = np.unique(label[np.flatnonzero(np.diff(label, prepend=-2))], return_counts=True)
     if (torn := numbers[runs > 1]).size:

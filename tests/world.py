@@ -5,7 +5,8 @@ import os
 import signal
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
@@ -35,26 +36,51 @@ def _member(places: dict[str, Any], results: Any, function: Callable[..., Any], 
         results.put((places["RANK"], None, traceback.format_exc()))
 
 
-def start_world(size: int, function: Callable[..., Any], *arguments: Any, gpu: bool = False) -> tuple[list[Any], Any]:
+def start_world(
+    size: int, function: Callable[..., Any], *arguments: Any, gpu: bool = False, hashes: bool = False
+) -> tuple[list[Any], Any]:
     """`size` started processes that run `function(world, *arguments)`, and the queue of their (rank, result, error)."""
-    results = _context.Queue()
+    context = multiprocessing.get_context("spawn") if hashes else _context
+    results = context.Queue()
     places = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     if not gpu:
         places["CUDA_VISIBLE_DEVICES"] = ""
     ranks = [places | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(size)]
-    members = [_context.Process(target=_member, args=(own, results, function, arguments)) for own in ranks]
-    for member in members:
-        member.start()
+    members = [context.Process(target=_member, args=(own, results, function, arguments)) for own in ranks]
+    for rank, member in enumerate(members):
+        with _hash_seed(rank + 1 if hashes else None):
+            member.start()
     return members, results
 
 
-def run_world(size: int, function: Callable[..., Any], *arguments: Any, timeout_s: float = 120, gpu: bool = False) -> list[Any]:
+@contextmanager
+def _hash_seed(seed: int | None) -> Iterator[None]:
+    """Of the programs that are started within it: the order of their sets of texts follows from it."""
+    before = dict(os.environ)
+    if seed is not None:
+        os.environ["PYTHONHASHSEED"] = str(seed)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def run_world(
+    size: int,
+    function: Callable[..., Any],
+    *arguments: Any,
+    timeout_s: float = 120,
+    gpu: bool = False,
+    hashes: bool = False,
+) -> list[Any]:
     """`function(world, *arguments)` on `size` ranks; its results in the order of ranks. `function` must be picklable.
 
     Args:
         gpu: each rank on a GPU of its own; else on the CPU, also where there are GPUs.
+        hashes: each rank hashes texts in its own way, as the ranks of torchrun do: sets have another order on each.
     """
-    members, results = start_world(size, function, *arguments, gpu=gpu)
+    members, results = start_world(size, function, *arguments, gpu=gpu, hashes=hashes)
     try:
         answers = [results.get(timeout=timeout_s) for _ in members]
     finally:

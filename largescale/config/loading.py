@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from largescale.config.keys import locate, nearest
+from largescale.names import without_secrets
 from largescale.settings import Settings, UserError
 
 C = TypeVar("C", bound=Settings)
@@ -97,5 +98,5 @@ def _explain(cls: type[Settings], fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
         return f"unknown setting {key!r}; did you mean {', '.join(nearest(key, valid))}?"
     message = fault["msg"].removeprefix("Value error, ")
-    found = "" if isinstance(fault["input"], dict) else f", found {fault['input']!r}"[:200]
+    found = "" if isinstance(fault["input"], dict) else without_secrets(f", found {fault['input']!r}"[:200])
     return f"{key}: {message}{found}" if key else message

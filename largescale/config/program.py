@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from largescale.names import without_secrets
 from largescale.settings import UserError
 
 
@@ -26,8 +27,9 @@ def run_program(main: Any) -> None:
         main(sys.argv[1:])
         sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        _tell_torchrun(f"error: {error}")
+        said = f"error: {without_secrets(str(error))}"
+        print(said, file=sys.stderr)
+        _tell_torchrun(said)
         status = 2
     except BrokenPipeError:
         if not _nobody_reads():

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import IO, Any
 
 import numpy as np
+import xxhash
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from largescale.corpus.cache import NoRoomError
@@ -47,7 +48,7 @@ class Corpus:
     def each(self, ids: Sequence[int] | np.ndarray) -> Iterator[bytes]:
         """The encoded images, each read when it is asked for: it is still in the processor's cache when it is decoded."""
         rows, manifest = np.asarray(ids), self.manifest
-        columns = manifest.shard[rows].tolist(), manifest.offset[rows].tolist(), manifest.size[rows].tolist()
+        columns = (column[rows].tolist() for column in (manifest.shard, manifest.offset, manifest.size, manifest.checksum))
         return itertools.starmap(self._pread, zip(*columns, strict=True))
 
     def stream(self, shard: int, ids: np.ndarray | None = None) -> Iterator[tuple[int, bytes]]:
@@ -85,7 +86,7 @@ class Corpus:
             for key, data in _samples(file, manifest.shards[shard].name):
                 if key != manifest.keys[id].as_py():
                     raise self._differs(shard, f"expected image {manifest.keys[id]}, found {key}")
-                yield id, data
+                yield id, self._right(data, shard, int(manifest.offset[id]), int(manifest.checksum[id]))
                 id += 1
                 if id > run[-1]:
                     return
@@ -95,7 +96,7 @@ class Corpus:
         location, name = self.manifest.storage.location, self.manifest.shards[shard].name
         return UserError(f"{location}/{name} is not the shard of the manifest: {what}; run make verify-shards to see all faults")
 
-    def _pread(self, shard: int, offset: int, size: int) -> bytes:
+    def _pread(self, shard: int, offset: int, size: int, checksum: int) -> bytes:
         descriptor = self._descriptors.get(shard)
         if descriptor is None:
             self._close(self.manifest.storage.open_shards - 1)
@@ -104,6 +105,13 @@ class Corpus:
         data = os.pread(descriptor, size, offset)
         if len(data) != size:
             raise self._differs(shard, f"expected {size:,} bytes at {offset:,}, found {len(data):,}")
+        return self._right(data, shard, offset, checksum)
+
+    def _right(self, data: bytes, shard: int, offset: int, checksum: int) -> bytes:
+        """The bytes of an image, compared with its checksum: a shard may change after it was verified."""
+        if xxhash.xxh3_64_intdigest(data) != checksum:
+            id = int(np.flatnonzero((self.manifest.shard == shard) & (self.manifest.offset == offset))[0])
+            raise self._differs(shard, f"image {self.manifest.keys[id]} is not the one that was stored, its checksum differs")
         return data
 
     def _open(self, shard: int) -> int:

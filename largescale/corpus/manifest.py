@@ -12,16 +12,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field, NonNegativeInt, ValidationError
 
-from largescale.commit import committed_file, write_json
-from largescale.settings import UserError
+from largescale.commit import DamagedError, checksum_of, committed_file, parse_json, read_json, write_json
+from largescale.names import Component, Sha256
+from largescale.settings import Settings, UserError
 
 FORMAT = "largescale corpus"
-VERSION = 1
+VERSION = 2
 IMAGE_COLUMNS = {
     "key": pa.large_string(),
     "shard": pa.int32(),
@@ -30,6 +32,7 @@ IMAGE_COLUMNS = {
     "width": pa.int32(),
     "height": pa.int32(),
     "label": pa.int32(),
+    "checksum": pa.uint64(),
 }
 PAIR_COLUMNS = {
     "query": pa.int64(),
@@ -67,10 +70,66 @@ class Storage(Protocol):
 class Shard:
     """One tar of the corpus."""
 
-    name: str
-    samples: int
-    bytes: int
-    sha256: str
+    name: Component
+    samples: NonNegativeInt
+    bytes: NonNegativeInt
+    sha256: Sha256
+
+
+class FileFacts(Settings):
+    """What is known of a file of columns."""
+
+    size: NonNegativeInt
+    sha256: Sha256
+    xxh3: str
+    """Checked each time before the file is mapped, as fast as it can be read."""
+
+
+class ManifestFile(Settings):
+    """`manifest.json`, as somebody sent it: every name in it is a plain one."""
+
+    format: Literal["largescale corpus"]
+    version: Literal[2]
+    name: Component
+    fingerprint: str = Field(pattern="^[0-9a-f]{16}$")
+    images: NonNegativeInt
+    labels: NonNegativeInt
+    made: Mapping[str, Any]
+    files: Mapping[Literal["images.arrow", "labels.arrow", "pairs.arrow", "boxes.arrow", "ground_truth.json"], FileFacts]
+    shards: tuple[Shard, ...]
+
+
+def parse_manifest(data: bytes, where: str) -> ManifestFile:
+    """The contents of `manifest.json`.
+
+    Raises:
+        UserError: it is damaged, of another format or version, or names what is no plain file.
+    """
+    _check_version(data, where)
+    values = parse_json(data, where)
+    try:
+        manifest = ManifestFile.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise UserError(f"{where}: {place}: {fault['msg']}; this is no manifest that make shards wrote") from None
+    files: dict[str, Any] = {name: facts.model_dump() for name, facts in manifest.files.items()}
+    if fingerprint_of(manifest.shards, files) != manifest.fingerprint:
+        raise DamagedError(
+            f"{where}: its fingerprint is not that of its shards and files; copy it again or run make shards again"
+        )
+    return manifest
+
+
+def _check_version(data: bytes, where: str) -> None:
+    try:
+        values = json.loads(data)
+        kind, version = values["format"], values["version"]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        raise UserError(f"{where} is damaged, or no manifest of a corpus; copy it again or run make shards again") from None
+    if (kind, version) != (FORMAT, VERSION):
+        found = f"{kind!r:.60} version {version!r:.20}"
+        raise UserError(f"{where}: expected {FORMAT!r} version {VERSION}, found {found}; run make shards again")
 
 
 @dataclass(frozen=True)
@@ -93,19 +152,22 @@ class Manifest:
         Raises:
             UserError: no manifest, another format version, or columns from another build.
         """
+        manifest = Manifest.read(storage)
+        if not _rows_fit(manifest):
+            raise UserError(f"{storage.location}/images.arrow names places that its shards have not; run make shards again")
+        return manifest
+
+    @staticmethod
+    def read(storage: Storage) -> "Manifest":
+        """As `open`, but places that the shards have not are left for `shards.verify` to name."""
         where = f"{storage.location}/manifest.json"
         try:
-            values = json.loads(storage.local("manifest.json").read_text())
+            found = parse_manifest(storage.local("manifest.json").read_bytes(), where)
         except FileNotFoundError:
             raise UserError(f"{where} does not exist: no corpus; `make shards SOURCE=… LAYOUT=… OUT=…` builds one") from None
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where} is not valid JSON ({error}); run make shards again") from None
-        if values.get("format") != FORMAT or values.get("version") != VERSION:
-            found = f"{values.get('format')!r} version {values.get('version')}"
-            raise UserError(f"{where}: expected {FORMAT!r} version {VERSION}, found {found}; run make shards again")
-        shards = tuple(Shard(**shard) for shard in values["shards"])
-        manifest = _mapped(storage, values["name"], values["fingerprint"], shards, values["made"], values["files"])
-        expected, rows = sum(shard.samples for shard in shards), len(manifest)
+        files = {name: facts.model_dump() for name, facts in found.files.items()}
+        manifest = _mapped(storage, found.name, found.fingerprint, found.shards, found.made, files)
+        expected, rows = sum(shard.samples for shard in found.shards), len(manifest)
         if rows != expected:
             raise UserError(f"{where} counts {expected:,} images but images.arrow has {rows:,} rows; run make shards again")
         return manifest
@@ -148,6 +210,11 @@ class Manifest:
     def label(self) -> np.ndarray:
         """`(images,)` label number, or -1; images of one label are contiguous."""
         return self.columns["label"]
+
+    @property
+    def checksum(self) -> np.ndarray:
+        """`(images,)` XXH3 of the encoded image."""
+        return self.columns["checksum"]
 
     @cached_property
     def shard_start(self) -> np.ndarray:
@@ -195,15 +262,37 @@ class Manifest:
         """`ground_truth.json` of a test set (see `shards.sources`), or None."""
         if "ground_truth.json" not in self.files:
             return None
-        return json.loads(self.storage.local("ground_truth.json", **self.files["ground_truth.json"]).read_text())
+        return read_json(_checked(self.storage, "ground_truth.json", self.files))
 
     def _table(self, name: str) -> Mapping[str, Any]:
-        return map_table(self.storage.local(name, **self.files[name]))
+        return map_table(_checked(self.storage, name, self.files))
+
+
+def _checked(storage: Storage, name: str, files: Any) -> Path:
+    """The path of a file of columns whose bytes are right at this moment: a wrong one could end the process that maps it."""
+    facts = files[name]
+    path = storage.local(name, facts["size"], facts["sha256"])
+    if (found := checksum_of(path)) != facts["xxh3"]:
+        raise DamagedError(
+            f"{path} is damaged: its checksum is {found}, expected {facts['xxh3']}; copy it again or run make shards again"
+        )
+    return path
 
 
 def _mapped(storage: Storage, name: str, fingerprint: str, shards: tuple[Shard, ...], made: Any, files: Any) -> Manifest:
-    columns = map_table(storage.local("images.arrow", **files["images.arrow"]))
+    columns = map_table(_checked(storage, "images.arrow", files))
     return Manifest(storage, name, fingerprint, shards, made, files, columns)
+
+
+def _rows_fit(manifest: Manifest) -> bool:
+    """Whether each image lies in its shard, and the images of a shard side by side."""
+    number, end = manifest.shard, manifest.offset + manifest.size
+    if not np.array_equal(number, np.repeat(np.arange(len(manifest.shards)), np.diff(manifest.shard_start))):
+        return False
+    bytes_of = np.array([shard.bytes for shard in manifest.shards], np.int64)
+    return bool(
+        ((manifest.offset >= 0) & (manifest.size >= 0) & (end <= bytes_of[number])).all() and (manifest.label >= -1).all()
+    )
 
 
 def write_manifest(
@@ -236,16 +325,22 @@ def write_manifest(
     if ground_truth is not None:
         write_json(directory / "ground_truth.json", ground_truth)
         written.append("ground_truth.json")
-    files = {file: {"size": (directory / file).stat().st_size, "sha256": sha256_of(directory / file)} for file in written}
+    files = {file: facts_of(directory / file) for file in written}
     values = {"format": FORMAT, "version": VERSION, "name": name, "fingerprint": fingerprint_of(shards, files)}
     values["images"] = len(images["key"])
     values |= {"labels": len(label_names), "made": dict(made), "files": files, "shards": [asdict(shard) for shard in shards]}
     write_json(directory / "manifest.json", values)
 
 
+def facts_of(path: Path) -> dict[str, Any]:
+    """The `FileFacts` of a file."""
+    return {"size": path.stat().st_size, "sha256": sha256_of(path), "xxh3": checksum_of(path)}
+
+
 def fingerprint_of(shards: Sequence[Shard], files: Mapping[str, Mapping[str, Any]]) -> str:
-    """What a corpus is known by: changes with any byte of its images, keys, sizes or labels."""
-    parts = [shard.sha256 for shard in shards] + [files["images.arrow"]["sha256"]]
+    """What a corpus is known by: changes with any byte of its images, keys, sizes, labels, pairs or ground truth."""
+    tars = (f"{shard.name} {shard.samples} {shard.bytes} {shard.sha256}" for shard in shards)
+    parts = [*tars, *(f"{name} {sorted(files[name].items())}" for name in sorted(files))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

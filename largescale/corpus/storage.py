@@ -11,15 +11,21 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import fsspec
+import fsspec.callbacks
 
 from largescale.commit import committed_file
 from largescale.corpus.cache import check_content, check_once, make_room, remember
 from largescale.corpus.config import StorageConfig
 from largescale.corpus.manifest import Storage
 from largescale.locks import lock_shared, locked
+from largescale.names import require_location
 from largescale.settings import UserError
 
 FIRST_PAUSE_S = 0.5
+MOST_OF_A_MANIFEST = 2**26
+"""Bytes: it is fetched before anything says how long it is."""
+PATIENCE_S, SLOWEST = 60, 100_000
+"""A fetch may take so many seconds, and one more for so many bytes: a server that drips keeps nobody waiting for ever."""
 log = logging.getLogger(__name__)
 
 
@@ -29,7 +35,7 @@ def open_storage(location: str, config: StorageConfig) -> Storage:
     Raises:
         UserError: a kind of URL that is not known or whose package is not installed.
     """
-    location = str(location).rstrip("/")
+    location = require_location(str(location)).rstrip("/")
     if "://" not in location:
         return LocalStorage(location, config)
     try:
@@ -73,7 +79,10 @@ class RemoteStorage:
         url = f"{self.location}/{name}"
         path = self.config.cache / "manifests" / hashlib.sha256(url.encode()).hexdigest()
         with committed_file(path) as temporary:
-            self._download(url, temporary)
+            try:
+                self._download(url, temporary, MOST_OF_A_MANIFEST)
+            except TooLongError as error:
+                raise UserError(f"{url}: it {error}; it is no manifest of a corpus") from None
         return path
 
     def open(self, name: str, size: int, sha256: str) -> int:
@@ -103,12 +112,16 @@ class RemoteStorage:
     def _fetch(self, path: Path, url: str, size: int, sha256: str) -> None:
         """Fetch a file and check it; a wrong one is fetched once more."""
         with committed_file(path) as temporary:
+            fault: str | None = None
             for _ in range(2):
                 try:
-                    self._download(url, temporary)
+                    self._download(url, temporary, size)
                 except FileNotFoundError:
                     raise UserError(f"{url} does not exist, but the manifest names it; upload the corpus again") from None
-                fault = check_content(temporary, size, sha256)
+                except TooLongError as error:
+                    fault = f"it {error}"
+                else:
+                    fault = check_content(temporary, size, sha256)
                 if not fault:
                     break
                 log.warning("%s: %s", url, fault)
@@ -116,13 +129,13 @@ class RemoteStorage:
                 raise UserError(f"{url}: {fault}, fetched twice; the file is damaged where it lives: upload it again")
         remember(path, sha256, self.config.cache / "verified")
 
-    def _download(self, url: str, path: Path) -> None:
+    def _download(self, url: str, path: Path, most: int) -> None:
         name, host = url.rpartition("/")[2], urlsplit(url).netloc
         for attempt in range(1, self.config.attempts + 1):
             try:
                 filesystem, remote = fsspec.url_to_fs(url, **_options(url))
-                return filesystem.get_file(remote, str(path))
-            except FileNotFoundError:
+                return filesystem.get_file(remote, str(path), callback=Bound(most))
+            except (FileNotFoundError, TooLongError):
                 raise
             except Exception as error:  # each kind of storage has its own
                 problem = f"{type(error).__name__}: {error}"
@@ -132,8 +145,38 @@ class RemoteStorage:
             time.sleep(FIRST_PAUSE_S * 2 ** (attempt - 1))
 
 
+class TooLongError(Exception):
+    """A server sends more than was promised."""
+
+
+class Bound(fsspec.callbacks.Callback):
+    """Ends a fetch that becomes longer than promised, in bytes or in time. fsspec calls it after each piece.
+
+    Raises:
+        TooLongError, TimeoutError
+    """
+
+    def __init__(self, most: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.most, self.taken = most, 0
+        self.seconds = PATIENCE_S + most / SLOWEST
+        self.end = time.monotonic() + self.seconds
+
+    def set_size(self, size: int | None) -> None:
+        if size is not None and size > self.most:
+            raise TooLongError(f"has {size:,} bytes where {self.most:,} were promised")
+
+    def relative_update(self, inc: int = 1) -> None:
+        self.taken += inc
+        if self.taken > self.most:
+            raise TooLongError(f"has more bytes than the {self.most:,} that were promised")
+        if time.monotonic() > self.end:
+            raise TimeoutError(f"only {self.taken:,} bytes came in {self.seconds:.0f} s")
+
+
 def _options(url: str) -> dict[str, Any]:
     """aiohttp gives a whole transfer five minutes; a shard may take longer, a silent server may not."""
     if not url.startswith("http"):
         return {}
-    return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)}}
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=PATIENCE_S)
+    return {"client_kwargs": {"timeout": timeout, "trust_env": True}}  # with the passwords of ~/.netrc

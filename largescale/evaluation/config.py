@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from largescale.corpus.config import ImagesConfig, LoaderConfig, StorageConfig
+from largescale.names import Location
 from largescale.precision import Precision
 from largescale.settings import Settings
 from largescale.tracking import TrackingConfig
@@ -67,11 +68,13 @@ class EvaluateConfig(Settings):
     """With descriptors: text file with the name of each row, a line each."""
     ground_truth: Path | None = None
     """With descriptors: gnd_PROTOCOL.json or .pkl, or a folder of *_query.txt; a query is the row of its image, uncropped."""
-    gallery: str | None = None
+    gallery: Location | None = None
     """Corpus that is searched."""
-    queries: str | None = None
+    queries: Location | None = None
     """Corpus of the queries; null: the gallery's ground truth names them, or each of its images is one, leaving itself out."""
-    distractors: Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)] = ()
+    distractors: Annotated[
+        tuple[Location, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
+    ] = ()
     """Corpus or corpora without right answers, searched with the gallery; scores are given for growing numbers of them."""
     protocol: ProtocolName = "auto"
     """auto: that of the ground truth that comes with the queries, else labels."""
@@ -80,7 +83,7 @@ class EvaluateConfig(Settings):
     images: ImagesConfig = ImagesConfig()
     scales: Literal["single", "multi", "multi_up"] = "single"
     """Images go through the network at scale 1; at 1, 1/√2 and 1/2 (cirtorch); or at √2, 1 and 1/√2."""
-    whitening_corpus: str | None = None
+    whitening_corpus: Location | None = None
     """Corpus that whitening is fitted on: a training corpus, never one of a test."""
     whitening_images: PositiveInt = 100_000
     """Most images of it that are described."""

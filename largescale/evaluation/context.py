@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from largescale.commit import claim_folder
 from largescale.corpus.corpus import Corpus
 from largescale.distributed import World
 from largescale.embedding import Embedder
@@ -66,6 +67,7 @@ class Context:
         _check_metric(network, config)
         config = config.model_copy(update={"images": seen_by(network.contract, config.images)})
         subject = Subject(source, network_digest(network), metadata, _preprocess(config, world))
+        world.decide(lambda: claim_folders(config))
         return Context(config, world, Plan.open(config), network, subject, should_stop)
 
     @property
@@ -83,7 +85,7 @@ class Context:
 
     @property
     def store(self) -> Path:
-        return self.config.store or self.config.out / "descriptors"
+        return store_of(self.config)
 
     @cached_property
     def sets(self) -> Mapping[str, Scales]:
@@ -174,6 +176,16 @@ class Context:
     def search(self) -> Search:
         names = {role: [described.directory.name for described in scales] for role, scales in self.sets.items()}
         return Search(self.task, self.rules, self.store, digest_of(names, self.transform.digest))
+
+
+def store_of(config: EvaluateConfig) -> Path:
+    return config.store or config.out / "descriptors"
+
+
+def claim_folders(config: EvaluateConfig) -> None:
+    """Raises: UserError: the folder of the results, or of the descriptors, holds something that is not ours."""
+    claim_folder(config.out, "evaluation", "out=")
+    claim_folder(store_of(config), "descriptors", "store=")
 
 
 def _check_metric(network: RetrievalNet, config: EvaluateConfig) -> None:

@@ -8,7 +8,7 @@ import pyarrow as pa
 from largescale.corpus.manifest import sha256_of
 from largescale.distributed import World
 from largescale.evaluation.config import EvaluateConfig
-from largescale.evaluation.context import Subject
+from largescale.evaluation.context import Subject, claim_folders, store_of
 from largescale.evaluation.descriptors.store import unit_rows
 from largescale.evaluation.protocol.ground_truth import ListedTruth, Published
 from largescale.evaluation.protocol.protocols import landmark_protocols
@@ -29,6 +29,7 @@ def evaluate_descriptors(config: EvaluateConfig, published: Published, world: Wo
     assert config.names is not None
     if not published.may_be(config.protocol):
         raise UserError(f"protocol={config.protocol}, but {config.ground_truth} is a ground truth of {published.family}")
+    world.decide(lambda: claim_folders(config))
     world.decide(lambda: (config.out / RESULTS).unlink(missing_ok=True))
     names = pa.array(config.names.read_text().split(), pa.large_string())
     rows = _read_rows(config.descriptors, names)
@@ -40,7 +41,7 @@ def evaluate_descriptors(config: EvaluateConfig, published: Published, world: Wo
         truth, landmark_protocols(family, False), lambda queries: rows[truth.query[queries]], gallery.used, names, gallery, []
     )
     rules = config.rules(family)
-    search = Search(task, rules, config.store or config.out / "descriptors", digest)
+    search = Search(task, rules, store_of(config), digest)
     with clock(seconds, "search"):
         search.run(world)
     protocols = timed(seconds, "score", lambda: world.decide(lambda: search.score(config.out)))

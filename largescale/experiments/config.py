@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
+from largescale.names import RunName
 from largescale.settings import Settings
 
 
@@ -23,7 +24,7 @@ class VaryConfig(Settings):
 class ExperimentConfig(Settings):
     """An experiment: every method is trained from every seed, and all are scored on the same queries."""
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: RunName
     """Name of the experiment: its folder is OUT/NAME."""
     out: Path = Path("experiments")
     """Folder of the experiments; the same command goes on where it was stopped."""

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from largescale.cli import command
-from largescale.commit import write_text
+from largescale.commit import claim_folder, write_text
 from largescale.config import check, load, to_yaml
 from largescale.evaluation.config import EvaluateConfig
 from largescale.experiments.config import ExperimentConfig, Point
@@ -113,6 +113,7 @@ def plan_runs(config: ExperimentConfig) -> list[Run]:
         UserError: settings of a method, or of the evaluation, that are not valid.
     """
     folder = config.out / config.name
+    claim_folder(folder, "experiment", "name= or out=")
     _write(folder / "train.yaml", config.train)
     for method, settings in config.methods.items():
         _write(folder / f"{method}.yaml", settings)

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
+from largescale.names import Location
 from largescale.settings import Settings
 
 
@@ -55,7 +56,7 @@ class MiningConfig(Settings):
     """How long training waits at a boundary for the service: never, so many seconds, or always, which gives the negatives of the
     inline miner. Without a generation of its epoch it goes on with an earlier one, and with random clusters for the rest."""
 
-    exchange: str | None = None
+    exchange: Location | None = None
     """A folder in object storage (s3://..., gs://...) through which training and the service pass weights and generations where
     they share no file system; the service is started with it in place of the run directory. null: the run directory."""
 
@@ -113,7 +114,7 @@ class PlanConfig(Settings):
     """Of each query."""
     descriptor_bytes: PositiveInt = 4
     """Of one number: 4 on processors, 2 on GPUs."""
-    corpus: str | None = None
+    corpus: Location | None = None
     """Images that are decoded to measure; null: the corpus under data/, or pictures of noise."""
     backbone: str = "resnet101"
     """Network that embeds them."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from largescale.commit import claim_folder
 from largescale.distributed import World
 from largescale.locks import Lease
 from largescale.settings import UserError
@@ -56,8 +57,9 @@ def claim(directory: Path) -> None:
     """Hold the run directory until this process ends. Rank 0 calls this.
 
     Raises:
-        UserError: another run writes to it.
+        UserError: another run writes to it, or it is no run's.
     """
+    claim_folder(directory, "run", "name= or runs=")
     _held[directory] = lease = Lease(directory / "lock")
     holder = lease.acquire()
     if holder:

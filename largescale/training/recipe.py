@@ -14,6 +14,7 @@ from largescale.losses.config import ContrastiveConfig, LossConfig
 from largescale.losses.config_tuples import LRMLConfig
 from largescale.mining.config import MiningConfig
 from largescale.models.config import ModelConfig
+from largescale.names import Location, RunName
 from largescale.precision import Precision
 from largescale.settings import Settings, UserError
 from largescale.tracking import TrackingConfig
@@ -47,11 +48,11 @@ class PeriodicEvaluationConfig(Settings):
 
     every: NonNegativeInt = 1
     """Epochs between two evaluations; one more before the first epoch and after the last. 0 = none."""
-    gallery: str | None = None
+    gallery: Location | None = None
     """Corpus that is searched; without `queries` its images are the queries too, each leaving itself out."""
-    queries: str | None = None
+    queries: Location | None = None
     """Corpus of the queries, where they are not in the gallery."""
-    distractors: tuple[str, ...] = ()
+    distractors: tuple[Location, ...] = ()
     """Corpora without right answers, searched together with the gallery."""
     images: ImagesConfig | None = None
     """How images become tensors; null: as in training, without augmentation."""
@@ -84,14 +85,14 @@ def _tuples_only(values: Mapping[str, Any], make: Any) -> Any:
 class TrainConfig(Settings):
     """A training run."""
 
-    name: str = Field(default="default", pattern=r"^[\w.-]+$", coerce_numbers_to_str=True)
+    name: RunName = "default"
     """Name of the run: its directory is RUNS/NAME, and the same name goes on where it stopped. launch/train.py names a run that
     has none after its recipe and the time."""
     runs: Path = Path("runs")
     """Folder of the run directories."""
     seed: NonNegativeInt = 0
     """Of the initial weights, the order of the data and the augmentation."""
-    corpus: str | None = None
+    corpus: Location | None = None
     """Folder or URL of the training corpus; null: the one under data/, or where there is none the embedded demo corpus."""
     epochs: PositiveInt = 10
     """Passes over the plan of an epoch."""

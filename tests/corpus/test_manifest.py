@@ -11,16 +11,11 @@ from largescale.corpus.config import StorageConfig
 from largescale.corpus.manifest import Manifest, Shard, write_manifest
 from largescale.corpus.storage import open_storage
 from largescale.settings import UserError
-from tests.corpora import make_corpus
+from tests.corpora import change_manifest, make_corpus
 
 
 def open_at(folder: Path) -> Manifest:
     return Manifest.open(open_storage(str(folder), StorageConfig(cache=folder / "cache")))
-
-
-def change(folder: Path, **values: Any) -> None:
-    path = folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 def test_columns_are_what_was_written(tmp_path: Path) -> None:
@@ -44,14 +39,14 @@ def test_the_fingerprint_is_that_of_the_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"version": 7}, "expected 'largescale corpus' version 1, found 'largescale corpus' version 7"),
-        ({"format": "other"}, "found 'other' version 1"),
+        ({"version": 7}, "expected 'largescale corpus' version 2, found 'largescale corpus' version 7"),
+        ({"format": "other"}, "found 'other' version 2"),
         ({"shards": []}, "counts 0 images but images.arrow has 24 rows"),
     ],
 )
 def test_another_build(tmp_path: Path, values: dict[str, Any], message: str) -> None:
     folder = make_corpus(tmp_path / "c")
-    change(folder, **values)
+    change_manifest(folder, **values)
     with pytest.raises(UserError, match=message):
         open_at(folder)
 
@@ -62,7 +57,7 @@ def test_damaged_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"images\.arrow: expected [\d,]+ bytes, found"):
         open_at(folder)
     (folder / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match=r"manifest\.json is not valid JSON"):
+    with pytest.raises(UserError, match=r"manifest\.json is damaged, or no manifest"):
         open_at(folder)
 
 
@@ -70,7 +65,7 @@ def test_pairs_beyond_the_images(tmp_path: Path) -> None:
     large, small = make_corpus(tmp_path / "large", labels=9, pairs=True), make_corpus(tmp_path / "small", labels=3, pairs=True)
     (small / "pairs.arrow").write_bytes((large / "pairs.arrow").read_bytes())
     files = {name: json.loads((folder / "manifest.json").read_text())["files"] for name, folder in (("l", large), ("s", small))}
-    change(small, files=files["s"] | {"pairs.arrow": files["l"]["pairs.arrow"]})
+    change_manifest(small, files=files["s"] | {"pairs.arrow": files["l"]["pairs.arrow"]})
     with pytest.raises(UserError, match=r"names image 35 but images.arrow has 12 rows: these files are from different builds"):
         _ = open_at(small).pairs
 
@@ -78,8 +73,8 @@ def test_pairs_beyond_the_images(tmp_path: Path) -> None:
 def test_a_million_rows_open_at_once_and_travel_as_a_path(tmp_path: Path) -> None:
     rows = 1_000_000
     columns: dict[str, Any] = {name: np.arange(rows) for name in ("offset", "size", "width", "height", "label")}
-    columns |= {"key": np.arange(rows).astype(str), "shard": np.zeros(rows, int)}
-    write_manifest(tmp_path, "large", [Shard("a.tar", rows, 1, "0" * 64)], columns, [], {})
+    columns |= {"key": np.arange(rows).astype(str), "shard": np.zeros(rows, int), "checksum": np.arange(rows)}
+    write_manifest(tmp_path, "large", [Shard("a.tar", rows, 2 * rows, "0" * 64)], columns, [], {})
     open_at(tmp_path)  # hashes the columns
     start = time.process_time()
     manifest = open_at(tmp_path)

@@ -16,6 +16,7 @@ from shards.images import Encoding
 from shards.sources.folder import Folder
 from shards.verify import Unchecked, faults_of, verify
 from shards.writer import build
+from tests.corpora import change_manifest
 from tests.shards.photographs import write_photographs
 
 NAMES = [f"{label}/{number:02d}.jpg" for label in "ab" for number in range(32)]
@@ -175,11 +176,11 @@ def test_damaged_columns(corpus: Path, name: str, damage: Callable[[Path], None]
 
 def test_counts_and_fingerprint_of_the_manifest(corpus: Path) -> None:
     values = json.loads((corpus / "manifest.json").read_text())
-    (corpus / "manifest.json").write_text(json.dumps(values | {"fingerprint": "0" * 16}))
+    change_manifest(corpus, fingerprint="0" * 16)
     (fault,) = faults(corpus)
-    assert fault.startswith("manifest.json: the fingerprint of these shards and columns is")
+    assert "its fingerprint is not that of its shards and files" in fault
     values["shards"][0]["samples"] += 1
-    (corpus / "manifest.json").write_text(json.dumps(values))
+    change_manifest(corpus, shards=values["shards"])
     assert faults(corpus)[0].startswith(f"{corpus}/manifest.json counts 65 images")
 
 

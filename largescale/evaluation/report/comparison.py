@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from largescale.commit import claim_folder
 from largescale.evaluation.report import charts
 from largescale.evaluation.report.pages import pictures_of
 from largescale.evaluation.report.pictures import of_record
@@ -46,7 +47,11 @@ def write_comparison(pairs: Sequence[Pair], lines: Sequence[Compared], directory
 
     Args:
         lines: of `compare_results`.
+
+    Raises:
+        UserError: the folder holds something that is not ours.
     """
+    claim_folder(directory, "comparison", "OUT")
     shown = [_queries(pair) for pair in pairs]
     pages = [list(_pages(pair, number, queries)) for number, (pair, queries) in enumerate(zip(pairs, shown, strict=True))]
     for pair, own, queries in zip(pairs, pages, shown, strict=True):

@@ -6,6 +6,7 @@ is ever renamed, and two services that publish the same generation by mistake pu
 
 import logging
 import os
+import re
 import socket
 import tarfile
 import threading
@@ -15,7 +16,8 @@ from pathlib import Path
 
 import fsspec
 
-from largescale.commit import committed_directory, committed_file, is_complete, remove_directory
+from largescale.commit import OWNER, committed_directory, committed_file, is_complete, remove_directory
+from largescale.settings import UserError
 
 SYNC_S = 2
 """Pause between two comparisons of the folder with the URL."""
@@ -24,6 +26,12 @@ LAST_TRIES = 5
 DEAD_S = 30
 """A service whose beat has stood still for so long is dead."""
 CONFIG, WEIGHTS, NEGATIVES, OWN = "config.yaml", "weights", "negatives", "mining"
+OBJECTS = {
+    WEIGHTS: r"step-\d{6,}\.safetensors",
+    NEGATIVES: r"gen-\d{6,}-\d{6,}\.tar",
+    OWN: r"[a-z]+(\.[a-z]+)?",
+}
+"""Names that objects of each kind have: others at the URL are not looked at, and never become paths here."""
 UNKNOWN = "a process that is not known yet"
 RECORD = {"log.jsonl", "tracking.json"}
 log = logging.getLogger(__name__)
@@ -39,7 +47,7 @@ class Exchange:
         self.url, self.folder = url.rstrip("/"), folder
         self._files, self._root = fsspec.url_to_fs(self.url, use_listings_cache=False)
         self._stop, self._thread = threading.Event(), threading.Thread(target=self._work, daemon=True)
-        self._told, self._stamps = "", dict[str, int]()
+        self._told, self._stamps, self._is_ours = "", dict[str, int](), False
 
     def start(self) -> None:
         self._thread.start()
@@ -75,7 +83,8 @@ class Exchange:
         """Of the objects of a kind."""
         place = f"{self._root}/{kind}"
         found = self._files.ls(place, detail=False) if self._files.exists(place) else []
-        return {name.rsplit("/", 1)[-1] for name in found} - {""}
+        names = {name.rsplit("/", 1)[-1] for name in found}
+        return {name for name in names if re.fullmatch(OBJECTS[kind], name)}
 
     def _put(self, path: Path, name: str) -> None:
         self._files.put_file(str(path), f"{self._root}/{name}")
@@ -91,6 +100,7 @@ class Exchange:
             self._files.get_file(f"{self._root}/{name}", str(temporary))
 
     def _remove(self, name: str) -> None:
+        assert self._is_ours or name.startswith(OWN)
         self._files.rm_file(f"{self._root}/{name}")
 
     def _own_weights(self) -> dict[str, Path]:
@@ -112,13 +122,34 @@ class Exchange:
 class TrainingExchange(Exchange):
     """Sends settings and weights, takes generations."""
 
+    def claim(self) -> None:
+        """Make the URL ours, so that what is old there may be removed.
+
+        Raises:
+            UserError: it holds objects that no run has put there.
+        """
+        mark = f"{self._root}/{OWNER}"
+        if not self._files.exists(mark):
+            found = self._files.find(self._root)
+            strange = next((name for name in found if f"/{OWN}/" not in name), None)  # the service may have been first
+            if strange is not None:
+                raise UserError(
+                    f"mining.exchange={self.url} holds {strange.rsplit('/', 1)[-1]} and was not made by a run: nothing there was "
+                    "touched; choose a URL with nothing below it"
+                )
+            self._files.pipe_file(mark, b"exchange\n")
+        self._is_ours = True
+
     def clear(self) -> None:
         """Remove what a run that nobody continues has left at the URL."""
+        self.claim()
         for kind in (WEIGHTS, NEGATIVES, OWN):
             for name in self._names(kind):
                 self._remove(f"{kind}/{name}")
 
     def sync(self) -> None:
+        if not self._is_ours:
+            self.claim()
         self._put_changed(self.folder / CONFIG, CONFIG)
         own, there = self._own_weights(), self._names(WEIGHTS)
         for name in own.keys() - there:

@@ -12,6 +12,7 @@ from largescale.corpus.plan import Tuples, plan_tuples
 from largescale.mining.config import MiningConfig
 from largescale.mining.generations import Generations
 from largescale.mining.service.schedule import epochs_to_mine
+from largescale.names import Location, RunName
 from largescale.precision import Precision
 from largescale.settings import Settings, UserError
 from largescale.tracking import TrackingConfig
@@ -20,9 +21,9 @@ from largescale.tracking import TrackingConfig
 class RunSettings(Settings):
     """The settings of a run that mining depends on, under their names in `config.yaml`."""
 
-    name: str
+    name: RunName
     seed: int
-    corpus: str | None
+    corpus: Location | None
     epochs: int
     storage: StorageConfig
     images: ImagesConfig

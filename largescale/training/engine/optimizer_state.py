@@ -33,8 +33,8 @@ def _learning(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def _keys(state: Mapping[str, Any]) -> list[str]:
-    """Which entries of an optimizer's state of a tensor are running averages of its shape."""
-    return [key for key, value in state.items() if key != "step" and isinstance(value, Tensor)]
+    """Which entries of an optimizer's state of a tensor are running averages of its shape; every rank in the same order."""
+    return sorted(key for key, value in state.items() if key != "step" and isinstance(value, Tensor))
 
 
 def _step(updates: int, device: torch.device | None = None) -> Tensors:
@@ -88,7 +88,8 @@ class ShardedMoments:
     def write(self, moments: Mapping[str, Tensor], updates: int) -> None:
         if not updates:
             return
-        keys = {name.rpartition(".")[2] for name in moments}
+        # ranks gather the parts of one average after the other, so they need one order; that of a set differs between them
+        keys = sorted({name.rpartition(".")[2] for name in moments})
         for flat in self._flats():
             self.inner.state[flat] = {key: torch.zeros_like(flat) for key in keys} | _step(updates, flat.device)
         self._link()
