@@ -29,7 +29,10 @@ class Protocol:
     """Which part of the query's image is described."""
     metrics: tuple[str, ...]
     """By the names of `ranking`; the first stands for the protocol."""
-    version: int = 1
+    version: int = 2
+    ties: str = "the wrong rows come first"
+    """What happens among rows of equal similarity: the order of rows says nothing, and the expectation of a metric over all
+    orders is at least what it is under the worst."""
 
     @property
     def hash(self) -> str:
@@ -44,7 +47,8 @@ class Protocol:
         """The protocol in one sentence."""
         right, junk = " and ".join(self.positive), " and ".join(self.junk) or "nothing"
         own = f"the query's own image {self.own_image}"
-        return f"right: {right}; left out of the ranking: {junk}; {own}; the query is {self.crop}; scored by {self.main}"
+        rules = f"right: {right}; left out of the ranking: {junk}; {own}; the query is {self.crop}"
+        return f"{rules}; among equal similarities {self.ties}; scored by {self.main}"
 
 
 _LANDMARK = ("map_trapezoid", *(f"precision_at_{k}_cut" for k in MEASURED_AT), "recall_at_1")
@@ -76,7 +80,7 @@ _LABELS = Protocol(
     "is not in the gallery",
     "the whole image",
     ("map_rectangle", "map_at_r", *(f"recall_at_{k}" for k in RECALL_AT), "precision_at_20", "precision_at_100"),
-    version=2,
+    version=3,
 )
 LABELS = _LABELS
 LEAVE_ONE_OUT = replace(_LABELS, name="labels-leave-one-out", junk=("own image",), own_image="is left out by its id")

@@ -2,7 +2,8 @@
 
 To score a query one must know how many rows stand before each row that its ground truth judges. The first pass reads the
 scores of those rows; the second counts, chunk by chunk, the other rows above them. Counts are integers and the ranks of
-a world add them. Order = (score descending, row ascending); scores are float32.
+a world add them. Scores are float32. Among equal ones a wrong row stands before a judged one, so that a network that tells
+nothing apart scores no better than chance; rows that are shown stand in the order of (score descending, row ascending).
 
 A product of another shape or on more threads gives other last bits. So every product has the same shape, `BLOCK` rows
 padded with zeros, on a grid of row numbers, on one BLAS thread (several run side by side): a score has the same bits
@@ -289,15 +290,8 @@ class _Counter:
         close = self.named[q].take(bins)
         close[judged] = False
         close = np.flatnonzero(close)
-        self.counts[group, mine] += up_to[-1] - up_to[self.bin[mine]] + self._compare(mine, rows[close], scores[close])
+        self.counts[group, mine] += up_to[-1] - up_to[self.bin[mine]] + self._compare(mine, scores[close])
 
-    def _compare(self, mine: slice, rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        """How many of these rows stand before each judged row of a query: by score, then the lower row."""
-        needles, ordered = self.score[mine], np.sort(scores)
-        place = np.searchsorted(ordered, needles, "right")
-        before = len(ordered) - place
-        tied = np.flatnonzero(np.append(ordered, np.nan)[place - 1] == needles)  # place 0 meets the NaN
-        for score in set(needles[tied].tolist()):
-            here = np.flatnonzero(needles == score)
-            before[here] += np.searchsorted(rows[scores == score], self.row[mine][here])
-        return before
+    def _compare(self, mine: slice, scores: np.ndarray) -> np.ndarray:
+        """How many of these rows stand before each judged row of a query: those with its score do too."""
+        return len(scores) - np.searchsorted(np.sort(scores), self.score[mine], "left")
