@@ -19,9 +19,11 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 
-from largescale.processes import StoppedError, end_with_torchrun
+from largescale.processes import StoppedError
 
 T = TypeVar("T")
+STORE_S = 60
+"""How long a rank looks for the store of its torchrun, which is there before the rank is."""
 
 
 def _fresh_store(timeout: timedelta) -> tuple[dist.Store, int, int]:
@@ -30,7 +32,9 @@ def _fresh_store(timeout: timedelta) -> tuple[dist.Store, int, int]:
     torchrun keeps its store when it starts the ranks again, so they would find the addresses of dead ones. Each rank says
     that it is here with a word of its own; rank 0 tells everyone the words that it reads, until everyone has found its own.
     """
-    store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=STORE_S) if agent else timeout))
+    store.set_timeout(timeout)
     word = secrets.token_hex(8)
     store.set(f"here/{rank}", word)
     while True:
@@ -69,7 +73,6 @@ class World:
     @staticmethod
     def start(timeout_s: float = 1800, control_timeout_s: float = 600) -> "World":
         """Join the process group that torchrun describes; without torchrun, a world of one process."""
-        end_with_torchrun()
         _set_environment()
         local_rank = int(os.environ["LOCAL_RANK"])
         cuda = torch.cuda.is_available()

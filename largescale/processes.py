@@ -5,15 +5,38 @@ import multiprocessing
 import os
 import signal
 import threading
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 """From linux/prctl.h."""
+OWN = "LARGESCALE_RANK"
+"""Process id of the rank. Its own children (loader workers, programs) inherit it: they end with the rank, not with torchrun."""
+ADOPTERS = ("systemd", "init", "tini", "dumb-init", "docker-init", "catatonit")
+"""Programs that may become the parent of a process whose own has died, besides process 1."""
+LAUNCHERS = ("python", "torchrun", "accelerate", "ray", "pt_")
+"""Of ranks, that may be process 1 of a container."""
 
 
 def end_with_torchrun() -> None:
-    """A rank whose torchrun was killed would train on, against the one that takes its place: let the kernel kill it too."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    """Let the kernel kill this rank when its torchrun dies; where that is dead already, end at once.
+
+    It would wait for a store that is gone, or train on against the rank that takes its place. `import largescale` calls this.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.setdefault(OWN, str(os.getpid())) != str(os.getpid()):
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent or _has_adopted(parent):
+        os._exit(1)  # torchrun died before it could be asked for
+
+
+def _has_adopted(parent: int) -> bool:
+    """Whether a process is the parent of orphans, and no torchrun."""
+    try:
+        name = Path(f"/proc/{parent}/comm").read_text().strip()
+    except OSError:
+        return False
+    return not name.startswith(LAUNCHERS) if parent == 1 else name in ADOPTERS
 
 
 def end_with_parent() -> None:

@@ -20,7 +20,7 @@ import torch
 from pydantic import PositiveFloat, PositiveInt, ValidationError
 from safetensors.torch import load_file, save_file
 
-from largescale.commit import committed_file, write_json, write_text
+from largescale.commit import claim_folder, committed_file, write_json, write_text
 from largescale.models.build import restored
 from largescale.models.config import ModelConfig
 from largescale.models.contract import Contract, Fit, Interpolation
@@ -94,8 +94,7 @@ def write_folder(directory: Path, contents: Contents, card: str) -> None:
         UserError: the folder holds something else.
     """
     directory = Path(directory)
-    if directory.exists() and any(directory.iterdir()) and not is_model_folder(directory):
-        raise UserError(f"{directory} holds something that is no model folder and is left alone; give another folder")
+    claim_folder(directory, "model", "out=")
     (directory / CONFIG).unlink(missing_ok=True)
     for name in (WHITENING, ANCHORS):
         (directory / name).unlink(missing_ok=True)
@@ -112,12 +111,6 @@ def write_folder(directory: Path, contents: Contents, card: str) -> None:
     colors = {"mean": contract.mean, "deviation": contract.std}
     values["descriptor"] = contents.settings.model_copy(update=colors).model_dump(mode="json")
     write_json(directory / CONFIG, {**values, "tensors": tensors, "about": dict(contents.about), "files": files})
-
-
-def is_model_folder(directory: Path) -> bool:
-    """Whether it holds a model of any version, or what a killed writer left of one."""
-    names = {path.name for path in directory.iterdir()}
-    return CONFIG in names or NETWORK in names
 
 
 def read_folder(directory: Path) -> tuple[Contents, str]:

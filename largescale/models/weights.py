@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from largescale.commit import committed_file
 from largescale.models.config import ModelConfig
 from largescale.models.contract import Contract
 from largescale.models.network import RetrievalNet
 from largescale.settings import UserError
+from largescale.tensors import read_tensors, write_tensors
 
 FORMAT = "largescale weights 2"
 State = Mapping[str, torch.Tensor]
@@ -42,12 +40,10 @@ def save_weights(net: RetrievalNet, path: Path, metadata: Mapping[str, Any], sta
         metadata: anything JSON can hold, for instance the step and the fingerprint of the corpus.
         state: the tensors in place of the network's own, under the same names: an average, or what an engine has gathered.
     """
-    tensors = {name: x.detach().cpu().contiguous() for name, x in (state or net.state_dict()).items()}
     values = {"contract": asdict(net.contract), "metadata": dict(metadata)}
     header = {"format": FORMAT, "model": net.config.model_dump_json(exclude={"weights"})}
     header |= {key: json.dumps(value) for key, value in values.items()}
-    with committed_file(Path(path)) as temporary:
-        save_file(tensors, temporary, header)
+    write_tensors(Path(path), state or net.state_dict(), header)
 
 
 def load_weights(path: Path) -> Weights:
@@ -62,8 +58,11 @@ def load_weights(path: Path) -> Weights:
             f"{path} is no weights file of a run (its header says {header.get('format')!r}, expected {FORMAT!r}): the network "
             "is not known; to start a training from it, give it as model.weights"
         )
-    config, metadata = ModelConfig.model_validate_json(header["model"]), json.loads(header["metadata"])
-    return Weights(config, state, metadata, Contract.of(json.loads(header["contract"])))
+    try:
+        config, metadata = ModelConfig.model_validate_json(header["model"]), json.loads(header["metadata"])
+        return Weights(config, state, metadata, Contract.of(json.loads(header["contract"])))
+    except (LookupError, ValueError, TypeError) as error:
+        raise UserError(f"the header of {path} cannot be read ({error}); fetch or write it again") from None
 
 
 def load_exactly(module: torch.nn.Module, state: State, source: str) -> None:
@@ -86,12 +85,9 @@ def load_exactly(module: torch.nn.Module, state: State, source: str) -> None:
 
 def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     try:
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        return read_tensors(path)
     except FileNotFoundError:
         raise UserError(f"there is no weights file {path}") from None
-    except SafetensorError as error:
-        raise UserError(f"{path} is no safetensors file or is cut off ({error}); fetch or write it again") from None
 
 
 def read_pickle(path: Path) -> dict[str, torch.Tensor]:

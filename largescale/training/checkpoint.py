@@ -1,29 +1,32 @@
 """Complete states of a run on disk, written so that a crash at any moment leaves the previous one whole.
 
-A checkpoint is a folder `step-000123/`: tensors in torch.distributed.checkpoint's files under the names of the bare module,
-`progress.json` for everything else, and the marker. It does not depend on the number of ranks or on the engine.
+A checkpoint is a folder `step-000123/`: tensors under the names of the bare module in `part-00000.safetensors`, …, each written
+by one rank, `progress.json` for everything else, and the marker. It does not depend on the number of ranks or on the engine,
+holds no code, and every byte of it is covered by a checksum that is compared when a run goes on from it.
 """
 
+import itertools
 import json
 import shutil
-import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
+from pydantic import NonNegativeInt, ValidationError
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
 
 from largescale import commit
+from largescale.commit import DamagedError
 from largescale.distributed import World
-from largescale.settings import UserError
+from largescale.names import Component
+from largescale.settings import Settings, UserError
+from largescale.tensors import Tensors, read_tensors, write_tensors
 from largescale.training.config import CheckpointConfig
 
-FORMAT = 1
+FORMAT = 2
+RECORD = "progress.json"
 WRAPPERS = {"module", "_orig_mod"}
 
 
@@ -47,16 +50,56 @@ def load(path: Path, identity: Mapping[str, Any]) -> Checkpoint:
 
     Raises:
         UserError: it was written for another corpus, network or optimizer.
+        DamagedError: a file of it is missing or not what was written.
     """
-    record = json.loads((path / "progress.json").read_text())
-    _check_identity(path, record, identity)
-    reader = dcp.FileSystemReader(path)
-    entries: Mapping[str, Any] = reader.read_metadata().state_dict_metadata
-    tensors = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in entries.items()}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*assuming the intent is to load in a single process")
-        dcp.load(tensors, storage_reader=reader, no_dist=True)
-    return Checkpoint(record["step"], tensors, record["progress"])
+    record = _read_record(path)
+    _check_identity(path, record.identity, identity)
+    return Checkpoint(record.step, _read_parts(path, record.parts), record.progress)
+
+
+def fault_of(path: Path) -> str | None:
+    """What is wrong with a committed checkpoint, or None."""
+    try:
+        _read_parts(path, _read_record(path).parts)
+    except DamagedError as error:
+        return str(error)
+    except UserError:
+        return None  # of another format: whoever loads it hears of that
+    return None
+
+
+class Record(Settings):
+    """`progress.json`, as somebody sent it."""
+
+    format: int
+    step: NonNegativeInt
+    identity: dict[str, Any]
+    progress: dict[str, Any]
+    parts: dict[Component, str]
+
+
+def _read_record(path: Path) -> Record:
+    try:
+        record = commit.read_json(path / RECORD)
+    except FileNotFoundError:
+        raise DamagedError(f"{path / RECORD} is missing; restore it from a copy") from None
+    if record.get("format") != FORMAT:
+        found = record.get("format")
+        raise UserError(f"{path} has format {found}, this version reads {FORMAT}; go on with the one that wrote it")
+    try:
+        return Record.model_validate(record)
+    except ValidationError as error:
+        raise UserError(f"{path / RECORD} is no record of a checkpoint: {error.errors()[0]['msg']}") from None
+
+
+def _read_parts(path: Path, parts: Mapping[str, str]) -> Tensors:
+    tensors: Tensors = {}
+    for name, checksum in parts.items():
+        try:
+            tensors |= read_tensors(path / name, checksum)[0]
+        except FileNotFoundError:
+            raise DamagedError(f"{path / name} is missing; restore it from a copy") from None
+    return tensors
 
 
 class Checkpoints:
@@ -82,9 +125,10 @@ class Checkpoints:
         self.wait()
         directory = self.directory / f"step-{step:06d}"
         record = {"format": FORMAT, "step": step, "identity": self.identity, "progress": dict(progress)}
-        if not self.world.decide(lambda: self._begin(directory, record)):
+        record = json.loads(json.dumps(record))  # as it is now: it is written while training goes on
+        if not self.world.decide(lambda: self._begin(directory)):
             return
-        self._pending = self._thread.submit(self._write, directory, dict(tensors))
+        self._pending = self._thread.submit(self._write, directory, dict(tensors), record)
         if not self.config.asynchronous:
             self.wait()
 
@@ -94,7 +138,7 @@ class Checkpoints:
             return
         error = self._pending.exception()
         self._pending = None
-        errors = [text for text in self.world.gather(error and _describe(error, self.world.rank)) if text]
+        errors = [text for text in self.world.gather(error and str(error)) if text]
         if errors:
             place = f"{self.directory} ({shutil.disk_usage(self.directory).free / 1e9:.1f} GB free)"
             raise RuntimeError(f"no checkpoint could be written to {place}; those before are whole: {errors[0]}") from error
@@ -107,25 +151,68 @@ class Checkpoints:
         return load(path, self.identity)
 
     def newest(self) -> Path | None:
-        return self.world.decide(lambda: newest(self.directory))
+        """The newest whole checkpoint; damaged ones are told of and passed over.
 
-    def _begin(self, directory: Path, record: dict[str, Any]) -> bool:
-        if commit.is_complete(directory):
+        Raises:
+            UserError: there are checkpoints, and none of them is whole.
+        """
+        return self.world.decide(self._newest)
+
+    def _newest(self) -> Path | None:
+        faults = []
+        for path in sorted(_complete(self.directory), key=step_of, reverse=True):
+            fault = fault_of(path)
+            if fault is None:
+                for text in faults:
+                    print(f"{text}\nthe run goes on from {path} in its place", flush=True)
+                return path
+            faults.append(fault)
+        if faults:
+            raise UserError(
+                f"no checkpoint in {self.directory} is whole:\n  " + "\n  ".join(faults) + "\nrestore one, or delete the folder "
+                "of the run to begin anew"
+            )
+        return None
+
+    def _begin(self, directory: Path) -> bool:
+        if commit.is_complete(directory) and fault_of(directory) is None:
             return False
         remove_remains(self.directory)
-        commit.write_json(commit.begin_directory(directory) / "progress.json", record)
+        commit.begin_directory(directory)
         return True
 
-    def _write(self, directory: Path, tensors: dict[str, Tensor]) -> None:
-        dcp.save(tensors, storage_writer=dcp.FileSystemWriter(commit.partial(directory)), process_group=self._group)
+    def _write(self, directory: Path, tensors: Tensors, record: Mapping[str, Any]) -> None:
+        """Each rank writes its part; rank 0 commits when it has heard of all. An error of a rank is one of all."""
+        name = f"part-{self.world.rank:05d}.safetensors"
+        written: tuple[str, str, str | None] = (name, "", None)
+        try:
+            written = (name, write_tensors(commit.partial(directory) / name, self._own(tensors)), None)
+        except Exception as error:  # of any kind: the other ranks must hear of it
+            written = (name, "", f"{type(error).__name__}: {error}")
+        everyone: list[Any] = [None] * self.world.size
+        dist.all_gather_object(everyone, written, group=self._group)
+        failed = [f"rank {rank}: {fault}" for rank, (_, _, fault) in enumerate(everyone) if fault is not None]
+        if failed:
+            raise RuntimeError("; ".join(failed))
         if self.world.is_first:
+            parts = {of_rank: checksum for of_rank, checksum, _ in everyone}
+            commit.write_json(commit.partial(directory) / RECORD, {**record, "parts": parts})
             commit.commit_directory(directory)
-            self._remove_old()
+            self._remove_old(record["step"])
 
-    def _remove_old(self) -> None:
+    def _own(self, tensors: Tensors) -> Tensors:
+        """This rank's part of the tensors, about as many bytes as every other's."""
+        names = sorted(tensors)
+        ends = list(itertools.accumulate(tensors[name].nbytes for name in names))
+        total = max(ends[-1], 1) if ends else 1
+        own = [(end - 1) * self.world.size // total == self.world.rank for end in ends]
+        return {name: tensors[name] for name, mine in zip(names, own, strict=True) if mine}
+
+    def _remove_old(self, step: int) -> None:
+        """Those after this step are of a run that went on from an earlier one."""
         complete = sorted(_complete(self.directory), key=step_of)
-        best = best_of(self.directory)
-        for path in complete[: -self.config.keep]:
+        best, past = best_of(self.directory), [path for path in complete if step_of(path) <= step]
+        for path in [*(path for path in complete if step_of(path) > step), *past[: -self.config.keep]]:
             if step_of(path) != best.get("step"):
                 commit.remove_directory(path)
 
@@ -147,12 +234,6 @@ def remove_remains(directory: Path) -> None:
             commit.remove_directory(path)
 
 
-def _describe(error: BaseException, rank: int) -> str:
-    """One line: torch.distributed.checkpoint wraps the errors of all ranks with their stacks."""
-    failures = error.failures if isinstance(error, CheckpointException) else {rank: (error, None)}
-    return "; ".join(f"rank {where}: {type(cause).__name__}: {cause}" for where, (cause, _) in failures.items())
-
-
 def _complete(directory: Path) -> list[Path]:
     return commit.complete_directories(directory, "step-")
 
@@ -160,7 +241,10 @@ def _complete(directory: Path) -> list[Path]:
 def best_of(directory: Path) -> dict[str, Any]:
     """Step and score of the best evaluation; empty where there was none."""
     path = directory / "best.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    try:
+        return commit.read_json(path)
+    except (FileNotFoundError, DamagedError):
+        return {}
 
 
 def _refuse_wrappers(tensors: Mapping[str, Tensor]) -> None:
@@ -169,10 +253,8 @@ def _refuse_wrappers(tensors: Mapping[str, Tensor]) -> None:
         raise ValueError(f"{wrapped[0]} is a name of a wrapper, not of the bare module: no other engine could read it")
 
 
-def _check_identity(path: Path, record: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-    if record["format"] != FORMAT:
-        raise UserError(f"{path} has format {record['format']}, this version reads {FORMAT}; go on with the one that wrote it")
-    found, wanted = record["identity"], json.loads(json.dumps(dict(identity)))
+def _check_identity(path: Path, found: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    wanted = json.loads(json.dumps(dict(identity)))
     differing = [key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
     if differing:
         lines = [f"{key}: {found.get(key)!r} in the checkpoint, {wanted.get(key)!r} now" for key in differing]

@@ -74,7 +74,7 @@ def test_a_damaged_folder_is_refused(tmp_path: Path, contents: Contents, damage:
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, contents: Contents) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="holds something that is no model folder"):
+    with pytest.raises(UserError, match="nothing was touched"):
         write_folder(tmp_path, contents, "")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

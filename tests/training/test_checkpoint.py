@@ -1,6 +1,7 @@
 """Checkpoints: whole or not there, the same for every world, and refused by the wrong run."""
 
 import os
+import pickle
 import random
 import resource
 import signal
@@ -12,9 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from largescale.commit import write_json
 from largescale.distributed import World
 from largescale.settings import UserError
-from largescale.training.checkpoint import Checkpoints, load, newest
+from largescale.training.checkpoint import Checkpoints, fault_of, load, newest
 from largescale.training.config import CheckpointConfig
 from tests.training.small import small_engine, train
 from tests.world import run_world, start_world
@@ -69,7 +71,7 @@ def test_remains_of_killed_writers_are_removed(tmp_path: Path) -> None:
     run_world(1, _save, tmp_path, 1)
     (tmp_path / ".step-000007.partial").mkdir()
     (tmp_path / "step-000007").mkdir()
-    (tmp_path / "step-000007" / "__0_0.distcp").write_bytes(b"half")
+    (tmp_path / "step-000007" / "part-00000.safetensors").write_bytes(b"half")
     assert newest(tmp_path).name == "step-000001"
     run_world(1, _save, tmp_path, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000001", "step-000002"]
@@ -177,3 +179,61 @@ def test_asynchronous_needs_two() -> None:
     with pytest.raises(ValueError, match="keep=2"):
         CheckpointConfig(keep=1)
     assert CheckpointConfig(keep=1, asynchronous=False).keep == 1
+
+
+def _newest(world: World, directory: Path) -> str:
+    checkpoints = _checkpoints(directory, world)
+    return str(checkpoints.newest())
+
+
+def test_the_older_whole_state_answers_for_a_damaged_one(tmp_path: Path) -> None:
+    """Each file of the newest flipped at many places, cut and removed in turn; nothing of it is ever believed."""
+    run_world(2, _save, tmp_path, 1, 2)
+    kinds: dict[str, int] = {}
+    for file in sorted(path for path in (tmp_path / "step-000002").iterdir() if path.name != "COMPLETE"):
+        whole = file.read_bytes()
+        places = [*range(0, 1500, 53), *range(1500, len(whole), 150_001)]
+        damaged = [whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :] for at in places if at < len(whole)]
+        for content in [*damaged, whole[: len(whole) // 2], b""]:
+            file.write_bytes(content)
+            found = fault_of(file.parent)
+            if found is None:
+                assert _assert_whole(file.parent) == 2  # a space between two entries
+            else:
+                assert str(file) in found
+            kinds[file.name] = kinds.get(file.name, 0) + (found is not None)
+        file.write_bytes(whole)
+    assert kinds.keys() == {"part-00000.safetensors", "part-00001.safetensors", "progress.json"}
+    assert min(kinds.values()) > 3
+    (tmp_path / "step-000002" / "progress.json").unlink()
+    assert run_world(1, _newest, tmp_path) == [str(tmp_path / "step-000001")]
+    os.truncate(tmp_path / "step-000001" / "part-00000.safetensors", 100)
+    with pytest.raises(AssertionError, match=r"no checkpoint in .* is whole"):
+        run_world(1, _newest, tmp_path)
+
+
+def test_a_checkpoint_of_a_stranger_runs_no_code(tmp_path: Path) -> None:
+    """Whatever its files are: the formats hold no code, and names of parts lead nowhere."""
+    folder, code = tmp_path / "step-000002", tmp_path / "code-was-run"
+    folder.mkdir()
+    payload = pickle.dumps(_Payload(code))
+    for name in (".metadata", "part-00000.safetensors", "__0_0.distcp"):
+        (folder / name).write_bytes(payload)
+    record = {"format": 2, "step": 2, "identity": dict(IDENTITY), "progress": {}}
+    for parts in ({"part-00000.safetensors": "0" * 16}, {"../x": ""}, {"/etc/passwd": ""}, 7, {}):
+        write_json(folder / "progress.json", {**record, "parts": parts})
+        (folder / "COMPLETE").touch()
+        if parts == {}:
+            assert load(folder, IDENTITY).tensors == {}
+        else:
+            with pytest.raises(UserError):
+                load(folder, IDENTITY)
+    assert not code.exists()
+
+
+class _Payload:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> object:
+        return exec, (f"import pathlib; pathlib.Path({str(self.path)!r}).touch()",)

@@ -1,6 +1,7 @@
 """Thumbnails of the images that a report shows, each written once."""
 
 import io
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,18 +40,20 @@ class Pictures:
         sides = {"left": x0 / width, "top": y0 / height, "width": (x1 - x0) / width, "height": (y1 - y0) / height}
         return ";".join(f"{side}:{100 * share:.2f}%" for side, share in sides.items())
 
+    def path(self, picture: Picture) -> str:
+        """Below the folder of a report: named after the corpus and the image, so that no picture is taken for another."""
+        return f"images/{self.corpus(picture[0]).manifest.fingerprint}/{picture[1]}.jpg"
+
     def write(self, directory: Path, wanted: Iterable[Picture]) -> None:
         """Write the thumbnails of `wanted` under `directory`, in the order in which the tars hold them."""
-        missing = sorted(picture for picture in set(wanted) if not (directory / path(picture)).exists())
-        for folder in {folder for folder, _ in missing}:
-            (directory / folder).mkdir(parents=True, exist_ok=True)
+        missing = sorted(picture for picture in set(wanted) if not (directory / self.path(picture)).exists())
         for picture in tracked(missing, "report", len(missing), "image"):
             (encoded,) = self.corpus(picture[0]).read([picture[1]])
-            (directory / path(picture)).write_bytes(thumbnail(encoded))
-
-
-def path(picture: Picture) -> str:
-    return f"{picture[0]}/{picture[1]}.jpg"
+            file = directory / self.path(picture)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            temporary = file.with_name(f".{file.name}.{os.getpid()}.partial")
+            temporary.write_bytes(thumbnail(encoded))
+            temporary.replace(file)  # not synced: it can be made again
 
 
 def of_query(record: QueryRecord) -> Picture:

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from largescale.commit import write_text
 from largescale.evaluation.report import charts
-from largescale.evaluation.report.pictures import Picture, Pictures, of_missed, of_neighbor, of_query, path
+from largescale.evaluation.report.pictures import Picture, Pictures, of_missed, of_neighbor, of_query
 from largescale.evaluation.results import scale, shown
 from largescale.evaluation.scoring.compare import chance
 
@@ -36,15 +36,19 @@ class Site:
             "shown": _shown,
             "scale": scale,
             "has_pictures": pictures is not None,
-            "query_picture": lambda record: path(of_query(record)),
-            "picture": lambda neighbor: path(of_neighbor(neighbor)),
-            "missed_picture": lambda missed: path(of_missed(missed)),
+            "query_picture": lambda record: self._picture(of_query(record)),
+            "picture": lambda neighbor: self._picture(of_neighbor(neighbor)),
+            "missed_picture": lambda missed: self._picture(of_missed(missed)),
             "box": pictures.box if pictures is not None else lambda record: None,
         }
 
     def thumbnails(self, wanted: Iterable[Picture]) -> None:
         if self.pictures is not None:
             self.pictures.write(self.directory, wanted)
+
+    def _picture(self, picture: Picture) -> str:
+        assert self.pictures is not None
+        return self.pictures.path(picture)
 
     def page(self, template: str, name: str, **values: Any) -> Path:
         write_text(self.directory / name, self.environment.get_template(template).render(**values))
