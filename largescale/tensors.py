@@ -58,5 +58,5 @@ def checksum_of_tensors(tensors: Mapping[str, torch.Tensor], header: Mapping[str
     shapes = [(name, str(tensors[name].dtype), list(tensors[name].shape)) for name in sorted(tensors)]
     digest.update(json.dumps([sorted(header.items()), shapes]).encode())
     for name in sorted(tensors):
-        digest.update(memoryview(tensors[name].reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -110,7 +110,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path, config: CheckpointConfig, world: World, identity: Mapping[str, Any]) -> None:
         self.directory, self.config, self.world, self.identity = directory, config, world, dict(identity)
-        self._group = dist.new_group(backend="gloo")
+        self._group: Any = dist.new_group(backend="gloo")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
@@ -159,7 +159,7 @@ class Checkpoints:
         return self.world.decide(self._newest)
 
     def _newest(self) -> Path | None:
-        faults = []
+        faults: list[str] = []
         for path in sorted(_complete(self.directory), key=step_of, reverse=True):
             fault = fault_of(path)
             if fault is None:
