@@ -27,6 +27,7 @@ from .sources.labeled.svhn import StreetNumbers
 from .sources.labeled.tiny_imagenet import TinyImageNet
 from .sources.landmarks import OxfordParis
 from .sources.layout import Layout, Request
+from .sources.reconstructions.colmap import Colmap
 from .sources.reconstructions.sfm import RetrievalSfm
 from .sources.tables.pictures import Tables
 from .sources.tables.table import Lists
@@ -34,7 +35,7 @@ from .sources.tables.table import Lists
 KNOWN: Sequence[type[Layout]] = (
     Tables, Lists, SplitFolders, ClassFolders, Unlabeled, Img2Dataset,
     Cub, Products, Cars, InShop, INaturalist, Food101, StreetNumbers, TinyImageNet, CifarBatches,
-    RetrievalSfm,
+    RetrievalSfm, Colmap,
     OxfordParis, InriaHolidays, UKBench, GoogleLandmarks, Ilias, RevisitedDistractors,
 )  # fmt: skip
 LAYOUTS: Mapping[str, Layout] = {kind.name: kind() for kind in KNOWN}

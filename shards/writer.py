@@ -13,11 +13,12 @@ from typing import Any
 
 from largescale.commit import write_text
 from largescale.cpu import own_cores
+from largescale.locks import Lease
 from largescale.progress import progress_bar
 from largescale.settings import UserError
 
 from .images import Encoding
-from .plan import Plan, Sharding, settle
+from .plan import WORK, Plan, Sharding, settle
 from .publish import publish, tidy, write_undecodable
 from .shard import Job, write_shard
 from .sources import Source
@@ -66,6 +67,12 @@ def build(
     if plan is None:
         tidy(out)
         print(f"{out} is complete; nothing to do")
+        return True
+    lease = Lease(out / WORK / f"part-{part.index + 1}-of-{part.count}.lock")
+    if holder := lease.acquire():
+        raise UserError(f"{holder} is building this part of {out}; wait for it, or end it and repeat the command")
+    if (out / "manifest.json").exists():  # another process has finished it since the plan was read
+        tidy(out)
         return True
     job = Job(source, out, encoding)
     own = {shard: job.finished(shard) for shard in part.of(plan.shards)}

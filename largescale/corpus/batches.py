@@ -112,7 +112,7 @@ class Decoder:
     epoch: int = 0
 
     def step(self, ids: np.ndarray) -> Packed:
-        """All images of a step; a bad one is replaced by the next of its label, else of the corpus."""
+        """All images of a step; a bad one is replaced by the next of its label, or of the corpus if it has none."""
         used, bad = ids.copy(), dict[int, BadImage]()
         for _ in range(REPLACEMENTS):
             order, shapes = by_shape(self.shapes(used))

@@ -64,15 +64,26 @@ class Corpus:
             yield from (sample for sample in self._between(shard, run) if sample[0] in asked)
 
     def replacement(self, id: int, bad: Collection[int]) -> int:
-        """The next image of the same label that is not bad, else the next image of the corpus."""
+        """The next image of the same label that is not bad; for an image without a label, the next image of the corpus.
+
+        Raises:
+            UserError: all images of the label are bad; one of another label would be taught under its name.
+        """
         label, last = self.manifest.label, len(self.manifest)
+        if label[id] < 0:
+            return next((other for other in itertools.chain(range(id + 1, last), range(id)) if other not in bad), id)
         start = end = id
-        while label[id] >= 0 and start > 0 and label[start - 1] == label[id]:
+        while start > 0 and label[start - 1] == label[id]:
             start -= 1
-        while label[id] >= 0 and end < last and label[end] == label[id]:
+        while end < last and label[end] == label[id]:
             end += 1
-        order = itertools.chain(range(id + 1, end), range(start, id), range(id + 1, last), range(id))
-        return next((other for other in order if other not in bad), id)
+        found = next((other for other in itertools.chain(range(id + 1, end), range(start, id)) if other not in bad), None)
+        if found is None:
+            raise UserError(
+                f"all {end - start:,} images of label {self.manifest.label_names[int(label[id])]} of {self.manifest.storage.location} "
+                "are bad, so none can take the place of another; repair them or take the label out of the source, and build anew"
+            )
+        return found
 
     def _between(self, shard: int, run: np.ndarray) -> Iterator[tuple[int, bytes]]:
         """The images from the first to the last of a run."""

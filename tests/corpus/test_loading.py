@@ -164,7 +164,8 @@ class TestSteps:
     def test_replacements_stay_in_the_label_while_it_has_good_images(self, damaged: Corpus) -> None:
         assert damaged.replacement(7, {7}) == 4
         assert damaged.replacement(7, {7, 4, 5}) == 6
-        assert damaged.replacement(7, {4, 5, 6, 7}) == 8
+        with pytest.raises(UserError, match=r"all 4 images of label .* are bad"):
+            damaged.replacement(7, {4, 5, 6, 7})
         assert damaged.replacement(24, {24}) == 25
         assert damaged.replacement(25, {25}) == 0
 

@@ -21,7 +21,7 @@ from PIL import Image
 from largescale.corpus.manifest import Manifest
 from largescale.settings import UserError
 from shards.images import Encoding
-from shards.plan import WORK
+from shards.plan import WORK, Sharding, settle
 from shards.sources.folder import Folder
 from shards.verify import Unchecked, faults_of
 from shards.writer import Part, build
@@ -348,3 +348,29 @@ class Paired(Folder):
 
     def pairs(self) -> dict[str, np.ndarray]:
         return {"query": np.arange(96)[::-1], "positive": np.arange(96), "inliers": np.arange(96)}
+
+
+HOLD = """
+import fcntl, sys
+with open(sys.argv[1], "w") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX)
+    file.write("process 7 on node-a")
+    file.flush()
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_part_that_another_process_builds_is_left_to_it(photographs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert settle(Folder(photographs), out, Encoding(max_side=SIDE), Sharding()) is not None
+    arguments = [sys.executable, "-c", HOLD, str(out / WORK / "part-1-of-1.lock")]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match="process 7 on node-a is building this part of"):
+            build(Folder(photographs), out, Encoding(max_side=SIDE), workers=1)
+        assert not list(out.glob("*.tar"))
+        other.communicate()
+    assert build(Folder(photographs), out, Encoding(max_side=SIDE), workers=1)
+    assert not list(out.glob(".*"))
