@@ -79,8 +79,9 @@ class Corpus:
             end += 1
         found = next((other for other in itertools.chain(range(id + 1, end), range(start, id)) if other not in bad), None)
         if found is None:
+            name, where = self.manifest.label_names[int(label[id])], self.manifest.storage.location
             raise UserError(
-                f"all {end - start:,} images of label {self.manifest.label_names[int(label[id])]} of {self.manifest.storage.location} "
+                f"all {end - start:,} images of label {name} of {where} "
                 "are bad, so none can take the place of another; repair them or take the label out of the source, and build anew"
             )
         return found
