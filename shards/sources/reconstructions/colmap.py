@@ -13,6 +13,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from largescale.settings import UserError
+
 from .. import Item, Skipped, Source
 from ..files import image_files, key_of, require_files
 from ..layout import Layout, Request
