@@ -3,7 +3,7 @@
 n pictures, D dimensions.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from largescale.inputs import seen_by
 from largescale.models.folder import Contents, DescriptorConfig, read_folder
 from largescale.models.multiscale import AtScales
 from largescale.models.sizes import least_side
+from largescale.precision import resolve
 from largescale.settings import UserError
 
 SHOWN = 20
@@ -63,6 +64,12 @@ class Model:
     def device(self) -> torch.device:
         return next(self.contents.network.parameters()).device
 
+    @property
+    def precision(self) -> str:
+        """fp32 or bf16: the numbers in which the network computes on this device. Rows of one are not compared with rows of the
+        other."""
+        return resolve(self.settings.precision, self.device)
+
     @cached_property
     def images(self) -> ImagesConfig:
         return seen_by(
@@ -89,12 +96,11 @@ class Model:
         corpus, faults = given(pictures)
         regions = None if boxes is None else self._regions(corpus, boxes)
         ids = np.array([id for id in range(len(pictures)) if id not in faults], np.int64)
-        faults |= self.too_small(corpus, ids, None if regions is None else regions[ids])
+        cut = None if regions is None else regions[ids]
+        faults |= self.too_small(corpus, ids, cut)
         found = np.empty((len(pictures), self.dim), np.float32)
         bad = [BadImage(corpus.manifest.keys[id].as_py(), "", fault) for id, fault in sorted(faults.items())]
-        for group in (
-            () if bad else self.describe(corpus, ids, boxes=None if regions is None else regions[ids], batch_size=batch_size)
-        ):
+        for group in () if bad else self.describe(corpus, ids, boxes=cut, embedder=self.embedder(batch_size)):
             found[group.ids] = group.rows
             bad += group.bad
         if bad:
@@ -105,19 +111,31 @@ class Model:
             )
         return found
 
+    def embedder(
+        self, batch_size: int = 64, loader: LoaderConfig | None = None, should_stop: Callable[[], bool] = lambda: False
+    ) -> Embedder:
+        """What runs a pass of this model, of all images in this process."""
+        loader = loader or LoaderConfig()
+        return Embedder(self.images, batch_size, loader, self.device, self.settings.precision, should_stop=should_stop)
+
     def describe(
-        self, corpus: Corpus, ids: np.ndarray, *, boxes: np.ndarray | None = None, batch_size: int = 64
+        self,
+        corpus: Corpus,
+        ids: np.ndarray,
+        *,
+        boxes: np.ndarray | None = None,
+        embedder: Embedder | None = None,
     ) -> Iterator[Rows]:
         """Descriptors of images of a corpus, in groups as they come.
 
         Args:
             ids: `(n,)` sorted image ids.
             boxes: `(n, 4)` regions (x0, y0, x1, y1) in pixels, one for each of `ids`, that are cut out first.
+            embedder: how the pass is run (see `Model.embedder`).
         """
         scales, transform = self.settings.scales, self.contents.transform
         network = AtScales([self.contents.network] * len(scales), scales)
-        embedder = Embedder(self.images, batch_size, LoaderConfig(), self.device)
-        for group in embedder.embed(network, corpus, ids, boxes=boxes):
+        for group in (embedder or self.embedder()).embed(network, corpus, ids, boxes=boxes):
             rows = group.descriptors.cpu().numpy().reshape(len(group.ids), len(scales), network.dim)
             yield Rows(group.ids, transform([*rows.swapaxes(0, 1)]), group.bad)
 

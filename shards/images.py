@@ -11,10 +11,9 @@ from PIL import Image, features
 from pydantic import Field
 
 from largescale.corpus.pixels import (
-    color_transform,
+    as_shown,
     decoding,
     flat,
-    is_flat,
     open_picture,
     orientation_of,
     to_srgb,
@@ -83,19 +82,12 @@ def store(data: bytes, encoding: Encoding) -> Stored:
         (width, height), profile = image.size, image.info.get("icc_profile")
         shape = encoding.shape(width, height)
         fits = shape == (height, width)
-        if fits and _as_shown(image, profile):
-            return Stored(data, KEPT[image.format or ""], *decoded_size(data))
+        if fits and image.format in KEPT and as_shown(image):
+            return Stored(data, KEPT[image.format], *decoded_size(data))
         pixels, scale = _decode(image, data, shape)
         orientation = orientation_of(image)  # of a TIFF, none is left once it is decoded
         shrunk = pixels if fits else shrink(pixels, shape, (height * scale, width * scale))
         return _encode(upright(to_srgb(Image.fromarray(shrunk, _mode(shrunk)), profile), orientation), encoding.quality)
-
-
-def _as_shown(image: Image.Image, profile: bytes | None) -> bool:
-    """Whether every reader sees the right picture in these bytes."""
-    if image.format not in KEPT or image.mode not in ("RGB", "L") or not is_flat(image) or orientation_of(image) != 1:
-        return False
-    return not profile or color_transform(profile, image.mode) is None
 
 
 def _decode(image: Image.Image, data: bytes, shape: tuple[int, int]) -> tuple[np.ndarray, float]:

@@ -4,7 +4,7 @@ n pictures; h, w pixels.
 """
 
 import functools
-import io
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,21 +12,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from largescale.corpus.config import StorageConfig
 from largescale.corpus.corpus import Corpus
-from largescale.corpus.images import BadImageError, to_rgb
 from largescale.corpus.manifest import Manifest, Shard
+from largescale.corpus.pixels import BadImageError, as_shown, decoding, open_picture, orientation_of, rgb_pixels, to_rgb, upright
 from largescale.corpus.storage import LocalStorage
 
 Picture = str | Path | bytes | Image.Image | np.ndarray | Tensor
 """A file, an encoded image, or pixels: of Pillow, (h, w, 3) or (h, w) uint8, or a tensor (3, h, w) uint8."""
 Content = bytes | Callable[[], np.ndarray]
 """An encoded image as a tar holds it, or what gives its (h, w, 3) pixels."""
-ORIENTATION = 0x0112
-"""The EXIF tag."""
 
 
 class Header(NamedTuple):
@@ -35,8 +33,12 @@ class Header(NamedTuple):
     width: int
     height: int
     bytes: int
-    turned: bool
-    """Whether its EXIF orientation turns it; width and height are those of the upright picture."""
+    as_shown: bool
+    """Whether its bytes are what a corpus would store of it; else it must be turned upright or converted first. Width and
+    height are those of the upright picture."""
+
+
+NO_HEADER = Header(1, 1, 0, True)
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,10 @@ class Given:
     """The content of pictures in memory or in files, by their place."""
 
     pictures: Sequence[Picture]
-    turned: Sequence[bool]
+    as_shown: Sequence[bool]
 
     def __call__(self, id: int) -> Content:
-        return content_of(self.pictures[id], self.turned[id])
+        return content_of(self.pictures[id], self.as_shown[id])
 
 
 class Pictures(Corpus):
@@ -84,16 +86,24 @@ def given(pictures: Sequence[Picture]) -> tuple[Pictures, dict[int, str]]:
         try:
             headers.append(header_of(picture))
         except BadImageError as error:
-            headers.append(Header(1, 1, 0, False))
+            headers.append(NO_HEADER)
             faults[place] = str(error)
     names = [str(picture) if isinstance(picture, (str, Path)) else f"picture {i}" for i, picture in enumerate(pictures)]
-    manifest = listed("pictures", names, headers, [len(pictures)])
-    return Pictures(manifest, Given(pictures, [header.turned for header in headers])), faults
+    sizes = np.array([header[:3] for header in headers], np.int64).reshape(-1, 3)
+    manifest = listed("pictures", names, sizes, [len(pictures)])
+    return Pictures(manifest, Given(pictures, [header.as_shown for header in headers])), faults
 
 
-def listed(location: str, keys: Sequence[str], headers: Sequence[Header], per_shard: Sequence[int]) -> Listing:
-    """The manifest of pictures without label, so many per shard."""
-    width, height, size, _ = (np.array(column) for column in zip(*headers, strict=True)) if headers else (np.empty(0, int),) * 4
+def listed(
+    location: str, keys: Sequence[str] | pa.Array, sizes: np.ndarray, per_shard: Sequence[int], fingerprint: str = ""
+) -> Listing:
+    """The manifest of pictures without label.
+
+    Args:
+        sizes: `(n, 3)` width, height and bytes of each.
+        per_shard: how many are in each of what stands for a shard.
+    """
+    width, height, size = sizes.T
     shards = tuple(Shard(f"part {i}", samples, 0, "") for i, samples in enumerate(per_shard))
     columns: Mapping[str, Any] = {
         "key": pa.array(keys, pa.large_string()),
@@ -104,7 +114,7 @@ def listed(location: str, keys: Sequence[str], headers: Sequence[Header], per_sh
         "height": height,
         "label": np.full(len(keys), -1, np.int32),
     }
-    return Listing(LocalStorage(location, StorageConfig()), location, "", shards, {}, {}, columns)
+    return Listing(LocalStorage(location, StorageConfig()), location, fingerprint, shards, {}, {}, columns)
 
 
 def header_of(picture: Picture) -> Header:
@@ -114,78 +124,50 @@ def header_of(picture: Picture) -> Header:
     """
     if isinstance(picture, (np.ndarray, Tensor)):
         height, width, _ = _pixels(picture).shape
-        return Header(width, height, height * width * 3, False)
+        return Header(width, height, height * width * 3, True)
     if isinstance(picture, Image.Image):
         return _header(picture, picture.width * picture.height * 3)
     if isinstance(picture, bytes):
-        with _opened(io.BytesIO(picture)) as image:
-            return _header(image, len(picture))
+        with decoding():
+            return _header(open_picture(picture), len(picture))
     try:
-        with open(picture, "rb") as file, _opened(file) as image:
-            return _header(image, file.seek(0, io.SEEK_END))
+        with open(picture, "rb") as file, decoding(), open_picture(file) as image:
+            return _header(image, os.fstat(file.fileno()).st_size)
     except OSError as error:
         raise BadImageError(f"it cannot be read ({error.strerror or error})") from None
 
 
-def content_of(picture: Picture, turned: bool) -> Content:
-    """What the decoder takes."""
+def content_of(picture: Picture, as_shown: bool) -> Content:
+    """What the decoder takes; the bytes themselves only where they are `as_shown`, as they are in a corpus."""
     if isinstance(picture, (np.ndarray, Tensor)):
         return functools.partial(_pixels, picture)
     if isinstance(picture, Image.Image):
-        return functools.partial(_upright, picture)
+        return functools.partial(_rgb, picture)
     try:
         data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
     except OSError as error:
-        return functools.partial(_unreadable, f"it cannot be read ({error.strerror or error})")
-    return functools.partial(_turned, data) if turned else data
+        return functools.partial(unreadable, f"it cannot be read ({error.strerror or error})")
+    return data if as_shown else functools.partial(rgb_pixels, data)
 
 
-def _opened(file: Any) -> Image.Image:
-    try:
-        return Image.open(file)
-    except UnidentifiedImageError:
-        file.seek(0)
-        start = file.read(8)
-        raise BadImageError(f"no image format begins with {start!r}" if start else "it is empty") from None
-    except Image.DecompressionBombError as error:
-        raise BadImageError(str(error)) from None
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow's plugins raise all sorts on damaged headers
-        raise BadImageError(f"{type(error).__name__}: {error}") from None
+def unreadable(why: str) -> np.ndarray:
+    """
+    Raises:
+        BadImageError: always; a content that says why there is none.
+    """
+    raise BadImageError(why)
 
 
 def _header(image: Image.Image, size: int) -> Header:
-    orientation = _orientation(image)
-    width, height = image.size if orientation < 5 else image.size[::-1]
-    return Header(width, height, size, orientation != 1)
+    sideways = orientation_of(image) in (5, 6, 7, 8) and image.format != "TIFF"  # of which Pillow gives the upright size
+    width, height = image.size[::-1] if sideways else image.size
+    return Header(width, height, size, as_shown(image))
 
 
-def _orientation(image: Image.Image) -> int:
-    try:
-        found = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # broken metadata around a sound image
-        return 1
-    return found if found in range(1, 9) else 1
-
-
-def _turned(data: bytes) -> np.ndarray:
-    with _opened(io.BytesIO(data)) as image:
-        return _upright(image)
-
-
-def _upright(image: Image.Image) -> np.ndarray:
-    try:
-        upright = image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
-        return np.array(to_rgb(upright))
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow's plugins raise all sorts on damaged files
-        raise BadImageError(f"{type(error).__name__}: {error}") from None
-
-
-def _unreadable(why: str) -> np.ndarray:
-    raise BadImageError(why)
+def _rgb(image: Image.Image) -> np.ndarray:
+    with decoding():
+        image.load()  # a TIFF is turned by this
+        return np.array(upright(to_rgb(image), orientation_of(image)))
 
 
 def _pixels(picture: np.ndarray | Tensor) -> np.ndarray:

@@ -8,6 +8,7 @@ import functools
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
@@ -70,14 +71,16 @@ def decoding() -> Iterator[None]:
         raise BadImageError(f"{type(error).__name__}: {error}") from None
 
 
-def open_picture(data: bytes) -> Image.Image:
+def open_picture(data: bytes | BinaryIO) -> Image.Image:
     """The picture in a file of one of the formats, not decoded yet."""
-    if data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS:
+    file = io.BytesIO(data) if isinstance(data, bytes) else data
+    head = file.read(12)
+    if head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS:
         _register_heif()
     try:
-        return Image.open(io.BytesIO(data), formats=_registered())
+        return Image.open(file, formats=_registered())
     except UnidentifiedImageError:
-        begins = f"begins with {data[:8]!r}" if data else "is empty"
+        begins = f"begins with {head[:8]!r}" if head else "is empty"
         raise BadImageError(f"no picture of a format that is read: it {begins}") from None
     except Image.DecompressionBombError as error:
         raise BadImageError(str(error)) from None
@@ -115,6 +118,14 @@ def upright(image: Image.Image, orientation: int) -> Image.Image:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow image as 8-bit sRGB."""
     return to_srgb(flat(image), image.info.get("icc_profile"))
+
+
+def as_shown(image: Image.Image) -> bool:
+    """Whether every reader sees the right picture in its bytes: upright, flat, and its colors are sRGB's."""
+    if image.mode not in ("RGB", "L") or not is_flat(image) or orientation_of(image) != 1:
+        return False
+    profile = image.info.get("icc_profile")
+    return not profile or color_transform(profile, image.mode) is None
 
 
 def is_flat(image: Image.Image) -> bool:

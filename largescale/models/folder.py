@@ -28,6 +28,7 @@ from largescale.models.network import RetrievalNet
 from largescale.models.transform import Transform
 from largescale.models.weights import load_weights, save_weights
 from largescale.models.whitening import Whitening
+from largescale.precision import Precision
 from largescale.settings import Settings, UserError
 
 FORMAT, VERSION = "largescale model", 1
@@ -60,6 +61,8 @@ class DescriptorConfig(Settings):
     """Of the mean over scales."""
     whitening: str = "none"
     """How the whitening was fitted."""
+    precision: Precision = "auto"
+    """In which numbers the network computes; auto: bf16 where the processor has it fast, else fp32."""
     dim: PositiveInt
     """Dimensions of a descriptor."""
 

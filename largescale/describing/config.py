@@ -1,0 +1,31 @@
+"""Settings of a pass that describes pictures."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveInt
+
+from largescale.corpus.config import LoaderConfig, StorageConfig
+from largescale.settings import Settings
+
+Format = Literal["npy", "parquet", "arrow", "hdf5", "fvecs"]
+
+
+class EmbedConfig(Settings):
+    """Descriptors of pictures by a trained network; no labels and no shards are needed."""
+
+    model: str
+    """A model folder, hub:USER/NAME, or the folder of a run."""
+    source: str
+    """A folder of images, of tars or of Parquet files, one tar, a Parquet file, a list with a path per line, or a corpus."""
+    out: Path
+    """Folder of the result; the same command goes on where it was stopped."""
+    format: Format = "npy"
+    """npy: descriptors.npy and names.txt; parquet, arrow: a table of keys and descriptors; hdf5: a group per image, as hloc reads
+    global descriptors; fvecs: descriptors.fvecs and names.txt."""
+    pairs: int = Field(default=0, ge=0)
+    """Write pairs.txt with so many nearest others of each image, as hloc and COLMAP match them; 0: none."""
+    batch_size: PositiveInt = 64
+    """Images of equal shape that go through the network together."""
+    loader: LoaderConfig = LoaderConfig()
+    storage: StorageConfig = StorageConfig()

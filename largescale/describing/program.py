@@ -1,0 +1,91 @@
+"""From a source of pictures to files of descriptors: claim, describe, write, tidy."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from largescale.commit import write_json, write_text
+from largescale.corpus.corpus import Corpus
+from largescale.describing.config import EmbedConfig
+from largescale.describing.formats import nearest_others, write_descriptors, write_pairs
+from largescale.describing.parts import Parts, describe_parts
+from largescale.distributed import World
+from largescale.model import Model
+from largescale.processes import StoppedError
+from largescale.settings import UserError
+
+RESULT = "embed.json"
+"""What was described, by what; the marker of a complete result."""
+
+
+class Source(Protocol):
+    """Images, some of which may have no header."""
+
+    corpus: Corpus
+    ids: np.ndarray
+    faults: dict[int, str]
+
+
+def describe_source(model: Model, source: Source, config: EmbedConfig, world: World, should_stop: Callable[[], bool]) -> None:
+    """Describe every picture of a source that can be decoded, and write the files of `config.format`.
+
+    Raises:
+        UserError: `out` holds the descriptors of something else; no picture could be decoded.
+        StoppedError: `should_stop` said so on some rank; the same call goes on later.
+    """
+    about = {
+        "model": model.digest,
+        "precision": model.precision,
+        "metric": model.metric,
+        "source": config.source,
+        "format": config.format,
+    }
+    about |= {"source": config.source, "images": source.corpus.manifest.fingerprint, "format": config.format}
+    if world.decide(lambda: _is_done(config, about)):
+        return
+    parts = Parts(config.out / "parts", source.corpus, source.ids)
+    if not describe_parts(model, parts, model.embedder(config.batch_size, config.loader, should_stop), world):
+        raise StoppedError
+    world.decide(lambda: _publish(model, source, parts, config, about))
+
+
+def _is_done(config: EmbedConfig, about: Mapping[str, str]) -> bool:
+    """Take a folder for this result, or see that it has it."""
+    path = config.out / RESULT
+    if path.exists():
+        found = json.loads(path.read_text())
+        changed = [f"{name} was {found.get(name)!r}, is {value!r}" for name, value in about.items() if found.get(name) != value]
+        if changed:
+            raise UserError(f"{config.out} holds other descriptors ({'; '.join(changed)}); give another out, or delete it")
+        if found["complete"]:
+            print(f"{config.out} has the descriptors of all {found['descriptors']:,} pictures already")
+        return found["complete"]
+    foreign = [entry.name for entry in config.out.iterdir() if entry.name != "listing"] if config.out.exists() else []
+    if foreign:
+        raise UserError(f"{config.out} holds something else ({foreign[0]}) and is left alone; give another out")
+    write_json(path, {**about, "complete": False})
+    return False
+
+
+def _publish(model: Model, source: Source, parts: Parts, config: EmbedConfig, about: Mapping[str, str]) -> None:
+    keys, count = source.corpus.manifest.keys, parts.count()
+    bad = [(keys[id].as_py(), fault) for id, fault in source.faults.items()] + parts.bad()
+    if bad:
+        write_text(config.out / "bad.tsv", "".join(f"{key}\t{' '.join(error.split())}\n" for key, error in bad))
+    if not count:
+        raise UserError(f"none of the {len(bad):,} pictures of {config.source} can be decoded: {config.out / 'bad.tsv'} says why")
+    named = ((keys.take(pa.array(ids)).to_pylist(), rows) for ids, rows in parts.read())
+    file = write_descriptors(config.out, config.format, named, count, model.dim, about)
+    if config.pairs:
+        ids, rows = (np.concatenate(column) for column in zip(*parts.read(), strict=True))
+        names = keys.take(pa.array(ids)).to_pylist()
+        write_pairs(config.out / "pairs.txt", names, nearest_others(rows, config.pairs, model.metric))
+    write_json(config.out / RESULT, {**about, "complete": True, "descriptors": count, "bad": len(bad), "dim": model.dim})
+    shutil.rmtree(parts.directory)
+    print(f"{file}: {count:,} descriptors of {model.dim} dimensions")
+    if bad:
+        print(f"{len(bad):,} pictures have none: {config.out / 'bad.tsv'}")
