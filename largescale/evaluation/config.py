@@ -27,6 +27,15 @@ class ExpansionConfig(Settings):
     """Each is weighted by its similarity to this power; 0: all alike (average expansion)."""
 
 
+class TwoStageConfig(Settings):
+    """Search over class anchors (CAM): rows are filed under their nearest anchor, and a query visits its nearest lists first."""
+
+    anchors: Path | None = None
+    """.npy file (C, D); null: the one that training with loss.name=class_anchor wrote beside the weights."""
+    probes: PositiveInt = 1
+    """Lists that a query visits, ranked together; the others follow in the order of their anchors."""
+
+
 class ScoreConfig(Settings):
     """What happens between stored descriptors and scores. None of it needs embedding again."""
 
@@ -44,6 +53,15 @@ class ScoreConfig(Settings):
     rerank: Literal["none", "k_reciprocal", "diffusion"] = "none"
     """Rankings are made anew from the neighbors of neighbors, up to 200,000 images: k-reciprocal encoding (Zhong 2017), or
     diffusion on the graph of mutual neighbors (Iscen 2017). Both are blind to the ground truth."""
+
+    two_stage: TwoStageConfig | None = None
+    """Rankings of a search over class anchors in place of an exhaustive one; null: exhaustive."""
+
+    @model_validator(mode="after")
+    def _stages_of_plain_rows(self) -> "ScoreConfig":
+        if self.two_stage is not None and (self.mixes_rows or self.whitening != "none"):
+            raise ValueError("two_stage compares descriptors with anchors as they were trained: leave the other settings out")
+        return self
 
     @model_validator(mode="after")
     def _dimensions_of_whitening(self) -> "ScoreConfig":

@@ -1,5 +1,6 @@
 """What the steps of an evaluation share: the corpora, the network, and what is described, transformed and searched."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +20,7 @@ from largescale.evaluation.descriptors.store import SEALED, Descriptors, network
 from largescale.evaluation.plan import Plan
 from largescale.evaluation.results import CorpusUsed
 from largescale.evaluation.search.search import Search
+from largescale.evaluation.search.visiting import read_anchors
 from largescale.evaluation.task import Described, Rows, Task
 from largescale.inputs import seen_by
 from largescale.models.build import load_network
@@ -175,7 +177,16 @@ class Context:
     @cached_property
     def search(self) -> Search:
         names = {role: [described.directory.name for described in scales] for role, scales in self.sets.items()}
-        return Search(self.task, self.rules, self.store, digest_of(names, self.transform.digest))
+        anchors = self.world.decide(self._anchors)
+        filed = None if anchors is None else hashlib.sha256(anchors.tobytes()).hexdigest()
+        return Search(self.task, self.rules, self.store, digest_of(names, self.transform.digest, filed), anchors=anchors)
+
+    def _anchors(self) -> np.ndarray | None:
+        """`(C, D)` of a two-stage search; by default those beside the weights."""
+        if self.rules.two_stage is None:
+            return None
+        file = self.rules.two_stage.anchors or Path(self.subject.source).with_suffix(".anchors.npy")
+        return read_anchors(file, self.network.dim, self.task.space)
 
 
 def store_of(config: EvaluateConfig) -> Path:

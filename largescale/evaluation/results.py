@@ -117,8 +117,7 @@ class ProtocolResult:
     distractors: int
     metrics: Mapping[str, Interval]
     distractor_curve: list[CurvePoint]
-    """From no distractor to all of them, in increasing order; the last point equals `metrics`, and is the only one where rows
-    were mixed (expansion, re-ranking): fewer distractors would then have other rankings."""
+    """From no distractor to all of them, in increasing order; the last point equals `metrics`."""
     histogram: Histogram
     precision_recall: PrecisionRecall
     suspects: Suspects

@@ -10,12 +10,14 @@ import torch
 
 from largescale.distributed import World
 from largescale.evaluation import Published, evaluate, evaluate_descriptors, evaluate_rankings, read_records, stage
-from largescale.evaluation.config import EvaluateConfig, ExpansionConfig, ScoreConfig
+from largescale.evaluation.config import EvaluateConfig, ExpansionConfig, ScoreConfig, TwoStageConfig
 from largescale.evaluation.context import Context
 from largescale.evaluation.descriptors.fitting import images_to_fit, matching_pairs
 from largescale.evaluation.protocol.protocols import landmark_protocols
 from largescale.evaluation.results import Results
 from largescale.evaluation.search.expansion import augment_database, expand_queries
+from largescale.models.build import build_network
+from largescale.models.config import ModelConfig
 from largescale.models.multiscale import merge_scales
 from largescale.models.whitening import LearnedWhitening, PCAWhitening
 from largescale.settings import UserError
@@ -84,6 +86,52 @@ def test_pooling_of_scales_and_whitening(kind: str, data: Path, tmp_path: Path, 
     assert not results.tuned
 
 
+@pytest.mark.parametrize("kind", ["k_reciprocal", "diffusion"])
+def test_a_new_ranking_among_no_distractors_is_that_of_a_gallery_without_them(
+    data: Path, tmp_path: Path, world: World, kind: str
+) -> None:
+    rules = ScoreConfig(rerank=kind)
+    (among,) = evaluate(tiny_network(), scored(data, tmp_path / "among", score=rules), world).protocols
+    (alone,) = evaluate(tiny_network(), scored(data, tmp_path / "alone", distractors=(), score=rules), world).protocols
+    assert [point.distractors for point in among.distractor_curve] == [0, 20]
+    assert among.distractor_curve[0] == alone.distractor_curve[0]
+    assert among.distractor_curve[1].metrics == among.metrics
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_two_stages_rank_the_nearest_lists_first(data: Path, tmp_path: Path, world: World, normalize: bool) -> None:
+    """By hand: rows in the two nearest lists by similarity, then list after list."""
+    torch.manual_seed(1)
+    network = build_network(ModelConfig(backbone="squeezenet1_1", projection=24, normalize=normalize))
+    plain = scored(data, tmp_path / "plain", scales="single", store=tmp_path / "store")
+    context = Context.open(network, plain, world, lambda: False)
+    stage.embed(context)
+    sets = [context.sets[role][0].parts() for role in ("gallery", "distractors 0")]
+    rows = np.concatenate([part for parts in sets for part in parts]).astype(np.float64)
+    anchors = rows[[0, 9, 17, 30]] + 0.01
+    np.save(tmp_path / "anchors.npy", anchors)
+    two_stage = TwoStageConfig(anchors=tmp_path / "anchors.npy", probes=2)
+    config = scored(data, tmp_path / "two", scales="single", store=tmp_path / "store", score=ScoreConfig(two_stage=two_stage))
+    results = evaluate(network, config, world)
+    if normalize:
+        anchors = anchors / np.linalg.norm(anchors, axis=1, keepdims=True)
+    to_anchor = np.square(rows[:, None] - anchors).sum(2)  # of unit rows in the order of the cosine
+    filed = to_anchor.argmin(1)
+    found = found_by(results, tmp_path / "two", places=20)
+    for query in range(24):
+        place = np.argsort(np.argsort(to_anchor[query], kind="stable"))
+        tier = (place - 1).clip(0)[filed]
+        far = np.square(rows - rows[query]).sum(1)
+        expected = np.lexsort((far, tier))[:20]
+        np.testing.assert_array_equal(tier[found[query]], tier[expected])
+        np.testing.assert_allclose(far[found[query]], far[expected], rtol=1e-3, atol=1e-6)
+    exhaustive = evaluate(network, plain, world)
+    assert results.protocols[0].metrics != exhaustive.protocols[0].metrics
+    everything = TwoStageConfig(anchors=tmp_path / "anchors.npy", probes=4)
+    all_lists = scored(data, tmp_path / "all", scales="single", store=tmp_path / "store", score=ScoreConfig(two_stage=everything))
+    assert evaluate(network, all_lists, world).protocols[0].metrics == exhaustive.protocols[0].metrics
+
+
 def test_expansion_and_augmentation(data: Path, tmp_path: Path, world: World) -> None:
     rows = merge_scales(
         torch.from_numpy(np.concatenate([raw(data, world, r) for r in ("gallery", "distractors 0")], axis=1))
@@ -92,7 +140,10 @@ def test_expansion_and_augmentation(data: Path, tmp_path: Path, world: World) ->
     results = evaluate(tiny_network(), scored(data, tmp_path / "a", score=ScoreConfig(database_augmentation=three)), world)
     augmented = augment_database(rows, 3, 2)
     agree(found_by(results, tmp_path / "a"), rows[:24], augmented)
-    assert [point.distractors for point in results.protocols[0].distractor_curve] == [20]
+    assert [point.distractors for point in results.protocols[0].distractor_curve] == [0, 20]
+    alone = scored(data, tmp_path / "alone", distractors=(), score=ScoreConfig(database_augmentation=three))
+    (without,) = evaluate(tiny_network(), alone, world).protocols
+    assert results.protocols[0].distractor_curve[0] == without.distractor_curve[0]
     results = evaluate(tiny_network(), scored(data, tmp_path / "q", score=ScoreConfig(query_expansion=three)), world)
     others = [expand_queries(rows[q : q + 1], np.delete(rows, q, axis=0), 3, 2)[0] for q in range(24)]  # not with itself
     agree(found_by(results, tmp_path / "q"), np.stack(others), rows)

@@ -79,4 +79,4 @@ class Found:
             judged = self.positives.index[p]
             if self.judged.row[judged] not in self.counted.top_row[q, :SHOWN]:
                 _, _, id, key = self.task.place(int(self.judged.row[judged]))
-                yield Missed(id, key, int(self.ranked.rank[p]), float(self.counted.score[judged]))
+                yield Missed(id, key, int(self.ranked.rank[p]), float(self.counted.shown[judged]))

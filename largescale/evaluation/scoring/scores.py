@@ -80,7 +80,7 @@ class ProtocolScore:
     protocol: Protocol
     truth: Truth
     prefixes: Sequence[int]
-    """Numbers of distractors, rising: 0 and more, or all of them alone."""
+    """Numbers of distractors, rising: 0 and more, or one alone."""
     values: list[dict[str, list[np.ndarray]]] = field(default_factory=list)
     """Per prefix and metric, one array per block."""
     positives: np.ndarray = field(default_factory=lambda: np.zeros(len(EDGES) - 1, dtype=np.int64))
@@ -102,7 +102,7 @@ class ProtocolScore:
         asked = int((ranked.positives > 0).sum())
         self.asked += asked
         self.curve += np.nansum(precision_at_recall(ranked, RECALL), axis=0)
-        self.positives += np.histogram(counted.score[found.index].clip(EDGES[0], EDGES[-1]), EDGES)[0]
+        self.positives += np.histogram(counted.shown[found.index].clip(EDGES[0], EDGES[-1]), EDGES)[0]
         return found, ranked
 
     def result(self, unjudged: np.ndarray, gallery: int, suspects: Suspects, records: str) -> ProtocolResult:

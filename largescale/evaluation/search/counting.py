@@ -20,7 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from threading import local
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class Counted:
     """What two passes found."""
 
     score: np.ndarray
-    """`(M,)` float32, of each judged row."""
+    """`(M,)` of each judged row: by it they are ranked."""
     before: np.ndarray
     """`(M, G)` int64: rows of each group, judged ones excepted, that stand before it."""
     histogram: np.ndarray
@@ -50,6 +50,24 @@ class Counted:
     """`(Q, K)` the best rows, judged or not; -1 beyond the size of the gallery."""
     top_score: np.ndarray
     """`(Q, K)` float32"""
+    shown: np.ndarray
+    """`(M,)` similarity of each judged row."""
+
+
+class Scores(Protocol):
+    """Scores of the gallery's rows, a chunk `(n, Q)` at a time; rows with higher ones come first."""
+
+    dtype: np.dtype[Any]
+
+    def look(self, first: int) -> np.ndarray:
+        """Those of the chunk that begins at row `first`, which will be taken later."""
+        ...
+
+    def start(self, first: int) -> None:
+        """It will be taken soon."""
+        ...
+
+    def take(self, first: int) -> np.ndarray: ...
 
 
 class Exchange(NamedTuple):
@@ -85,8 +103,8 @@ def count(
     """
     # counting needs the interpreter most of the time, products hardly ever: each fills what the other leaves of the cores
     with one_thread(), ThreadPoolExecutor(workers) as multiplying, ThreadPoolExecutor(workers) as counting:
-        scorer = _Scorer(queries, gallery, multiplying)
-        return _count(scorer, gallery, judged, neighbors, exchange, counting, progress)
+        scorer = Scorer(queries, gallery, multiplying)
+        return count_by(scorer, gallery, judged, neighbors, exchange, counting, progress)
 
 
 def count_scores(
@@ -94,18 +112,18 @@ def count_scores(
 ) -> Counted:
     """As `count`, from scores `(Q, N)` that are there already, the same on every rank: those of a re-ranking."""
     with ThreadPoolExecutor(workers) as pool:
-        return _count(_Given(scores), gallery, judged, neighbors, exchange, pool, lambda rows: None)
+        return count_by(_Given(scores), gallery, judged, neighbors, exchange, pool, lambda rows: None)
 
 
 def similarities(queries: np.ndarray, gallery: Gallery, workers: int = 1) -> np.ndarray:
     """`(Q, N)` scores, with the bits that `count` has."""
     with one_thread(), ThreadPoolExecutor(workers) as pool:
-        scorer = _Scorer(queries, gallery, pool)
+        scorer = Scorer(queries, gallery, pool)
         return np.concatenate([scorer.take(first) for first in range(0, len(gallery), CHUNK)]).T
 
 
-def _count(
-    scorer: "_Scorer | _Given",
+def count_by(
+    scorer: Scores,
     gallery: Gallery,
     judged: Judged,
     neighbors: int,
@@ -113,6 +131,7 @@ def _count(
     pool: ThreadPoolExecutor,
     progress: Callable[[int], object],
 ) -> Counted:
+    """As `count`, in the order of given scores."""
     mine, queries = own_chunks(gallery, exchange), len(judged.start) - 1
     score = exchange.add(_judged_scores(scorer, judged, mine))
     counter = _Counter(judged, score, gallery.groups, neighbors)
@@ -122,7 +141,7 @@ def _count(
     parts = exchange.gather(counter.best())
     best = [merge([part[q] for part in parts], neighbors) for q in range(queries)]
     top_score, top_row = (np.stack(column) for column in zip(*best, strict=True))
-    return Counted(score, exchange.add(counter.before()), exchange.add(counter.histogram()), top_row, top_score)
+    return Counted(score, exchange.add(counter.before()), exchange.add(counter.histogram()), top_row, top_score, score)
 
 
 def own_chunks(gallery: Gallery, exchange: Exchange) -> range:
@@ -151,8 +170,10 @@ class _Product(NamedTuple):
         return self.scores
 
 
-class _Scorer:
+class Scorer:
     """Scores of a chunk, all products of one shape; those of the first pass are kept for the second, up to a bound."""
+
+    dtype = np.dtype(np.float32)
 
     def __init__(self, queries: np.ndarray, gallery: Gallery, pool: ThreadPoolExecutor) -> None:
         self.queries = np.ascontiguousarray(gallery.asked(queries.astype(np.float32, copy=False)).T)  # (D, Q)
@@ -193,7 +214,7 @@ class _Given:
     """Scores that somebody else has computed."""
 
     def __init__(self, scores: np.ndarray) -> None:
-        self.scores = scores.T  # (N, Q)
+        self.scores, self.dtype = scores.T, scores.dtype  # (N, Q)
 
     def look(self, first: int) -> np.ndarray:
         return self.scores[first : first + CHUNK]
@@ -203,9 +224,9 @@ class _Given:
     def start(self, first: int) -> None: ...
 
 
-def _judged_scores(scorer: _Scorer | _Given, judged: Judged, chunks: range) -> np.ndarray:
+def _judged_scores(scorer: Scores, judged: Judged, chunks: range) -> np.ndarray:
     """`(M,)` scores of the judged rows in these chunks, 0 for the others."""
-    score = np.zeros(len(judged.row), dtype=np.float32)
+    score = np.zeros(len(judged.row), dtype=scorer.dtype)
     query, chunk = judged.query, judged.row // CHUNK * CHUNK
     for first in np.intersect1d(chunk, chunks):
         here = np.flatnonzero(chunk == first)
@@ -214,7 +235,7 @@ def _judged_scores(scorer: _Scorer | _Given, judged: Judged, chunks: range) -> n
 
 
 def _by_group(
-    scorer: _Scorer | _Given, group: np.ndarray, chunks: range, progress: Callable[[int], object]
+    scorer: Scores, group: np.ndarray, chunks: range, progress: Callable[[int], object]
 ) -> Iterator[tuple[int, np.ndarray, list[np.ndarray]]]:
     """(group, its rows, their scores in pieces `(n_i, Q)`), about a chunk at a time: groups may be mixed in any way."""
     rows: dict[int, list[np.ndarray]] = defaultdict(list)

@@ -1,7 +1,7 @@
 """Searches queries in a gallery and its distractors: exact counts and best rows, block by block, shared by the ranks."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -28,6 +28,7 @@ from largescale.evaluation.search.counting import Counted, Exchange, count, coun
 from largescale.evaluation.search.expansion import combine, without
 from largescale.evaluation.search.neighbors import nearest
 from largescale.evaluation.search.reranking import MOST, Rerank, reranker
+from largescale.evaluation.search.visiting import count_visited
 from largescale.evaluation.task import Task
 from largescale.processes import StoppedError
 from largescale.progress import progress_bar
@@ -49,6 +50,10 @@ class Search:
     identity: str
     """Of the rows that are searched and asked."""
     kept: int = KEPT
+    among: int | None = None
+    """Only so many of the distractors are there; None: all."""
+    anchors: np.ndarray | None = None
+    """`(C, D)` of a two-stage search."""
 
     @cached_property
     def directory(self) -> Path:
@@ -57,9 +62,22 @@ class Search:
 
     @cached_property
     def prefixes(self) -> list[int]:
-        """Nested numbers of distractors. Where rows are mixed, a ranking is right for the very rows that it was made of."""
+        """Nested numbers of distractors that are counted in one search.
+
+        Where rows are mixed, a ranking is right for the very rows that it was made of, so each number is a search of its own.
+        """
+        return self.numbers if self.among is None else [self.among]
+
+    @property
+    def numbers(self) -> list[int]:
         more = sum(map(len, self.task.distractors))
-        return [more] if self.rules.mixes_rows else [0, *(n for n in PREFIXES if n < more), *([more] if more else [])]
+        return [0, *(n for n in PREFIXES if n < more), *([more] if more else [])]
+
+    @property
+    def _apart(self) -> "list[Search]":
+        """The searches among each number of distractors, where it takes one for each."""
+        mixes = self.rules.mixes_rows and self.among is None
+        return [replace(self, among=number) for number in self.numbers] if mixes else []
 
     @property
     def starts(self) -> range:
@@ -71,8 +89,10 @@ class Search:
         Raises:
             StoppedError: `should_stop` said so on some rank.
         """
+        for of_number in reversed(self._apart):  # the largest first: it may be too large
+            of_number.run(world, should_stop)
         missing = world.decide(lambda: [start for start in self.starts if not self._file(start).exists()])
-        if not missing:
+        if self._apart or not missing:
             return
         gallery, exchange = self._searched(world), world_exchange(world)
         rerank = self._reranker(gallery, world)
@@ -89,6 +109,10 @@ class Search:
         Args:
             out: the records of queries are written here, beside the results; None: they are not.
         """
+        if self._apart:
+            *fewer, everything = self._apart
+            curves = [of_number.score() for of_number in fewer]
+            return [_with_curve(found) for found in zip(*curves, everything.score(out), strict=True)]
         task = self.task
         scores = [ProtocolScore(protocol, task.truth, self.prefixes) for protocol in task.protocols]
         paths = [out / f"queries-{protocol.name}.jsonl" for protocol in task.protocols] if out else []
@@ -119,6 +143,9 @@ class Search:
     ) -> Counted:
         piece, workers = self._piece(start), worker_count(LoaderConfig())
         judged, queries = self.task.truth.judged(piece), self.task.rows(piece).astype(np.float32)
+        if self.anchors is not None and self.rules.two_stage is not None:
+            visits = self.anchors, self.rules.two_stage.probes
+            return count_visited(queries, gallery, judged, *visits, self.kept, exchange, workers, progress)
         counted = count(queries, gallery, judged, self.kept, exchange, workers, progress)
         expansion = self.rules.query_expansion
         if expansion:
@@ -127,7 +154,7 @@ class Search:
             counted = count(queries, gallery, judged, self.kept, exchange, workers)
         if rerank:
             own = np.array_split(queries, exchange.size)[exchange.rank]
-            parts = exchange.gather(rerank(similarities(own, gallery, workers)) if len(own) else None)
+            parts = exchange.gather(rerank(_present(similarities(own, gallery, workers), gallery)) if len(own) else None)
             scores = np.concatenate([part for part in parts if part is not None])
             counted = count_scores(scores, gallery, judged, self.kept, exchange, workers)
         return counted
@@ -160,13 +187,24 @@ class Search:
             return reranker(self.rules.rerank, gallery, directory, world)
 
     def _digest(self, *values: Any) -> str:
-        return digest_of(self.identity, self.task.truth.left_out.tolist(), *values)
+        return digest_of(self.identity, self.task.truth.left_out.tolist(), self.among, *values)
 
     def _piece(self, start: int) -> slice:
         return slice(start, min(start + QUERIES, len(self.task.truth.query)))
 
     def _file(self, start: int) -> Path:
         return self.directory / f"queries-{start:08d}.npz"
+
+
+def _present(similarity: np.ndarray, gallery: Gallery) -> np.ndarray:
+    """`(Q, N)`, where rows that are left out are like nothing."""
+    similarity[:, gallery.group < 0] = -1
+    return similarity
+
+
+def _with_curve(found: Sequence[ProtocolResult]) -> ProtocolResult:
+    """The result among all distractors, with those among fewer as its curve."""
+    return replace(found[-1], distractor_curve=[result.distractor_curve[-1] for result in found])
 
 
 def _write(path: Path, counted: Counted) -> None:
@@ -197,6 +235,7 @@ def _gallery(task: Task, prefixes: list[int]) -> Gallery:
     seed = int.from_bytes(hashlib.sha256(names.encode()).digest()[:8], "little")
     nested = prefixes if prefixes[0] == 0 else [0, *prefixes]
     group[own:] = np.searchsorted(nested, np.random.default_rng(seed).permutation(more), "right")
+    group[group == len(nested)] = -1
     return Gallery([part for described in (task.gallery, *task.distractors) for part in described.parts], group, task.space)
 
 

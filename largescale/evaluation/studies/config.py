@@ -79,6 +79,6 @@ class DistractorsConfig(StudyConfig):
 
     @model_validator(mode="after")
     def _some(self) -> "DistractorsConfig":
-        if not self.distractors or self.score.mixes_rows:
-            raise ValueError("the curve needs distractors=CORPUS, and a score without expansion, augmentation and re-ranking")
+        if not self.distractors:
+            raise ValueError("the curve needs distractors=CORPUS")
         return self

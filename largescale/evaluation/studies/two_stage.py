@@ -20,10 +20,10 @@ from largescale.evaluation.protocol.metrics import evaluate_rankings
 from largescale.evaluation.protocol.protocols import Protocol
 from largescale.evaluation.report import charts
 from largescale.evaluation.report.study import Cell, Study
+from largescale.evaluation.search.visiting import checked_anchors
 from largescale.evaluation.task import Task
 from largescale.extras import faiss
 from largescale.models.metric import COSINE, Space
-from largescale.settings import UserError
 
 BLOCK = 256
 TIMED = 100
@@ -93,20 +93,6 @@ class Filed:
     def scanned(self, queries: np.ndarray) -> np.ndarray:
         """`(C,)` mean share of the gallery that is compared with when 1, 2, … centers are visited."""
         return self.size[self.nearest(queries)].cumsum(axis=1).mean(axis=0) / len(self.list)
-
-
-def checked_anchors(anchors: np.ndarray, dim: int, space: Space) -> np.ndarray:
-    """`(C, D)` float32, as descriptors are compared: scaled to unit length for the cosine, else as they are.
-
-    Raises:
-        UserError: anchors of another dimension, not finite, or without a direction that the cosine needs.
-    """
-    if anchors.ndim != 2 or anchors.shape[1] != dim:
-        raise UserError(f"expected anchors (C, {dim}) as the descriptors have, found {anchors.shape}: are they of this network?")
-    norms = np.linalg.norm(anchors, axis=1, keepdims=True)
-    if not (np.isfinite(norms).all() and (space != COSINE or norms.all())):
-        raise UserError("an anchor is zero or not finite: it has no direction to compare with")
-    return np.ascontiguousarray(anchors / norms if space == COSINE else anchors, dtype=np.float32)
 
 
 def _faiss_kind(space: Space) -> tuple[type[faiss.IndexFlat], int]:
