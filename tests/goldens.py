@@ -1,6 +1,8 @@
-"""Outputs of other projects on given inputs (`tests/golden/AREA/`), and their comparison by the rules stored with them."""
+"""Outputs of other projects on given inputs (`tests/golden/AREA.zip`), and their comparison by the rules stored with them."""
 
+import io
 import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,12 @@ import pytest
 
 FOLDER = Path(__file__).parent / "golden"
 PRECISIONS = ("float32", "float64")
+
+
+def read(area: str, name: str) -> bytes:
+    """A file of the archive of an area."""
+    with zipfile.ZipFile(FOLDER / f"{area}.zip") as archive:
+        return archive.read(name)
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,7 @@ class Golden:
         return "peer_raises" in self.facts
 
     def arrays(self) -> dict[str, np.ndarray]:
-        with np.load(FOLDER / self.area / self.facts["file"]) as file:
+        with np.load(io.BytesIO(read(self.area, self.facts["file"]))) as file:
             return dict(file)
 
     def compare(self, name: str, ours: Any, precision: str | None = None) -> None:
@@ -84,6 +92,6 @@ _RULES: dict[str, Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarra
 
 def goldens(area: str, *groups: str) -> list[Any]:
     """The cases of some groups (all groups when none is named), or single cases by their ids, as parameters of a test."""
-    cases = json.loads((FOLDER / area / "index.json").read_text())
+    cases = json.loads(read(area, "index.json"))
     chosen = [case for case in cases if not groups or case["group"] in groups or case["id"] in groups]
     return [pytest.param(Golden(area, case), id=case["id"]) for case in chosen]

@@ -1,8 +1,8 @@
 from .checkpoint import Checkpoint as Checkpoint
 from .checkpoint import Checkpoints as Checkpoints
+from .engine.build import build_engine as build_engine
 from .engine.ema import WeightAverage as WeightAverage
 from .engine.engine import Engine as Engine
 from .engine.engine import Update as Update
-from .engine.engine import build_engine as build_engine
 from .engine.step_module import Batch as Batch
 from .engine.step_module import StepModule as StepModule

@@ -15,9 +15,9 @@ from largescale.tracking import Tracker
 from largescale.training import callbacks, preflight
 from largescale.training.callbacks import Callback
 from largescale.training.checkpoint import Checkpoints
+from largescale.training.engine.build import build_engine
 from largescale.training.engine.class_anchors import build_loss
 from largescale.training.engine.ema import WeightAverage
-from largescale.training.engine.engine import build_engine
 from largescale.training.engine.step_module import StepModule
 from largescale.training.planning.first_projection import start_projection
 from largescale.training.planning.planners import build_planner

@@ -15,7 +15,7 @@ from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
 from largescale.models.contract import Contract
 from largescale.training.config import EngineConfig, OptimConfig
-from largescale.training.engine.engine import build_engine
+from largescale.training.engine.build import build_engine
 from largescale.training.engine.optim import build_optimizer
 from largescale.training.engine.step_module import Batch, StepModule
 from tests.benchmarks.table import Row, report

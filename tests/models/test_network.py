@@ -1,6 +1,7 @@
 """The whole network against cirtorch's, on the same weights."""
 
 import functools
+import io
 
 import numpy as np
 import pytest
@@ -12,13 +13,13 @@ from largescale.models.config import ModelConfig
 from largescale.models.contract import Contract
 from largescale.models.multiscale import merge_scales, resize
 from largescale.models.network import RetrievalNet
-from tests.goldens import FOLDER, PRECISIONS, Golden, goldens
+from tests.goldens import PRECISIONS, Golden, goldens, read
 
 
 @functools.cache
 def _weights() -> dict[str, torch.Tensor]:
     """ResNet-18 with random weights, stored in 8 bits."""
-    with np.load(FOLDER / "network" / "weights_resnet18.npz") as file:
+    with np.load(io.BytesIO(read("network", "weights_resnet18.npz"))) as file:
         values = {name.removeprefix("value:"): file[name] for name in file if name.startswith("value:")}
         for name in file:
             if name.startswith("level:"):

@@ -11,7 +11,8 @@ from largescale.models.contract import Contract
 from largescale.models.pooling import GeM
 from largescale.precision import Resolved
 from largescale.training.config import EngineConfig, OptimConfig
-from largescale.training.engine.engine import Engine, build_engine
+from largescale.training.engine.build import build_engine
+from largescale.training.engine.engine import Engine
 from largescale.training.engine.step_module import Batch, StepModule
 
 TUPLES, WIDTH, CLASSES = 5, 4, 3

@@ -3,9 +3,10 @@
 import logging
 from typing import Any
 
-import faiss
 import numpy as np
 import torch
+
+from largescale.extras import faiss
 
 MOST = 2048
 """Neighbors that FAISS gives on a GPU, and lists that it visits there."""

@@ -169,12 +169,3 @@ def packed(weights: Mapping[str, Tensor], moments: Moments, updates: int) -> Ten
     state = {f"model.{name}": copied(tensor) for name, tensor in weights.items()}
     state |= {f"optimizer.{name}": tensor for name, tensor in moments.read().items()}
     return state | {"updates": torch.tensor(updates)}
-
-
-def build_engine(config: EngineConfig, optim: OptimConfig, module: StepModule) -> Engine:
-    """The engine that the configuration names, around `module`, on the device of its world."""
-    if config.kind == "ddp":
-        return DDPEngine(module, config, optim)
-    from largescale.training.engine.deepspeed import DeepSpeedEngine
-
-    return DeepSpeedEngine(module, config, optim)
