@@ -1,0 +1,79 @@
+"""Pages that follow from the code: every setting, every program, the Python API."""
+
+import io
+from contextlib import redirect_stdout, suppress
+from importlib import import_module
+from pathlib import Path
+
+import mkdocs_gen_files
+
+from largescale.cli import PROGRAMS, module_of
+from largescale.config import explain
+from largescale.evaluation.config import EvaluateConfig
+from largescale.experiments.config import ExperimentConfig
+from largescale.mining.config import PlanConfig, ServiceConfig
+from largescale.settings import Settings
+from largescale.training.recipe import TrainConfig
+
+SETTINGS: dict[str, type[Settings]] = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "experiment": ExperimentConfig,
+    "mine": ServiceConfig,
+    "mine --plan": PlanConfig,
+}
+API = {
+    "largescale": ["largescale.model"],
+    "Pooling": ["largescale.models.pooling"],
+    "Networks": ["largescale.models.network", "largescale.models.whitening"],
+    "Losses over tuples": [f"largescale.losses.{name}" for name in ("contrastive", "triplet", "quadruplet", "lrml", "rde")],
+    "Losses over labels": [
+        f"largescale.losses.{name}"
+        for name in ("smooth_ap", "soft_bin_ap", "blackbox_ap", "sup_ap", "calibration", "roadmap", "class_anchor", "batch_hard")
+    ],
+    "Memory": ["largescale.losses.memory"],
+    "Mining": ["largescale.mining.search.select", "largescale.mining.search.index", "largescale.mining.miner"],
+    "Evaluation": ["largescale.evaluation.protocol.metrics", "largescale.evaluation.scoring.statistics"],
+    "Processes": ["largescale.distributed"],
+}
+
+
+def page(path: str, text: str) -> None:
+    with mkdocs_gen_files.open(path, "w") as file:
+        file.write(text)
+
+
+def settings() -> None:
+    text = ["# Settings", "", "Every setting with its default, as `--help all` prints it."]
+    for program, cls in SETTINGS.items():
+        text += ["", f"## {program}", "", "```text", explain(cls, f"largescale {program}", (), "all"), "```"]
+    page("reference/settings.md", "\n".join(text) + "\n")
+
+
+def programs() -> None:
+    text = ["# Programs", "", "`largescale NAME …`, in a checkout also `python launch/NAME.py …` and `python -m shards …`."]
+    for name, about in PROGRAMS.items():
+        shown = io.StringIO()
+        with redirect_stdout(shown), suppress(SystemExit):
+            main = getattr(import_module("shards.__main__" if name == "shards" else module_of(name)), "main")
+            main(["build", "--help"] if name == "shards" else ["--help"]) if name != "demo" else None
+        text += ["", f"## {name}", "", f"{about[0].upper()}{about[1:]}.", *(["", "```text", shown.getvalue(), "```"] if shown.getvalue() else [])]
+    page("reference/programs.md", "\n".join(text) + "\n")
+
+
+def api() -> None:
+    text = ["# Python API"]
+    for title, modules in API.items():
+        text += ["", f"## {title}", *(f"\n::: {module}" for module in modules)]
+    page("reference/api.md", "\n".join(text) + "\n")
+
+
+def results() -> None:
+    root = Path(__file__).parents[1]
+    page("results/studies.md", (root / "configs" / "experiments" / "RESULTS.md").read_text())
+
+
+settings()
+programs()
+api()
+results()
