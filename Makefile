@@ -5,7 +5,7 @@ READY := .venv/.ready
 NPROC ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench shards verify-shards clean
+.PHONY: help setup demo check test lint docs bench shards verify-shards clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -23,13 +23,23 @@ $(READY): pyproject.toml
 demo: $(READY)  ## build the demo corpus, train, evaluate before and after; under 8 minutes on 2 cores
 	$(BIN)/python launch/demo.py
 
-test: $(READY)  ## the whole test suite; under 10 minutes on 2 cores
+check: lint  ## lint, types and the fast tests: under a minute
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow and not distributed and not gpu"
+
+test: $(READY)  ## the whole suite, under 8 minutes on 2 cores; make test T=tests/losses: a part of it
+ifdef T
+	$(BIN)/python -m pytest $(T)
+else
 	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
+endif
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(READY)  ## the site, in site/; strict
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
 bench: $(READY)  ## speed, as ratios against a peer or a limit in the same run
 	$(BIN)/python -m tests.benchmarks

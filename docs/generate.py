@@ -50,14 +50,21 @@ def settings() -> None:
     page("reference/settings.md", "\n".join(text) + "\n")
 
 
+def help_of(program: str) -> str:
+    """What `PROGRAM --help` prints."""
+    shown = io.StringIO()
+    main = import_module("shards.__main__" if program == "shards" else module_of(program)).main
+    with redirect_stdout(shown), suppress(SystemExit):
+        main(["build", "--help"] if program == "shards" else ["--help"])
+    return shown.getvalue()
+
+
 def programs() -> None:
     text = ["# Programs", "", "`largescale NAME …`, in a checkout also `python launch/NAME.py …` and `python -m shards …`."]
     for name, about in PROGRAMS.items():
-        shown = io.StringIO()
-        with redirect_stdout(shown), suppress(SystemExit):
-            main = getattr(import_module("shards.__main__" if name == "shards" else module_of(name)), "main")
-            main(["build", "--help"] if name == "shards" else ["--help"]) if name != "demo" else None
-        text += ["", f"## {name}", "", f"{about[0].upper()}{about[1:]}.", *(["", "```text", shown.getvalue(), "```"] if shown.getvalue() else [])]
+        text += ["", f"## {name}", "", f"{about[0].upper()}{about[1:]}."]
+        if name not in ("demo", "compare"):  # these have no settings
+            text += ["", "```text", help_of(name), "```"]
     page("reference/programs.md", "\n".join(text) + "\n")
 
 

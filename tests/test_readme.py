@@ -1,4 +1,4 @@
-"""The README stays true: its tree is the tree, its commands are commands."""
+"""The README and the docs stay true: their commands are commands, their links lead somewhere."""
 
 import re
 import shlex
@@ -13,46 +13,48 @@ from largescale.experiments.config import ExperimentConfig
 from largescale.mining.config import PlanConfig, ServiceConfig
 from largescale.settings import Settings
 from largescale.training.recipe import TrainConfig
+from launch.evaluate import STEPS
 from launch.study import STUDIES
+from shards.__main__ import _parser
 from tests.conftest import ROOT
 
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
+LAPTOP_LACKS = "<!-- needs what a laptop lacks -->"
+"""Stands before a block whose commands are not checked."""
+
+
+def _commands(page: str) -> list[str]:
+    blocks = re.findall(rf"({re.escape(LAPTOP_LACKS)}\n+)?```console\n(.*?)```", page, re.S)
+    lines = [line for lacks, block in blocks if not lacks for line in block.replace("\\\n", " ").splitlines()]
+    return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+
+
 README = (ROOT / "README.md").read_text()
-COMMANDS = [line.removeprefix("$ ") for block in re.findall(r"```console\n(.*?)```", README, re.S) for line in block.splitlines()]
+COMMANDS = sorted({command for page in PAGES for command in _commands(page.read_text())})
 MAIN: dict[str, type[Settings]] = {
     "launch/train.py": TrainConfig,
     "launch/evaluate.py": EvaluateConfig,
     "launch/experiment.py": ExperimentConfig,
 }
-PROGRAMS = [*MAIN, "launch/mine.py", "launch/study.py", "launch/compare.py"]
+PROGRAMS = [f"launch/{path.name}" for path in ROOT.glob("launch/*.py")]
 FILES = sorted(path for path in ROOT.glob("configs/**/*.yaml") if path.parent.name not in ("experiments", "evaluation"))
 RECIPES = [path for path in FILES if "name" in read_yaml(path)]
 """Other files are variants, laid over a recipe."""
 PLACES = {"RECIPE": "configs/demo.yaml"}
 
 
-def _in_tree() -> set[str]:
-    """Files that the README's tree names, by path."""
-    tree = README.split("```text\n")[1].split("```")[0]
-    folders: list[str] = []
-    files = set()
-    for line in tree.splitlines():
-        name = line.split()[0]
-        depth = (len(line) - len(line.lstrip())) // 2
-        folders = [*folders[:depth], name]
-        if not name.endswith("/"):
-            files.add("".join(folders))
-    return files
+def test_the_readme_introduces() -> None:
+    assert len(README.encode()) <= 8192
+    tree = README.split("```text\n")[-1].split("```")[0].splitlines()
+    assert len(tree) == 12
+    assert all((ROOT / line.split()[0]).is_dir() for line in tree)
 
 
-def test_tree_names_every_file() -> None:
-    real = {
-        str(path.relative_to(ROOT))
-        for folder in ("launch", "largescale", "shards")
-        for path in (ROOT / folder).rglob("*.py")
-        if path.name not in ("__init__.py", "__main__.py")
-    }
-    named = {file for file in _in_tree() if file.endswith(".py")}
-    assert named == real
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+            made = target.startswith("../reference/") or target.startswith("reference/") or target.endswith("results/studies.md")
+            assert made or (page.parent / target).exists(), f"{page}: {target}"
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("make ")])
@@ -63,7 +65,7 @@ def test_make_targets_exist(command: str) -> None:
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if "launch/" in command])
 def test_settings_are_settings(command: str) -> None:
-    words = [PLACES.get(word, word) for word in shlex.split(command)]
+    words = [PLACES.get(word, word) for word in shlex.split(command, comments=True)]
     program = next(word for word in words if word in PROGRAMS)
     arguments = [word for word in words[words.index(program) + 1 :] if not word.startswith("--")]
     if program == "launch/mine.py":
@@ -72,13 +74,22 @@ def test_settings_are_settings(command: str) -> None:
         assert len(arguments) in (2, 3)
     elif program == "launch/study.py":
         assert "--help" in words or load(STUDIES[arguments[0]], arguments[1:])
-    else:
-        load(MAIN[program], [str(ROOT / word) if word.endswith(".yaml") else word for word in arguments])
+    elif program in MAIN:
+        steps = [word for word in arguments if word not in STEPS]
+        load(MAIN[program], [str(ROOT / word) if word.endswith(".yaml") else word for word in steps])
 
 
-def test_every_command_is_checked() -> None:
+@pytest.mark.parametrize("command", [command for command in COMMANDS if " -m shards " in command])
+def test_builders_take_the_options(command: str) -> None:
+    words = shlex.split(command, comments=True)
+    _parser().parse_args(words[words.index("shards") + 1 :])
+
+
+def test_every_command_is_of_a_known_program() -> None:
+    known = ("make ", "pip install ", "python -m shards ", "largescale ", "python -m largescale")
+    strange = [c for c in COMMANDS if not c.startswith(known) and not any(program in c for program in PROGRAMS)]
     assert COMMANDS
-    assert all(command.startswith("make ") or any(program in command for program in PROGRAMS) for command in COMMANDS)
+    assert not strange
 
 
 def test_help_names_the_settings() -> None:
