@@ -26,13 +26,14 @@ from largescale.corpus.pictures import NO_HEADER, Content, Header, Pictures, con
 from largescale.corpus.pixels import BadImageError
 from largescale.distributed import World
 from largescale.settings import UserError
-from shards.sources import Item, Source
-from shards.sources.files import image_files
-from shards.sources.folder import Folder
-from shards.sources.layout import Request
-from shards.sources.tables.pictures import Tables
-from shards.sources.tables.table import Rows, Table
-from shards.sources.tars import Tars, tar_files
+
+from .sources import Item, Source
+from .sources.files import image_files
+from .sources.folder import Folder
+from .sources.layout import Request
+from .sources.tables.pictures import Tables
+from .sources.tables.table import Rows, Table
+from .sources.tars import Tars, tar_files
 
 COLUMNS = {
     "key": pa.large_string(),

@@ -26,8 +26,9 @@ class PlacedIndex:
     def __init__(self, empty: np.ndarray, device: torch.device, scratch: int, half: bool) -> None:
         index = faiss.deserialize_index(empty)
         self.approximate = not isinstance(faiss.downcast_index(index), faiss.IndexFlat)
-        lists = faiss.try_extract_index_ivf(index)
-        self.lists, self.probes = (lists.nlist, lists.nprobe) if lists else (1, 1)
+        lists: Any = faiss.try_extract_index_ivf(index)
+        self.lists: int = lists.nlist if lists else 1
+        self.probes: int = lists.nprobe if lists else 1
         self._held = to_gpu(index, device, scratch, half)
         self.index = self._held[1] if self._held else index
         self.most = MOST if self._held else None
