@@ -23,6 +23,8 @@ from largescale.settings import Settings, UserError
 
 from .sources import Source
 
+SIDEWAYS = (5, 6, 7, 8)
+"""Orientations of images that lie on their side."""
 KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png"}
 ENOUGH = 2
 """A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is still so many times the size to be stored."""
@@ -149,15 +151,19 @@ def _encode(image: Image.Image, quality: int) -> Stored:
     return Stored(data, "jpg", *image.size)
 
 
+def size_in_file(data: bytes) -> tuple[int, int]:
+    """Width and height as the file has them, before it is turned."""
+    with decoding():
+        image = open_picture(data)
+        sideways = image.format == "TIFF" and orientation_of(image) in SIDEWAYS  # Pillow gives the size that it will have
+        return image.size[::-1] if sideways else image.size
+
+
 def stored_box(box: Sequence[float], data: bytes, width: int, height: int) -> list[float]:
     """A box in the pixels of a source file, in those of its stored image of `width` x `height`, inside the image."""
-    image = open_picture(data)
-    (w, h), orientation = image.size, orientation_of(image)
-    sideways = orientation in (5, 6, 7, 8)
-    if sideways and image.format == "TIFF":  # Pillow gives the size that it will have when it has been turned
-        w, h = h, w
+    (w, h), orientation = size_in_file(data), orientation_of(open_picture(data))
     corners = [_upright(x, y, w, h, orientation) for x, y in (box[:2], box[2:])]
-    if sideways:
+    if orientation in SIDEWAYS:
         w, h = h, w
     xs = sorted(min(max(x * width / w, 0.0), float(width)) for x, _ in corners)
     ys = sorted(min(max(y * height / h, 0.0), float(height)) for _, y in corners)

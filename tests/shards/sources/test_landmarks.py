@@ -77,6 +77,41 @@ def test_pickles_and_json_say_the_same(tmp_path: Path) -> None:
     assert read_test_set(tmp_path / "gnd_roxford5k.pkl") == read_test_set(tmp_path / "gnd_roxford5k.json")
 
 
+def test_the_boxes_of_a_resized_copy_are_refused(images: Path, tmp_path: Path) -> None:
+    write_photographs(images, ["gate/gate_2.jpg"], 20, 15)
+    with pytest.raises(UserError, match=r"box of query gate_2 is .* but gate/gate_2\.jpg has 20 x 15 pixels: a resized copy"):
+        list(Landmarks(images, write_json(tmp_path / "gnd_oxford5k.json", CLASSIC)).items())
+
+
+def test_names_and_numbers_as_people_have_them(tmp_path: Path) -> None:
+    names = ["jpg/st.paul_3.jpg", "st.paul_1.JPG", "gate.2.png", "gate_1"]
+    queries = [
+        {"bbx": np.array([4, 6, 20, 30.0]), "ok": np.array([0, 1]), "junk": np.int64(3)},
+        {"bbx": None, "ok": ["gate.2.jpg", 3.0], "junk": None},
+    ]
+    truth = {"imlist": names, "qimlist": ["st.paul_1", "gate.2"], "gnd": queries}
+    (tmp_path / "gnd_oxford5k.pkl").write_bytes(pickle.dumps(truth, 2))
+    found = read_test_set(tmp_path / "gnd_oxford5k.pkl")
+    assert found.images == ["st_paul_3", "st_paul_1", "gate_2", "gate_1"]
+    assert found.queries == [
+        {"key": "st_paul_1", "box": [4, 6, 20, 30], "ok": ["st_paul_3", "st_paul_1"], "junk": ["gate_1"]},
+        {"key": "gate_2", "box": None, "ok": ["gate_2", "gate_1"], "junk": []},
+    ]
+
+
+@pytest.mark.parametrize("content", ["", "hall_1", "hall_1 4 6 20", "hall_1 4 6 a b", "hall_1 4 6 nan 30", None])
+def test_texts_that_are_not_whole_are_named(tmp_path: Path, content: str | None) -> None:
+    for mark in ("good", "ok", "junk"):
+        (tmp_path / f"hall_1_{mark}.txt").write_text("hall_3\n")
+    (tmp_path / "hall_1_query.txt").write_text("hall_1 4 6 20 30" if content is None else content)
+    if content is None:
+        (tmp_path / "hall_1_junk.txt").unlink()
+    with pytest.raises(
+        UserError, match="hall_1_junk.txt cannot be read" if content is None else "hall_1_query.txt does not hold"
+    ):
+        read_test_set(tmp_path)
+
+
 def test_original_text_files(images: Path, tmp_path: Path) -> None:
     folder = tmp_path / "gt"
     folder.mkdir()
@@ -123,7 +158,27 @@ def test_an_undecodable_image_leaves_the_lists(images: Path, tmp_path: Path) -> 
     assert [query["easy"] + query["junk"] for query in truth["queries"]] == [["gate_1"], []]
 
 
-@pytest.mark.parametrize("change", [{"gnd": CLASSIC["gnd"][:1]}, {"gnd": [{"ok": [9]}] * 2}, {"imlist": None}, {"qimlist": 3}])
+def first_query(**values: object) -> dict:
+    return {"gnd": [CLASSIC["gnd"][0] | values, *CLASSIC["gnd"][1:]]}  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"gnd": CLASSIC["gnd"][:1]},
+        {"gnd": [{"ok": [9]}] * 2},
+        {"gnd": [{"bbx": None}] * 2},
+        {"imlist": None},
+        {"imlist": ["hall_1", "hall_1.jpg", "gate_2", "gate_1"]},
+        {"qimlist": 3},
+        first_query(ok=[-1]),
+        first_query(ok=[0.5]),
+        first_query(junk=["no_such"]),
+        first_query(bbx=[4, 6, float("nan"), 30]),
+        first_query(bbx=[20, 6, 4, 30]),
+        first_query(bbx=[4, 6, 20]),
+    ],
+)
 def test_ground_truths_that_contradict_themselves(tmp_path: Path, change: dict) -> None:
     with pytest.raises(UserError, match="no ground truth with imlist, qimlist and gnd"):
         read_test_set(write_json(tmp_path / "gnd_oxford5k.json", CLASSIC | change))
