@@ -36,7 +36,7 @@ class _Array(np.ndarray):
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, by_columns, data = state
         content = _array(data, dtype, shape, "F" if by_columns else "C")
-        super().__setstate__((1, content.shape, content.dtype, content.flags.fnc, content.tobytes("A")))
+        super().__setstate__((1, content.shape, content.dtype, np.bool(content.flags.fnc), content.tobytes("A")))
 
 
 def _array(data: Any, dtype: _Dtype, shape: tuple[int, ...], order: str = "C") -> np.ndarray:
@@ -86,6 +86,8 @@ MOVED = {
 
 
 class _Plain(pickle._Unpickler):
+    stack: list[Any]
+
     def find_class(self, module: str, name: str) -> Any:
         place = (MOVED.get(module, module), name)
         if place not in ALLOWED:
@@ -98,7 +100,7 @@ class _Plain(pickle._Unpickler):
             raise pickle.UnpicklingError(f"it sets the state of {self.stack[-1]!r:.40}")
         self.stack[-1].__setstate__(state)
 
-    dispatch: ClassVar = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}
 
 
 def load_plain(path: Path) -> Any:
