@@ -36,7 +36,8 @@ class _Array(np.ndarray):
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, by_columns, data = state
         content = _array(data, dtype, shape, "F" if by_columns else "C")
-        super().__setstate__((1, content.shape, content.dtype, np.bool(content.flags.fnc), content.tobytes("A")))
+        plain = (1, content.shape, content.dtype, content.flags.fnc, content.tobytes("A"))
+        super().__setstate__(plain)  # type: ignore[arg-type]
 
 
 def _array(data: Any, dtype: _Dtype, shape: tuple[int, ...], order: str = "C") -> np.ndarray:
