@@ -2,11 +2,14 @@ import io
 import json
 import os
 import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from largescale.settings import UserError
+from shards.sources import Item, Skipped
 from shards.sources.tars import Tars, tar_files
 from tests.corpora import encode, photograph
 
@@ -70,3 +73,129 @@ def test_a_truncated_tar_is_named(root: Path, length: int) -> None:
 def test_a_folder_without_tars_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no \.tar below"):
         list(Tars(tmp_path).items())
+
+
+@dataclass
+class Member:
+    """One entry of a tar."""
+
+    name: str
+    data: bytes = b""
+    kind: bytes = tarfile.REGTYPE
+    target: str = ""
+
+
+def write_members(path: Path, members: list[Member], format: int = tarfile.GNU_FORMAT) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=format) as tar:
+        for member in members:
+            info = tarfile.TarInfo(member.name)
+            info.size, info.type, info.linkname = len(member.data), member.kind, member.target
+            tar.addfile(info, io.BytesIO(member.data))
+    return path
+
+
+def listed(root: Path, label_field: str | None = None) -> tuple[dict[str, str | None], dict[str, str]]:
+    """Labels of the images by key, each of which can be read; reasons of what is left out by place."""
+    source = Tars(root, label_field)
+    found = source.index("0.tar")
+    items = [item for item in found if isinstance(item, Item)]
+    assert all(source.read(item.place) in (*IMAGES.values(), b"mask") for item in items)
+    return {item.key: item.label for item in items}, {entry.place: entry.reason for entry in found if isinstance(entry, Skipped)}
+
+
+A, B, _ = IMAGES.values()
+LINK, SYMLINK = tarfile.LNKTYPE, tarfile.SYMTYPE
+
+
+@pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_links_long_names_and_versions(tmp_path: Path, format: int) -> None:
+    long = f"{'deep/' * 40}{'x' * 150}_é.jpg"
+    members = [
+        Member("d/a.jpg", A),
+        Member("d/hard.jpg", kind=LINK, target="d/a.jpg"),
+        Member("d/soft.jpg", kind=SYMLINK, target="../d/hard.jpg"),
+        Member("d/lost.jpg", kind=SYMLINK, target="/etc/a.jpg"),
+        Member("d/ring.jpg", kind=SYMLINK, target="ring.jpg"),
+        Member(long, B),
+        Member("./b.jpg", A),
+        Member("b.jpg", B),
+        Member("pipe.jpg", kind=tarfile.FIFOTYPE),
+        Member("../out.jpg", A),
+        Member("/root.jpg", A),
+    ]
+    write_members(tmp_path / "0.tar", members, format)
+    items, skipped = listed(tmp_path)
+    names = ["d/a", "d/hard", "d/soft", long.removesuffix(".jpg"), "b", "root"]
+    assert sorted(items) == sorted(f"0/{name}" for name in names)
+    assert skipped == {
+        "0.tar/d/lost.jpg": "a link to nothing in the archive",
+        "0.tar/d/ring.jpg": "a link to nothing in the archive",
+        "0.tar/b.jpg": "an earlier version of a file",
+        "0.tar/pipe.jpg": "no regular file",
+        "0.tar/../out.jpg": "its name leads out of the archive",
+    }
+
+
+def test_what_macos_adds_is_no_image(tmp_path: Path) -> None:
+    names = ["photos/._1.jpg", "photos/1.jpg", "__MACOSX/photos/._1.jpg", ".hidden/2.jpg", "./2.jpg"]
+    write_members(tmp_path / "0.tar", [Member(name, A if name[-5] in "12" else b"") for name in names])
+    assert listed(tmp_path) == ({"0/photos/1": None, "0/2": None}, {})
+
+
+def test_a_mask_is_not_taken_for_a_photograph(tmp_path: Path) -> None:
+    sample = [Member("a.jpg", A), Member("a.mask.png", b"mask"), Member("a.json", b'{"label": 1}'), Member("a.npy", b"x")]
+    write_members(tmp_path / "0.tar", sample)
+    skipped = {"0.tar/a.mask.png": "a second picture of a sample", "0.tar/a.npy": "no image (.npy)"}
+    assert listed(tmp_path, "label") == ({"0/a": "1"}, skipped)
+    write_members(tmp_path / "0.tar", [Member("a.left.jpg", A), Member("a.right.jpg", B), Member("a.json", b'{"label": 1}')])
+    with pytest.raises(UserError, match=r"several images of one sample, a\.left\.jpg and a\.right\.jpg beside a\.json"):
+        listed(tmp_path, "label")
+
+
+def test_dots_in_names_keep_labels_apart(tmp_path: Path) -> None:
+    names = [f"IMG_2019.05.{day}" for day in (1, 2)]
+    samples = [[Member(f"{name}.jpg", A), Member(f"{name}.json", facts(place=name))] for name in names]
+    write_members(tmp_path / "0.tar", [member for sample in samples for member in sample])
+    assert listed(tmp_path, "place")[0] == {f"0/{name.replace('.', '_')}": name for name in names}
+    assert len(listed(tmp_path)[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "message"),
+    [
+        (b"", "is no JSON"),
+        (b'{"label": "a', "is no JSON"),
+        ('{"label": "é"}'.encode("latin-1"), "is no JSON"),
+        (b"[" * 100_000, "is no JSON"),
+        (b'["a"]', "no field 'label'; it has: a list"),
+        (b"7", "no field 'label'; it has: a int"),
+        (b'{"label": ["a"]}', "a label is a text or a number"),
+    ],
+    ids=["empty", "cut", "latin", "deep", "list", "number", "list of labels"],
+)
+def test_sidecars_that_are_none_are_named(tmp_path: Path, sidecar: bytes, message: str) -> None:
+    write_members(tmp_path / "0.tar", [Member("a.jpg", A), Member("a.json", sidecar)])
+    with pytest.raises(UserError, match=rf"0\.tar/a\.json.*{message}"):
+        listed(tmp_path, "label")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data[: data.index(b"b.jpg")], "end mark is missing"),
+        (lambda data: data + data, "put together by cat"),
+        (lambda data: data.replace(b"00000001000\0", b"\x80\0\0\0\0\x04\0\0\0\0\0\0", 1), "no tar that can be read to its end"),
+        (lambda data: b"\x1f\x8b" + data, "no tar that can be read to its end"),
+    ],
+    ids=["between two members", "joined", "a petabyte", "compressed"],
+)
+def test_tars_that_do_not_end_where_they_should(tmp_path: Path, change: Callable[[bytes], bytes], message: str) -> None:
+    path = write_members(tmp_path / "0.tar", [Member("a.jpg", A[:512]), Member("b.jpg", B)])
+    data = path.read_bytes()
+    assert b"00000001000\0" in data
+    changed = change(data)
+    assert changed != data
+    path.write_bytes(changed)
+    with pytest.raises(UserError, match=message):
+        Tars(tmp_path).index("0.tar")
