@@ -27,7 +27,7 @@ from largescale.corpus.pixels import BadImageError
 from largescale.distributed import World
 from largescale.settings import UserError
 
-from .sources import Item, Source
+from .sources import Item, Skipped, Source
 from .sources.files import image_files
 from .sources.folder import Folder
 from .sources.layout import Request
@@ -181,5 +181,5 @@ class Tar(Tars):
 
     name: str = ""
 
-    def items(self) -> Iterator[Item]:
+    def items(self) -> Iterator[Item | Skipped]:
         yield from self.index(self.name)
