@@ -14,6 +14,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from largescale.corpus.cache import NoRoomError
 from largescale.corpus.config import StorageConfig
+from largescale.corpus.joined import open_joined
 from largescale.corpus.manifest import Manifest
 from largescale.corpus.storage import open_storage
 from largescale.settings import UserError
@@ -32,8 +33,14 @@ class Corpus:
         self._descriptors: OrderedDict[int, int] = OrderedDict()
 
     @staticmethod
-    def open(location: str, storage: StorageConfig | None = None) -> "Corpus":
-        return Corpus(Manifest.open(open_storage(location, storage or StorageConfig())))
+    def open(
+        location: str | Sequence[str], storage: StorageConfig | None = None, weights: Sequence[float] | None = None
+    ) -> "Corpus":
+        """The corpus at a folder or URL, or several of them as one (see `open_joined`)."""
+        config = storage or StorageConfig()
+        if isinstance(location, str):
+            return Corpus(Manifest.open(open_storage(location, config)))
+        return Corpus(open_joined(location, config, weights))
 
     def __reduce__(self) -> Any:
         return Corpus, (self.manifest,)

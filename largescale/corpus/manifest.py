@@ -250,6 +250,14 @@ class Manifest:
         return pairs
 
     @cached_property
+    def weights(self) -> np.ndarray | None:
+        """`(images,)` how often an image is drawn relative to others, where corpora were joined with weights; else None."""
+        weights = self.made.get("weights", [1.0])
+        if len(set(weights)) == 1:
+            return None
+        return np.repeat(np.array(weights), np.diff(self.made["images"]))
+
+    @cached_property
     def boxes(self) -> np.ndarray | None:
         """`(images, 4)` x0, y0, x1, y1 in stored pixels, NaN for an image without a box; None for a corpus without boxes."""
         if "boxes.arrow" not in self.files:

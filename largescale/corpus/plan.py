@@ -120,13 +120,13 @@ def shard_windows(manifest: Manifest, window: int | None, rng: np.random.Generat
 def _from_pairs(manifest: Manifest, config: TuplePlanConfig, rng: np.random.Generator) -> Drawn:
     assert manifest.pairs is not None
     query, positive = manifest.pairs["query"], manifest.pairs["positive"]
-    rows = _draw(manifest, len(query), config, rng)  # (Q,)
+    rows = _draw(manifest, len(query), config, rng, query)  # (Q,)
     return query[rows], positive[rows], None, len(query), 0
 
 
 def _from_candidates(manifest: Manifest, config: TuplePlanConfig, rng: np.random.Generator) -> Drawn:
     found = find_candidates(manifest, config)
-    rows = _draw(manifest, len(found.queries), config, rng)  # (Q,)
+    rows = _draw(manifest, len(found.queries), config, rng, found.queries)  # (Q,)
     place = rng.integers(found.lengths[rows]) if config.positive == "relaxed_inliers" else 0
     candidates = found.padded(rows) if config.positive == "descriptor" else None
     return found.queries[rows], found.positives[found.starts[rows] + place], candidates, len(found.queries), 0
@@ -139,15 +139,22 @@ def _from_labels(manifest: Manifest, config: TuplePlanConfig, rng: np.random.Gen
     starts, lengths = starts[several], lengths[several]
     ends = np.cumsum(lengths)
     available = int(lengths.sum())
-    rank = _draw(manifest, available, config, rng)  # (Q,)
+    images = None if manifest.weights is None else np.repeat(starts - (ends - lengths), lengths) + np.arange(available)
+    rank = _draw(manifest, available, config, rng, images)  # (Q,)
     run = np.searchsorted(ends, rank, side="right")
     place = rank - (ends - lengths)[run]
     other = (place + 1 + rng.integers(lengths[run] - 1)) % lengths[run]
     return starts[run] + place, starts[run] + other, None, available, single
 
 
-def _draw(manifest: Manifest, available: int, config: TuplePlanConfig, rng: np.random.Generator) -> np.ndarray:
-    """Random different numbers below `available`, as many as make whole steps."""
+def _draw(
+    manifest: Manifest, available: int, config: TuplePlanConfig, rng: np.random.Generator, images: np.ndarray | None
+) -> np.ndarray:
+    """Random different numbers below `available`, as many as make whole steps.
+
+    Args:
+        images: `(available,)` the query behind each number, for corpora with weights.
+    """
     count = min(config.per_epoch, available) // config.batch_size * config.batch_size
     if count == 0:
         raise UserError(
@@ -155,4 +162,7 @@ def _draw(manifest: Manifest, available: int, config: TuplePlanConfig, rng: np.r
             f"a step takes {config.batch_size}: nothing to train on; lower tuples.batch_size, or "
             "build the corpus with pairs or labels"
         )
-    return rng.choice(available, count, replace=False)
+    if manifest.weights is None or images is None:
+        return rng.choice(available, count, replace=False)
+    weights = manifest.weights[images]
+    return rng.choice(available, count, replace=False, p=weights / weights.sum())

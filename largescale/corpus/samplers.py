@@ -87,17 +87,19 @@ def _passes(manifest: Manifest, runs: Runs, config: LabelPlanConfig, rng: np.ran
 def _pass(manifest: Manifest, runs: Runs, config: LabelPlanConfig, rng: np.random.Generator) -> np.ndarray:
     """`(steps, P * K)`: each image of the labels about once, window after window."""
     window = shard_windows(manifest, config.shuffle_window, rng)[manifest.shard[runs.ids[runs.starts]]]
-    parts = [_batches(runs.labels(window == w), config, rng) for w in range(window.max(initial=0) + 1)]
+    parts = [_batches(manifest, runs.labels(window == w), config, rng) for w in range(window.max(initial=0) + 1)]
     return np.concatenate(parts)
 
 
-def _batches(runs: Runs, config: LabelPlanConfig, rng: np.random.Generator) -> np.ndarray:
+def _batches(manifest: Manifest, runs: Runs, config: LabelPlanConfig, rng: np.random.Generator) -> np.ndarray:
     """`(steps, P * K)` from the labels of one window."""
     P, K = config.classes_per_batch, config.images_per_class
     runs = runs.labels(rng.permutation(len(runs.starts)))
     chunks = np.maximum(runs.lengths // K, 1)
     if config.balance == "labels":
         chunks = np.full_like(chunks, max(1, round(chunks.mean())))
+    if manifest.weights is not None:
+        runs, chunks = _weighted(manifest.weights, runs, chunks, rng)
     steps, chunks = _whole_batches(chunks, P)
     if steps == 0:
         return np.empty((0, P * K), np.int64)
@@ -106,6 +108,13 @@ def _batches(runs: Runs, config: LabelPlanConfig, rng: np.random.Generator) -> n
     place = (number[:, None] * K + np.arange(K)) % runs.lengths[run][:, None]  # (steps * P, K)
     images = _shuffled(runs, rng)[(np.cumsum(runs.lengths) - runs.lengths)[run][:, None] + place]
     return images[_spread(run.reshape(P, steps), rng)].reshape(steps, P * K)
+
+
+def _weighted(weights: np.ndarray, runs: Runs, chunks: np.ndarray, rng: np.random.Generator) -> tuple[Runs, np.ndarray]:
+    """Chunks of each label times the weight of its corpus, relative to the largest; fractions are drawn."""
+    share = weights[runs.ids[runs.starts]] / weights.max()
+    chunks = (chunks * share + rng.random(len(chunks))).astype(chunks.dtype)
+    return runs.labels(chunks > 0), chunks[chunks > 0]
 
 
 def _whole_batches(chunks: np.ndarray, P: int) -> tuple[int, np.ndarray]:

@@ -37,7 +37,7 @@ def build_trainer(
     Raises:
         UserError: what would stop the run later: corpus, settings, memory or disk that do not fit.
     """
-    corpus = Corpus.open(config.corpus or default_corpus(), config.storage)
+    corpus = Corpus.open(config.corpus or default_corpus(), config.storage, config.corpus_weights)
     signal = StopSignal(world)
     torch.manual_seed(config.seed)  # all ranks begin with the same weights
     network = build_network(config.model)

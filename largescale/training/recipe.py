@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from largescale.config import read_yaml
 from largescale.corpus.config import BadImagesConfig, ImagesConfig, LabelPlanConfig, LoaderConfig, StorageConfig, TuplePlanConfig
@@ -92,8 +92,11 @@ class TrainConfig(Settings):
     """Folder of the run directories."""
     seed: NonNegativeInt = 0
     """Of the initial weights, the order of the data and the augmentation."""
-    corpus: Location | None = None
-    """Folder or URL of the training corpus; null: the one under data/, or where there is none the embedded demo corpus."""
+    corpus: Location | tuple[Location, ...] | None = None
+    """Folder or URL of the training corpus; null: the one under data/, or where there is none the embedded demo corpus. Several,
+    [a, b], train as one: their labels are kept apart."""
+    corpus_weights: tuple[PositiveFloat, ...] | None = None
+    """How often an image of each of several corpora is drawn, relative to the others. null: each image alike."""
     epochs: PositiveInt = 10
     """Passes over the plan of an epoch."""
     storage: StorageConfig = StorageConfig()

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from pydantic import PositiveFloat
+
 from largescale.config import check, read_yaml
 from largescale.corpus.config import BadImagesConfig, ImagesConfig, LoaderConfig, StorageConfig, TuplePlanConfig
 from largescale.corpus.corpus import Corpus
@@ -23,7 +25,8 @@ class RunSettings(Settings):
 
     name: RunName
     seed: int
-    corpus: Location | None
+    corpus: Location | tuple[Location, ...] | None
+    corpus_weights: tuple[PositiveFloat, ...] | None = None
     epochs: int
     storage: StorageConfig
     images: ImagesConfig
@@ -52,7 +55,7 @@ class RunSettings(Settings):
         return check(RunSettings, {name: values[name] for name in RunSettings.model_fields if name in values})
 
     def open(self) -> Corpus:
-        return Corpus.open(self.corpus or default_corpus(), self.storage)
+        return Corpus.open(self.corpus or default_corpus(), self.storage, self.corpus_weights)
 
     def plan(self, corpus: Corpus, epoch: int) -> Tuples:
         """The queries of an epoch."""
