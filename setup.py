@@ -12,5 +12,6 @@ setup(
         "largescale": ["py.typed", "**/*.pyi"],
         "largescale.configs": ["**/*.yaml"],
         "largescale.evaluation.report": ["templates/*"],
+        "largescale.search.server": ["page/*"],
     },
 )

@@ -11,9 +11,10 @@ from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
 # what every member would import again, seconds each time
-_PRELOAD = ["torch", "torch._dynamo", "torch.distributed.checkpoint", "torch.nn.parallel", "largescale.distributed", "pytest"]
-_PRELOAD += ["shards.shard", "shards.verify", "timm", "largescale.mining.service.service", "largescale.training.recipe"]
-_context.set_forkserver_preload(_PRELOAD)
+PRELOAD = ["torch", "torch._dynamo", "torch.distributed.checkpoint", "torch.nn.parallel", "largescale.distributed", "pytest"]
+PRELOAD += ["largescale.search.index"]
+PRELOAD += ["shards.shard", "shards.verify", "timm", "largescale.mining.service.service", "largescale.training.recipe"]
+_context.set_forkserver_preload(PRELOAD)
 
 
 def free_port() -> int:

@@ -1,0 +1,157 @@
+"""Rows that were written together: their descriptors, and a table of what is known of their pictures. Never changed.
+
+n rows, D dimensions.
+"""
+
+import errno
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+
+from largescale.commit import committed_directory, committed_file, read_array, write_array
+from largescale.search.manifest import Entry
+from largescale.settings import UserError
+
+ROWS, TABLE = "rows.npy", "table.arrow"
+SCHEMA = pa.schema(
+    {
+        "key": pa.large_string(),
+        "label": pa.large_string(),
+        "path": pa.large_string(),
+        "size": pa.int64(),
+        "modified": pa.int64(),
+        "width": pa.int32(),
+        "height": pa.int32(),
+        "thumbnail": pa.large_binary(),
+    }
+)
+"""A row's name, unique in an index; its label or null; its file or null, the bytes of that, when it was changed (ns), its size in
+pixels; a small JPEG or null."""
+AT_ONCE = 2**14
+
+
+def table_of(columns: Mapping[str, Any]) -> pa.Table:
+    """The table of rows of which these columns, `(n,)` each, are known."""
+    count = len(columns["key"])
+    known = {field.name: columns.get(field.name) for field in SCHEMA}
+    arrays = [
+        pa.nulls(count, SCHEMA.field(name).type) if x is None else pa.array(x, SCHEMA.field(name).type)
+        for name, x in known.items()
+    ]
+    return pa.table(arrays, schema=SCHEMA)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """An opened segment; files are mapped, and shared by all processes that read them. They may be deleted from now on."""
+
+    entry: Entry
+    folder: Path
+    rows: np.ndarray
+    """`(n, D)` float32."""
+    table: pa.Table
+    """`(n,)` each of `SCHEMA`."""
+    removed: np.ndarray
+    """Numbers of the rows that are removed, in increasing order."""
+
+    @staticmethod
+    def open(folder: Path, entry: Entry) -> "Segment":
+        """
+        Raises:
+            UserError: a file is not of the size that it had.
+        """
+        for name, size in entry.files.items():
+            found = (folder / name).stat().st_size
+            if found != size:
+                raise UserError(f"{folder / name} has {found:,} bytes, expected {size:,}: it was altered; build the index again")
+        rows, table = np.load(folder / ROWS, mmap_mode="r"), pa.ipc.open_file(pa.memory_map(str(folder / TABLE))).read_all()
+        return Segment(entry, folder, rows, table, read_array(folder / entry.removed) if entry.removed else np.empty(0, np.int64))
+
+    @cached_property
+    def live(self) -> np.ndarray:
+        """`(n,)` whether a row is there."""
+        live = np.ones(self.entry.rows, bool)
+        live[self.removed] = False
+        return live
+
+    def read_lists(self) -> Any:
+        """The segment's part of an approximate index; mapped where FAISS can."""
+        assert self.entry.lists is not None
+        path = str(self.folder / self.entry.lists)
+        try:
+            return faiss.read_index(path, faiss.IO_FLAG_MMAP)
+        except RuntimeError:  # a kind of index that FAISS only reads whole
+            return faiss.read_index(path)
+
+    def pieces(self) -> Iterator[tuple[np.ndarray, pa.Table]]:
+        """The rows that are there, and their part of the table, some at a time."""
+        for start in range(0, self.entry.rows, AT_ONCE):
+            kept = np.flatnonzero(self.live[start : start + AT_ONCE])
+            rows, table = self.rows[start : start + AT_ONCE], self.table.slice(start, AT_ONCE)
+            yield (rows, table) if len(kept) == len(rows) else (rows[kept], table.take(kept))
+
+
+def write_segment(folder: Path, parts: Sequence[Segment], rows: np.ndarray, table: pa.Table) -> Entry:
+    """A new segment: the rows that are left of other segments, then new ones `(n, D)`."""
+    count = sum(part.entry.live for part in parts) + len(rows)
+    largest = 0.0
+    with (
+        committed_directory(folder) as partial,
+        (partial / ROWS).open("wb") as file,
+        pa.OSFile(str(partial / TABLE), "wb") as sink,
+        pa.ipc.new_file(sink, SCHEMA) as out,
+    ):
+        np.lib.format.write_array_header_2_0(file, _header(count, rows.shape[1]))  # type: ignore[arg-type]
+        for piece, of_table in _pieces(parts, rows, table):
+            file.write(np.ascontiguousarray(piece).data)
+            out.write_table(of_table)
+            largest = max(largest, float(np.sqrt(np.einsum("nd,nd->n", piece, piece).max(initial=0))))
+    return Entry(folder.name, count, largest, {name: (folder / name).stat().st_size for name in (ROWS, TABLE)})
+
+
+def _pieces(parts: Sequence[Segment], rows: np.ndarray, table: pa.Table) -> Iterator[tuple[np.ndarray, pa.Table]]:
+    for part in parts:
+        yield from part.pieces()
+    yield rows, table
+
+
+def _header(rows: int, dim: int) -> dict[str, Any]:
+    return {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)}
+
+
+def write_removed(folder: Path, number: str, removed: np.ndarray) -> tuple[str, int]:
+    """The file of a segment's removed rows, and its bytes."""
+    path = folder / f"removed-{number}.npy"
+    write_array(path, removed)
+    return path.name, path.stat().st_size
+
+
+def write_faiss(path: Path, index: Any) -> int:
+    """A FAISS index as a file; its bytes."""
+    with committed_file(path) as temporary, temporary.open("wb") as file:
+        # FAISS's own writer does not tell when the disk is full before the file is closed
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
+    return path.stat().st_size
+
+
+@contextmanager
+def room_on_disk(folder: Path) -> Iterator[None]:
+    """A full disk, said as a sentence."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        number = getattr(error, "errno", None)
+        if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise UserError(
+            f"{folder}: {os.strerror(number)} while writing, so this part was not added; what was there is unchanged: make room "
+            "and run the same command again"
+        ) from None
