@@ -183,6 +183,22 @@ class TrainConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _statistics_of_the_whole_step(self) -> "TrainConfig":
+        if self.model.freeze_batchnorm:
+            return self
+        if self.engine.gradient_accumulation > 1:
+            raise ValueError(
+                f"engine.gradient_accumulation={self.engine.gradient_accumulation} with model.freeze_batchnorm=false: the "
+                "statistics of a step would be those of its parts; use model.freeze_batchnorm=true or no accumulation"
+            )
+        if self.engine.kind == "deepspeed" and self.engine.zero_stage == 3:
+            raise ValueError(
+                "engine.zero_stage=3 with model.freeze_batchnorm=false: ranks collect the weights of a layer as they come to it, "
+                "and would wait there for each other's statistics; use engine.zero_stage=2 or model.freeze_batchnorm=true"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _stored_negatives_are_pairs(self) -> "TrainConfig":
         stored = 0 if self.mining is None else self.mining.stored
         if stored and self.loss.name == "quadruplet":

@@ -17,7 +17,7 @@ from largescale.training import preflight
 from largescale.training.callbacks.base import Callback
 from largescale.training.checkpoint import Checkpoint, Checkpoints
 from largescale.training.engine.ema import WeightAverage
-from largescale.training.engine.engine import Engine, share_statistics
+from largescale.training.engine.engine import Engine
 from largescale.training.engine.optim import rate_factor
 from largescale.training.engine.optimizer_state import Tensors
 from largescale.training.planning.planners import EpochPlan, Planner, step_seed
@@ -50,9 +50,7 @@ class Trainer:
 
     def evaluated_model(self) -> RetrievalNet:
         """What is evaluated and mined with, the same on every rank: the weights, or their average. Every rank calls this."""
-        network = self.engine.network() if self.average is None else self.average.network
-        share_statistics(network)
-        return cast(RetrievalNet, network)
+        return cast(RetrievalNet, self.engine.network() if self.average is None else self.average.network)
 
     @property
     def finished(self) -> bool:
@@ -146,11 +144,8 @@ class Trainer:
 
     def tensors(self) -> Tensors:
         """Every tensor that a checkpoint keeps, the same on every rank."""
-        share_statistics(self.engine.module)
-        if self.average is None:
-            return self.engine.state()
-        share_statistics(self.average.network)
-        return self.engine.state() | self.average.state()
+        state = self.engine.state()
+        return state if self.average is None else state | self.average.state()
 
     def state(self) -> dict[str, Any]:
         """Everything but tensors that a checkpoint keeps."""

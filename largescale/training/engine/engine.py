@@ -17,8 +17,6 @@ from largescale.training.engine.optim import build_optimizer, set_rates
 from largescale.training.engine.optimizer_state import Moments, Tensors, WholeMoments, copied, part
 from largescale.training.engine.step_module import Batch, StepModule
 
-BATCH_NORM = nn.modules.batchnorm._BatchNorm
-
 
 class Update(NamedTuple):
     """What `Engine.step` did; the same on every rank."""
@@ -60,18 +58,6 @@ def shared_objective(objective: Tensor) -> Tensor:
     total = objective.detach().clone()
     dist.all_reduce(total)
     return total / dist.get_world_size()
-
-
-def share_statistics(module: nn.Module) -> None:
-    """The running statistics of batch normalization that learns, which each rank has from its own images, become their mean.
-
-    They are moving averages and so linear: it does not matter when, and how often, their mean is taken.
-    """
-    learning = {name for name, layer in module.named_modules() if isinstance(layer, BATCH_NORM) and layer.training}
-    for name, statistic in module.named_buffers():
-        if name.rpartition(".")[0] in learning and statistic.is_floating_point():
-            dist.all_reduce(statistic)
-            statistic /= dist.get_world_size()
 
 
 def poisoned(objective: Tensor, shared: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from largescale.distributed import World, gather_with_gradient
 from largescale.losses.config_base import Objective
 from largescale.models.contract import Contract
 from largescale.precision import Resolved, autocast
+from largescale.training.engine.batch_statistics import learning_layers, run_together
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,11 @@ class StepModule(nn.Module):
         """Descriptors `(B_r, D)` in fp32, in the order of the plan; again the same, where layers draw random numbers."""
         torch.manual_seed(batch.seed + self.world.rank)
         repeated = [batch.groups[0][:1]] * (batch.passes - len(batch.groups))
-        rows = [self._run(images) for images in (*batch.groups, *repeated)]
+        learning = learning_layers(self.net)
+        if learning:
+            rows = run_together(self._run, learning, batch.groups)
+        else:
+            rows = [self._run(images) for images in (*batch.groups, *repeated)]
         return torch.cat(rows)[torch.cat(batch.places).argsort()]
 
     def _run(self, images: Tensor) -> Tensor:

@@ -1,0 +1,163 @@
+"""Batch normalization that learns: its statistics are those of all images of a step, over their shapes and over ranks.
+
+Images of different shapes cannot go through the network together, so the groups of a step take turns: each runs to its next
+batch normalization and waits there until the moments of all groups and ranks are put together. So neither the number of ranks,
+nor how a step falls into groups, changes what is learned.
+
+G groups, R ranks, b images of a group, C channels.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Condition
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from largescale.distributed import gather_with_gradient
+
+BATCH_NORM = nn.modules.batchnorm._BatchNorm
+Moments = tuple[Tensor, Tensor, Tensor]
+"""Numbers per channel `(1,)`, their means `(C,)` and variances `(C,)`."""
+
+
+def learning_layers(module: nn.Module) -> list[BATCH_NORM]:
+    """Batch normalization that is in training mode."""
+    return [layer for layer in module.modules() if isinstance(layer, BATCH_NORM) and layer.training]
+
+
+def run_together(run: Callable[[Tensor], Tensor], layers: Sequence[BATCH_NORM], groups: Sequence[Tensor]) -> list[Tensor]:
+    """`run(group)` of each group, batch normalization with the statistics of all groups of all ranks.
+
+    Args:
+        run: called in threads, of which one is at work at a time.
+        layers: the batch normalization that it goes through.
+    """
+    turns, device = _Turns(len(groups)), groups[0].device
+    before = [int(layer.num_batches_tracked) for layer in layers if layer.num_batches_tracked is not None]
+
+    def take(number: int, grad: bool) -> Tensor:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        with turns.taken_by(number), torch.set_grad_enabled(grad), _Intercepted(turns, number):
+            return run(groups[number])
+
+    with ThreadPoolExecutor(len(groups)) as pool:
+        futures = [pool.submit(take, number, torch.is_grad_enabled()) for number in range(len(groups))]
+    if turns.failed is not None:
+        raise turns.failed
+    counted = [layer.num_batches_tracked for layer in layers if layer.num_batches_tracked is not None]
+    for count, old in zip(counted, before, strict=True):
+        count.fill_(old + 1)  # a step counts once, however many groups it has
+    return [future.result() for future in futures]
+
+
+class _Turns:
+    """One group runs at a time, each up to its next batch normalization: the order does not depend on the machine."""
+
+    def __init__(self, groups: int) -> None:
+        self.groups, self.turn = groups, 0
+        self.failed: BaseException | None = None
+        self.changed = Condition()
+        self.calls = [0] * groups
+        self.moments: dict[int, list[Moments]] = defaultdict(list)
+        self.found: dict[int, Moments] = {}
+
+    @contextmanager
+    def taken_by(self, group: int) -> Iterator[None]:
+        self._wait(group)
+        try:
+            yield
+        except BaseException as error:
+            self.failed = self.failed or error
+            raise
+        finally:
+            self._pass_on(group)
+
+    def moments_of_all(self, group: int, own: Moments) -> Moments:
+        """Of the images of all groups and ranks, at the layer that the group has come to."""
+        call, self.calls[group] = self.calls[group], self.calls[group] + 1
+        self.moments[call].append(own)
+        if group == self.groups - 1:
+            self.found[call] = _of_all_ranks(_together(self.moments.pop(call)))
+        self._pass_on(group)
+        self._wait(group)
+        return self.found.pop(call) if group == self.groups - 1 else self.found[call]
+
+    def _wait(self, group: int) -> None:
+        with self.changed:
+            self.changed.wait_for(lambda: self.turn == group or self.failed is not None)
+        if self.failed is not None:
+            raise RuntimeError("another group of the step failed") from self.failed
+
+    def _pass_on(self, group: int) -> None:
+        with self.changed:
+            self.turn = (group + 1) % self.groups
+            self.changed.notify_all()
+
+
+class _Intercepted(TorchFunctionMode):
+    """Every kind of batch normalization layer, timm's too, ends in one function of torch: that is what is replaced."""
+
+    def __init__(self, turns: _Turns, group: int) -> None:
+        super().__init__()
+        self.turns, self.group = turns, group
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is functional.batch_norm:
+            values = dict(zip(ARGUMENTS, args, strict=False)) | (kwargs or {})
+            if values.get("training"):
+                return self._normalized(**values)
+        return func(*args, **(kwargs or {}))
+
+    def _normalized(
+        self,
+        input: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = True,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
+        count, mean, variance = self.turns.moments_of_all(self.group, _moments(x))
+        if running_mean is not None and running_var is not None and self.group == 0:
+            with torch.no_grad():
+                running_mean.lerp_(mean.to(running_mean), momentum)
+                running_var.lerp_((variance * count / (count - 1)).to(running_var), momentum)
+        scale = (variance + eps).rsqrt() if weight is None else weight * (variance + eps).rsqrt()
+        shift = -mean * scale if bias is None else bias - mean * scale
+        shape = (1, -1) + (1,) * (x.ndim - 2)
+        return torch.addcmul(shift.view(shape), x, scale.view(shape)).to(input.dtype)
+
+
+ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+"""Of `torch.nn.functional.batch_norm`, in their order."""
+
+
+def _moments(x: Tensor) -> Moments:
+    """Of a group's `(b, C, ...)`."""
+    axes = [axis for axis in range(x.ndim) if axis != 1]
+    variance, mean = torch.var_mean(x, axes, correction=0)
+    return x.new_tensor([x.numel() // x.shape[1]]), mean, variance
+
+
+def _together(parts: Sequence[Moments]) -> Moments:
+    """Of several sets of numbers, those of their union (Chan 1979)."""
+    counts, means, variances = (torch.stack(column) for column in zip(*parts, strict=True))  # (G, 1), (G, C), (G, C)
+    total = counts.sum(0)
+    mean = (counts * means).sum(0) / total
+    return total, mean, (counts * (variances + (means - mean) ** 2)).sum(0) / total
+
+
+def _of_all_ranks(own: Moments) -> Moments:
+    rows = gather_with_gradient(torch.cat(own)[None])  # (R, 1 + 2 C)
+    channels = len(own[1])
+    return _together([tuple(row.split([1, channels, channels])) for row in rows])  # type: ignore[misc]

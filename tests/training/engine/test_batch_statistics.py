@@ -1,0 +1,135 @@
+"""Batch normalization that learns sees the images of the whole step: over their shapes, over ranks, on both engines."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+
+from largescale.distributed import World
+from largescale.models.contract import Contract
+from largescale.training.config import EngineConfig, OptimConfig
+from largescale.training.engine.batch_statistics import learning_layers, run_together
+from largescale.training.engine.engine import build_engine
+from largescale.training.engine.step_module import StepModule
+from tests.training.small import ProxyLoss, label_batches, train
+from tests.world import run_world
+
+STEPS = range(3)
+
+
+class _Net(nn.Module):
+    """Two layers, one of timm's kind, on two branches."""
+
+    contract = Contract()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 7, 3), BatchNormAct2d(7)
+        self.second, self.other = nn.Conv2d(7, 5, 1), nn.BatchNorm2d(5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.norm(self.first(images))
+        return nn.functional.normalize((self.other(self.second(x)) + x[:, :5]).mean((2, 3)))
+
+
+class _Module(StepModule):
+    """In double precision."""
+
+    def _run(self, images: Tensor) -> Tensor:
+        return self.net(self.contract.normalize(images, torch.float64))
+
+
+def _module(world: World) -> StepModule:
+    torch.manual_seed(3)
+    return _Module(_Net().double(), ProxyLoss().double(), world)
+
+
+def _gradient(world: World) -> dict[str, np.ndarray]:
+    """Of the first step, averaged over ranks as engines do; and the running statistics after it."""
+    module = _module(world)
+    [batch] = label_batches(world, 0)
+    module(batch).backward()
+    found = {name: parameter.grad for name, parameter in module.named_parameters()}
+    for gradient in found.values():
+        torch.distributed.all_reduce(gradient)
+        gradient /= world.size
+    return {name: x.numpy() for name, x in (found | dict(module.net.named_buffers())).items()}
+
+
+def _plain() -> dict[str, np.ndarray]:
+    """One process and no module: every activation of the 20 images, of both shapes, as one list of pixels."""
+    torch.manual_seed(3)
+    net, loss = _Net().double(), ProxyLoss().double()
+    world = World(0, 1, 0, 1, torch.device("cpu"), None)
+    [batch] = label_batches(world, 0)
+    maps = [net.first(net.contract.normalize(group, torch.float64)) for group in batch.groups]
+    maps = [x.relu() for x in _normalized(net.norm, maps)]
+    outs = _normalized(net.other, [net.second(x) for x in maps])
+    rows = torch.cat([nn.functional.normalize((y + x[:, :5]).mean((2, 3))) for x, y in zip(maps, outs, strict=True)])
+    loss(rows[torch.cat(batch.places).argsort()], batch.labels).backward()
+    found = {f"net.{name}": parameter.grad for name, parameter in net.named_parameters()}
+    return {name: x.numpy() for name, x in (found | {"loss.proxies": loss.proxies.grad} | dict(net.named_buffers())).items()}
+
+
+def _normalized(layer: nn.modules.batchnorm._BatchNorm, maps: list[Tensor]) -> list[Tensor]:
+    pixels = torch.cat([x.permute(0, 2, 3, 1).flatten(0, 2) for x in maps])  # (pixels of all images, C)
+    done = nn.functional.batch_norm(
+        pixels, layer.running_mean, layer.running_var, layer.weight, layer.bias, True, layer.momentum, layer.eps
+    )
+    layer.num_batches_tracked += 1
+    parts = done.split([x.numel() // x.shape[1] for x in maps])
+    return [part.unflatten(0, (len(x), *x.shape[2:])).permute(0, 3, 1, 2) for part, x in zip(parts, maps, strict=True)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_gradient_and_statistics_are_those_of_the_whole_step(size: int) -> None:
+    expected = _plain()
+    for found in run_world(size, _gradient):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-10, atol=1e-13, err_msg=name)
+
+
+def _both_engines(world: World, file: Path) -> list[dict[str, np.ndarray]]:
+    states = []
+    for kind, stage in (("ddp", 1), ("deepspeed", 0), ("deepspeed", 2)):
+        torch.manual_seed(3)
+        module = StepModule(_Net(), ProxyLoss(), world)
+        config = EngineConfig(kind=kind, zero_stage=stage, deepspeed_config=file if kind == "deepspeed" else None)
+        engine = build_engine(config, OptimConfig(lr=1e-2), module)
+        train(engine, STEPS)
+        states.append({name: x.numpy() for name, x in engine.state().items() if name.startswith("model.")})
+    return states
+
+
+def test_engines_agree(tmp_path: Path) -> None:
+    (tmp_path / "deepspeed.json").write_text(json.dumps({"wall_clock_breakdown": False}))
+    first, second = run_world(2, _both_engines, tmp_path / "deepspeed.json")
+    for states in (first, second):
+        for state in states:
+            for name, value in first[0].items():
+                np.testing.assert_allclose(state[name], value, rtol=2e-4, atol=2e-6, err_msg=name)
+    for name, value in first[0].items():  # ranks hold the same bits, so a checkpoint of one is that of all
+        np.testing.assert_array_equal(second[0][name], value, err_msg=name)
+
+
+def _failing(world: World) -> str:
+    def run(images: Tensor) -> Tensor:
+        if images.shape[2] == 6:
+            raise ValueError("a kernel fails")
+        return net(images)
+
+    net = _Net()
+    try:
+        run_together(run, learning_layers(net), [torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 6, 10), torch.zeros(1, 3, 9, 9)])
+    except ValueError as error:
+        return str(error)
+    return "nothing"
+
+
+def test_a_group_that_fails_ends_the_step() -> None:
+    assert run_world(1, _failing) == ["a kernel fails"]
