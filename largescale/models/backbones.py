@@ -12,25 +12,31 @@ from largescale.models.contract import Contract
 from largescale.models.plugins import plugged_backbone
 from largescale.models.timm_backbones import TimmBackbone, timm_backbone, timm_model
 from largescale.models.tokens import Tokens
-from largescale.models.torchvision_backbones import torchvision_backbone, torchvision_model
+from largescale.models.torchvision_backbones import TorchvisionTransformer, torchvision_backbone, torchvision_model
 from largescale.settings import UserError
 
 
-def build_backbone(name: str, tokens: Tokens = "map") -> tuple[nn.Module, Contract]:
+def build_backbone(name: str, tokens: Tokens = "map", drop_path: float = 0.0) -> tuple[nn.Module, Contract]:
     """A backbone with random weights, and its contract as published; `borne` finds out which sizes it bears.
 
     Args:
         name: a name of torchvision, `timm:NAME`, or `package.module:function` of one's own.
         tokens: which tokens of a transformer make its map.
+        drop_path: stochastic depth, of timm's models.
 
     Raises:
         UserError: there is no such model, or the backbone has no class token.
     """
     if name.startswith("timm:"):
-        return timm_backbone(name.removeprefix("timm:"), tokens)
+        return timm_backbone(name.removeprefix("timm:"), tokens, drop_path)
     if ":" in name:
         return plugged_backbone(name, tokens)
     return torchvision_backbone(name, tokens)
+
+
+def gives_tokens(backbone: nn.Module) -> bool:
+    """Whether it is a transformer whose map is made of its patches' tokens."""
+    return isinstance(backbone, TorchvisionTransformer) or (isinstance(backbone, TimmBackbone) and backbone.gives_tokens)
 
 
 def source_keys(name: str) -> set[str]:

@@ -3,12 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from largescale.models.backbones import build_backbone, download_weights, named_as_published, source_keys
+from largescale.models.backbones import build_backbone, download_weights, gives_tokens, named_as_published, source_keys
 from largescale.models.config import ModelConfig
+from largescale.models.layers import freeze_layers
+from largescale.models.lora import add_adapters
 from largescale.models.network import ONE_CELL, RetrievalNet
 from largescale.models.probe import borne
 from largescale.models.tokens import Tokens
 from largescale.models.weights import FORMAT, State, Weights, load_exactly, load_weights, read_pickle, read_safetensors
+from largescale.settings import UserError
 
 
 def build_network(config: ModelConfig) -> RetrievalNet:
@@ -17,9 +20,21 @@ def build_network(config: ModelConfig) -> RetrievalNet:
     Raises:
         UserError: the weights do not fit the backbone, or cannot be downloaded.
     """
-    backbone, published = build_backbone(config.backbone, _tokens(config))
-    net = RetrievalNet(config, backbone, borne(backbone, published, config.backbone))
+    backbone, published = build_backbone(config.backbone, _tokens(config), config.drop_path)
+    contract = borne(backbone, published, config.backbone)
+    if config.pooling in (None, "gem") and gives_tokens(backbone):
+        _refuse_gem(config)
+        config = config.model_copy(update={"pooling": "own"})
+        backbone, published = build_backbone(config.backbone, "own", config.drop_path)
+        contract = borne(backbone, published, config.backbone)
+    elif config.pooling is None:
+        config = config.model_copy(update={"pooling": "gem"})
+    net = RetrievalNet(config, backbone, contract)
     _initialize(net, config.weights)
+    if config.freeze and config.unfreeze_at is None:
+        freeze_layers(net, config.freeze)
+    if config.lora is not None:
+        add_adapters(net.backbone, config.lora)
     return net
 
 
@@ -46,7 +61,15 @@ def restored(weights: Weights, source: str) -> RetrievalNet:
 
 
 def _tokens(config: ModelConfig) -> Tokens:
-    return ONE_CELL.get(config.pooling, "map")
+    return ONE_CELL.get(config.pooling or "", "map")
+
+
+def _refuse_gem(config: ModelConfig) -> None:
+    if config.pooling == "gem" or (config.gem_p, config.gem_exponent) != (3.0, "learned"):
+        raise UserError(
+            f"pooling=gem of {config.backbone}: about half of the numbers in the tokens of a transformer are negative, and GeM "
+            "takes them for 0; use pooling=own, class_token, class_mean, spoc or mac, or leave it out"
+        )
 
 
 def _initialize(net: RetrievalNet, source: str) -> None:

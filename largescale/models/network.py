@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from largescale.models.config import Metric, ModelConfig, Pooling
 from largescale.models.contract import Contract
@@ -68,8 +69,13 @@ class RetrievalNet(nn.Module):
     def describe(self, features: torch.Tensor) -> torch.Tensor:
         """`(B, C, H / s, W / s) -> (B, D)`: what follows the backbone."""
         with torch.autocast(features.device.type, enabled=False):
-            x = self._scaled(self.pool(features.to(torch.promote_types(features.dtype, torch.float32))))
-            return x if self.projection is None else self._scaled(self.projection(x))
+            x = self.pool(features.to(torch.promote_types(features.dtype, torch.float32)))
+            x = functional.layer_norm(x, x.shape[1:]) if self.config.layer_norm else self._scaled(x)
+            if self.projection is not None:
+                x = self.projection(x)
+            elif not self.config.layer_norm:
+                return x
+            return self._scaled(x)
 
     def pooled(self, pooling: Pooling) -> "RetrievalNet":
         """The same backbone, not a copy, under another pooling and without projection; its own pooling as it is learned.
@@ -104,4 +110,4 @@ def _build_pool(config: ModelConfig, channels: int) -> nn.Module:
     if config.pooling == "gem":
         per_channel = config.gem_exponent == "per_channel"
         return GeM(config.gem_p, learned=config.gem_exponent != "fixed", channels=channels if per_channel else 1)
-    return {"mac": MAC, "rmac": RMAC}.get(config.pooling, SPoC)()
+    return {"mac": MAC, "rmac": RMAC}.get(config.pooling or "", SPoC)()

@@ -28,27 +28,27 @@ def timm_model(name: str, **options: Any) -> Any:
     return timm.create_model(name, **options)
 
 
-def timm_backbone(name: str, tokens: Tokens) -> tuple[nn.Module, Contract]:
+def timm_backbone(name: str, tokens: Tokens, drop_path: float = 0.0) -> tuple[nn.Module, Contract]:
     """A backbone with random weights, and what its published weights were trained on.
 
     Raises:
         UserError: timm has no such model, or it has no class token and one is asked for.
     """
-    model = _at_any_size(name)
+    model = _at_any_size(name, {"drop_path_rate": drop_path} if drop_path else {})
     backbone = TimmBackbone(model, tokens)
     if tokens in ("class_token", "class_mean") and not backbone.has_class_token:
         raise UserError(f"timm:{name} has no class token; choose another pooling or another backbone")
     return backbone, _published(model.pretrained_cfg, backbone.prefix)
 
 
-def _at_any_size(name: str) -> Any:
+def _at_any_size(name: str, more: dict[str, Any]) -> Any:
     for options in ANY_SIZE:
         try:
-            return timm_model(name, num_classes=0, **options)
+            return timm_model(name, num_classes=0, **options, **more)
         except TypeError as error:
             if "unexpected keyword" not in str(error):
                 raise
-    raise AssertionError("a model takes no options at all")
+    raise UserError(f"timm:{name} does not know {', '.join(more)}: model.drop_path must be 0")
 
 
 def _published(preset: dict[str, Any], prefix: int) -> Contract:
@@ -68,6 +68,8 @@ class TimmBackbone(nn.Module):
         super().__init__()
         self.model, self.tokens = model, tokens
         self.prefix: int = getattr(model, "num_prefix_tokens", 0)
+        self.gives_tokens = False
+        """Known once it has seen an image."""
         self.channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
 
     @property
@@ -76,6 +78,7 @@ class TimmBackbone(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         features = self.model.forward_features(images)
+        self.gives_tokens = features.ndim == 3
         if self.tokens == "own":
             return self.model.forward_head(features, pre_logits=True).flatten(1)[:, :, None, None]
         if features.ndim == 3:  # (B, T, C)

@@ -16,6 +16,7 @@ import torch
 
 from largescale.models.config import ModelConfig
 from largescale.models.contract import Contract
+from largescale.models.lora import merged
 from largescale.models.network import RetrievalNet
 from largescale.settings import UserError
 from largescale.tensors import read_tensors, write_tensors
@@ -34,16 +35,19 @@ class Weights(NamedTuple):
 
 
 def save_weights(net: RetrievalNet, path: Path, metadata: Mapping[str, Any], state: State | None = None) -> None:
-    """Write the interchange file, atomically.
+    """Write the interchange file, atomically; adapters are merged into the weights.
 
     Args:
         metadata: anything JSON can hold, for instance the step and the fingerprint of the corpus.
         state: the tensors in place of the network's own, under the same names: an average, or what an engine has gathered.
     """
+    config, state = net.config, state or net.state_dict()
+    if config.lora is not None:
+        state, config = merged(state, config.lora), config.model_copy(update={"lora": None})
     values = {"contract": asdict(net.contract), "metadata": dict(metadata)}
-    header = {"format": FORMAT, "model": net.config.model_dump_json(exclude={"weights"})}
+    header = {"format": FORMAT, "model": config.model_dump_json(exclude={"weights"})}
     header |= {key: json.dumps(value) for key, value in values.items()}
-    write_tensors(Path(path), state or net.state_dict(), header)
+    write_tensors(Path(path), state, header)
 
 
 def load_weights(path: Path) -> Weights:

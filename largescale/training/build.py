@@ -7,9 +7,11 @@ import torch
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.default import default_corpus
 from largescale.distributed import StopSignal, World
-from largescale.inputs import seen_by, trained_on
+from largescale.inputs import seen_by, stated, trained_on
 from largescale.mining.service.exchange import TrainingExchange
 from largescale.models.build import build_network
+from largescale.models.layers import freeze_idle, layers_of
+from largescale.models.network import RetrievalNet
 from largescale.precision import resolve
 from largescale.tracking import Tracker
 from largescale.training import callbacks, preflight
@@ -18,6 +20,7 @@ from largescale.training.checkpoint import Checkpoints
 from largescale.training.engine.build import build_engine
 from largescale.training.engine.class_anchors import build_loss
 from largescale.training.engine.ema import WeightAverage
+from largescale.training.engine.optim import Layers
 from largescale.training.engine.step_module import StepModule
 from largescale.training.planning.first_projection import start_projection
 from largescale.training.planning.planners import build_planner
@@ -41,6 +44,7 @@ def build_trainer(
     signal = StopSignal(world)
     torch.manual_seed(config.seed)  # all ranks begin with the same weights
     network = build_network(config.model)
+    said = _said(config, network, freeze_idle(network))
     config = config.model_copy(update={"images": seen_by(network.contract, config.images)})
     network.contract = trained_on(network.contract, config.images)
     identity = {**config.resume_identity(), "fingerprint of the corpus": corpus.manifest.fingerprint}
@@ -49,17 +53,36 @@ def build_trainer(
         start_projection(network, config, corpus, world)
     loss = build_loss(config.loss, len(corpus.manifest.label_names), network.dim, world)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    module = StepModule(network, loss, world, resolve(config.precision, world.device))
+    module = StepModule(network, loss, world, resolve(config.precision, world.device), layers_in(network))
     engine = build_engine(config.engine, config.optim, module)
     planner = build_planner(config, world, corpus, signal)
     preflight.check_run(config, world, planner, parameters)
     tracker = Tracker(config.tracking, config.directory, config.model_dump(mode="json"), world)
-    features = [*first, *_features(config, world, signal, checkpoints), *last]
+    features = [*first, *_features(config, world, signal, checkpoints, said), *last]
     average = WeightAverage(engine.network(), config.ema.decay) if config.ema.decay else None
     return Trainer(config, world, corpus, engine, planner, tracker, features, checkpoints, average)
 
 
-def _features(config: TrainConfig, world: World, signal: StopSignal, checkpoints: Checkpoints) -> list[Callback]:
+def layers_in(network: RetrievalNet) -> Layers:
+    """How the layers of the backbone learn."""
+    config = network.config
+    numbers = {f"net.backbone.{name}": number for name, number in layers_of(network.backbone).items()}
+    return Layers(numbers) if config.unfreeze_at is None else Layers(numbers, config.freeze, config.unfreeze_at)
+
+
+def _said(config: TrainConfig, network: RetrievalNet, idle: Sequence[str]) -> list[str]:
+    """What a person should know of the network before it trains."""
+    said = [f"{config.model.backbone} sees images with {stated(network.contract, config.images)}"]
+    if config.model.weights == "none":
+        said.append("it begins with random weights; model.weights=imagenet downloads published ones, or give a file")
+    if idle:
+        said.append(f"frozen, because no descriptor depends on them: {', '.join(idle)}")
+    return said
+
+
+def _features(
+    config: TrainConfig, world: World, signal: StopSignal, checkpoints: Checkpoints, said: Sequence[str]
+) -> list[Callback]:
     directory = config.directory
     checkpointing = callbacks.Checkpointing(checkpoints, directory / "weights")
     url = config.mining.exchange if config.mining else None
@@ -75,5 +98,5 @@ def _features(config: TrainConfig, world: World, signal: StopSignal, checkpoints
         callbacks.Evaluation(config, signal, checkpointing),
         checkpointing,  # after those whose state it saves
         callbacks.Exchanging(exchange),
-        callbacks.Console(),
+        callbacks.Console(said),
     ]

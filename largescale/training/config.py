@@ -46,6 +46,8 @@ class OptimConfig(Settings):
     """Of SGD."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Of Adam and AdamW."""
+    layer_decay: float | None = Field(default=None, gt=0, le=1)
+    """Each layer of the backbone learns at so much of the rate of the layer after it (layer-wise decay). null: at one rate."""
     gem_lr_mult: float = Field(default=10.0, ge=0)
     """Learning rate of the GeM exponent, times `lr` (cirtorch: 10)."""
     gem_weight_decay: float = Field(default=0.0, ge=0)

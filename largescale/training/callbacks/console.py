@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,19 @@ SHOWN = {"train/loss": "loss {:.4f}", "data/images_per_second": "{:.1f} images/s
 
 
 class Console(Callback):
+    """
+    Args:
+        said: lines for the start.
+    """
+
+    def __init__(self, said: Sequence[str] = ()) -> None:
+        self.said = said
+
     def start(self) -> None:
         trainer = self.trainer
         label = "train" if trainer.world.is_first else None
+        if trainer.world.is_first:
+            print("\n".join(self.said), flush=True)
         self.bar = progress_bar(label, trainer.total_steps, "step", trainer.progress.step)
 
     def after_step(self, images: Step, outcome: Outcome) -> None:

@@ -98,7 +98,7 @@ class DeepSpeedEngine:
         # ZeRO-3 hooks into every layer of the module; the network with whole weights is a twin without hooks
         self._twin = copy.deepcopy(module.net) if self.stage == 3 else None
         self.share = build_share(module.loss, optim)
-        optimizer = build_optimizer(module, optim)
+        optimizer = build_optimizer(module, optim, module.layers)
         self.engine, *_ = self.deepspeed.initialize(model=module, optimizer=optimizer, config=compose(config))
         self.optimizer = self.engine.optimizer
         whole = self.stage == 0
@@ -127,7 +127,7 @@ class DeepSpeedEngine:
         return replace(batch, passes=int(passes))
 
     def step(self, factor: float) -> Update:
-        set_rates(self.optimizer, factor)
+        set_rates(self.optimizer, factor, self.updates)
         norm, finite = self._step_whole() if self.stage == 0 else self._step_sharded()
         self.updates += finite
         if finite:

@@ -79,7 +79,7 @@ class DDPEngine:
             config.gradcache_chunk,
             0,
         )
-        self.optimizer = build_optimizer(module, optim)
+        self.optimizer = build_optimizer(module, optim, module.layers)
         self.moments = WholeMoments(module, self.optimizer)
         self.share = build_share(module.loss, optim)
         self.wrapped = DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
@@ -132,7 +132,7 @@ class DDPEngine:
     def _update(self, norm: Tensor, factor: float) -> None:
         if self.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self.module.parameters(), self.clip, norm)
-        set_rates(self.optimizer, factor)
+        set_rates(self.optimizer, factor, self.updates)
         self.optimizer.step()
         self.share.step(factor)
         self.updates += 1

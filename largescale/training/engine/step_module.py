@@ -17,6 +17,7 @@ from largescale.losses.config_base import Objective
 from largescale.models.contract import Contract
 from largescale.precision import Resolved, autocast
 from largescale.training.engine.batch_statistics import learning_layers, run_together
+from largescale.training.engine.optim import ONE_LAYER, Layers
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,12 @@ class StepModule(nn.Module):
     ranks and every split into shares.
     """
 
-    def __init__(self, net: nn.Module, loss: Objective, world: World, precision: Resolved = "fp32") -> None:
+    def __init__(
+        self, net: nn.Module, loss: Objective, world: World, precision: Resolved = "fp32", layers: Layers = ONE_LAYER
+    ) -> None:
         super().__init__()
         self.net, self.contract = net, cast(Contract, net.contract)
-        self.loss = loss
+        self.loss, self.layers = loss, layers
         self.world = world
         self.precision = precision
 

@@ -1,0 +1,66 @@
+"""The layers of a backbone in the order in which images pass them: the stem, then stages or blocks; and what of them learns."""
+
+import re
+from typing import Any
+
+from torch import nn
+
+from largescale.models.network import RetrievalNet
+from largescale.models.probe import idle_parameters
+from largescale.models.timm_backbones import TimmBackbone
+from largescale.settings import UserError
+
+NUMBERED = re.compile(r"^.*?[._]\d+(?=\.)")
+"""The name of a parameter up to its first number: `layer1.0`, `encoder.layers.encoder_layer_3`."""
+
+
+def layers_of(backbone: nn.Module) -> dict[str, int]:
+    """`{name of a parameter: number of its layer}`, by timm's own grouping where the backbone is timm's."""
+    if isinstance(backbone, TimmBackbone):
+        return {f"model.{name}": number for name, number in _by_timm(backbone.model).items()}
+    return _by_name([name for name, _ in backbone.named_parameters()])
+
+
+def freeze_layers(net: RetrievalNet, count: int) -> int:
+    """The first `count` layers of the backbone do not learn; -1: none of them does. The number of layers.
+
+    Raises:
+        UserError: the backbone has fewer layers.
+    """
+    numbers = layers_of(net.backbone)
+    total = max(numbers.values(), default=-1) + 1
+    if count > total:
+        raise UserError(f"model.freeze={count}: {net.config.backbone} has {total} layers (stem, blocks); -1 freezes them all")
+    for name, parameter in net.backbone.named_parameters():
+        if count < 0 or numbers[name] < count:
+            parameter.requires_grad_(False)
+    return total
+
+
+def freeze_idle(net: RetrievalNet) -> list[str]:
+    """Freeze the parameters that no descriptor depends on, for which engines would wait in vain; their names."""
+    idle = set(idle_parameters(net, net.contract))
+    for name, parameter in net.named_parameters():
+        if name in idle:
+            parameter.requires_grad_(False)
+    return sorted(idle)
+
+
+def _by_timm(model: Any) -> dict[str, int]:
+    from timm.models import group_parameters
+
+    found = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+    numbers = {number: place for place, number in enumerate(sorted(set(found.values())))}
+    return {name: numbers[number] for name, number in found.items()}
+
+
+def _by_name(names: list[str]) -> dict[str, int]:
+    """Consecutive names with the same number belong together; those without one to what stands before them."""
+    numbers: dict[str, int] = {}
+    last, key = 0, ""
+    for name in names:
+        match = NUMBERED.match(name)
+        if match and match[0] != key:
+            last, key = last + bool(numbers), match[0]
+        numbers[name] = last
+    return numbers

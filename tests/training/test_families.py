@@ -1,0 +1,81 @@
+"""One small model of each family of timm: two steps on two ranks, an export, and the same descriptors from the file."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from largescale.distributed import World
+from largescale.losses.contrastive import ContrastiveLoss
+from largescale.models.build import build_network, load_network
+from largescale.models.config import ModelConfig
+from largescale.models.layers import freeze_idle
+from largescale.models.network import RetrievalNet
+from largescale.models.weights import save_weights
+from largescale.training.build import layers_in
+from largescale.training.config import EngineConfig, OptimConfig
+from largescale.training.engine.build import build_engine
+from largescale.training.engine.step_module import Batch, StepModule
+from tests.world import run_world
+
+FAMILIES = (
+    *("byobnet", "coatnet", "convnext", "efficientnet", "efficientnet_gn", "mambaout", "maxvit", "nfnet", "resnet"),
+    *("vit", "vit2", "vit3", "vit4", "vit_relpos"),
+)
+SETTINGS = {
+    **{f"test_{name}": {} for name in FAMILIES},
+    "statistics": {"backbone": "timm:test_resnet", "freeze_batchnorm": False},
+    "frozen": {"backbone": "timm:test_vit", "freeze": 4, "pooling": "class_mean", "projection": 8},
+    "late": {"backbone": "timm:test_vit", "freeze": -1, "unfreeze_at": 1, "drop_path": 0.2},
+    "adapters": {"backbone": "timm:test_vit", "lora": {"rank": 4}},
+}
+
+
+def _batch(net: RetrievalNet, world: World, step: int) -> Batch:
+    """A tuple of a query, a positive and two negatives on each rank, of two shapes where the network bears them."""
+    contract, random = net.contract, torch.Generator().manual_seed(10 * step + world.rank)
+    side = contract.borne(32)
+    shapes = [(side, side), (side, side + contract.multiple)] if not contract.fixed else [(side, side)] * 2
+    groups = tuple(torch.randint(256, (2, 3, *shape), generator=random, dtype=torch.uint8) for shape in shapes)
+    return Batch(groups, (torch.tensor([0, 2]), torch.tensor([1, 3])), step, tuples=1, total=world.size)
+
+
+def _two_steps(world: World, folder: Path, names: list[str]) -> dict[str, float]:
+    """The largest difference between a descriptor of the trained network and of the file that was exported."""
+    differences = {}
+    for name in names:
+        torch.manual_seed(0)
+        net = build_network(ModelConfig(**{"backbone": f"timm:{name}"} | SETTINGS[name]))
+        freeze_idle(net)
+        module = StepModule(net, ContrastiveLoss(0.9), world, layers=layers_in(net))
+        engine = build_engine(EngineConfig(), OptimConfig(lr=1e-3, layer_decay=0.7), module)
+        before = {key: x.clone() for key, x in net.state_dict().items() if x.is_floating_point()}
+        for step in range(2):
+            engine.backward([_batch(net, world, step)])
+            assert not engine.step(1.0).skipped
+            if name == "late" and step == 0:
+                assert all(net.state_dict()[key].equal(x) for key, x in before.items())
+        assert any(not net.state_dict()[key].equal(x) for key, x in before.items())
+        differences[name] = _exported(net, folder / f"{name}-{world.rank}.safetensors", _batch(net, world, 5).groups[1])
+    return differences
+
+
+@torch.no_grad()
+def _exported(net: RetrievalNet, path: Path, images: torch.Tensor) -> float:
+    save_weights(net, path, {})
+    again, pixels = load_network(path)[0], net.contract.normalize(images)
+    assert again.config.lora is None
+    return float((again.eval()(pixels) - net.eval()(pixels)).abs().max())
+
+
+@pytest.fixture(scope="module")
+def differences(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    first, second = run_world(2, _two_steps, tmp_path_factory.mktemp("families"), list(SETTINGS), timeout_s=300)
+    assert first.keys() == second.keys() == SETTINGS.keys()
+    return first
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_two_steps_and_an_export(name: str, differences: dict[str, float]) -> None:
+    np.testing.assert_allclose(differences[name], 0, atol=1e-5 if "adapters" in name else 1e-6)
