@@ -33,7 +33,7 @@ def trained_on(contract: Contract, images: ImagesConfig) -> Contract:
 def stated(contract: Contract, images: ImagesConfig) -> str:
     """What the network sees, in a line; also that it is not the size that was asked for."""
     seen = seen_by(contract, images)
-    sides = {"inside": "longest side {}", "squash": "{0} x {0}", "crop": "center crop {0} x {0}"}[seen.fit or "inside"]
+    sides = {"inside": "longest side {}", "squash": "{0} x {0}"}.get(seen.fit or "inside", "center crop {0} x {0}")
     asked = f" (not {images.size}, which the network does not bear)" if images.size not in (None, seen.size) else ""
     step = f", sides multiples of {contract.multiple}" if contract.multiple > 1 and not contract.fixed else ""
     colors = f"mean {_shown(contract.mean)}, deviation {_shown(contract.std)}"

@@ -49,9 +49,12 @@ class ImagesConfig(Settings):
     size: PositiveInt | None = None
     """Longest side in pixels (inside), or both sides (squash, crop, random crops), rounded to what the network bears.
     null: as its weights were trained."""
-    fit: Literal["inside", "squash", "crop"] | None = None
-    """inside: aspect kept, longest side shrunk to `size`, never enlarged, never padded; squash: scaled to size x size; crop:
-    the central size x size of the image whose shorter side is 8/7 of it (256 for 224). null: as the network was trained."""
+    fit: Literal["inside", "squash", "crop", "squash_crop"] | None = None
+    """inside: aspect kept, longest side shrunk to `size`, never enlarged, never padded; squash: scaled to size x size; crop: the
+    central square, scaled to size x size; squash_crop: the central part of both sides (ROADMAP). null: as it was trained."""
+    crop_share: float | None = Field(default=None, gt=0, le=1)
+    """Share of the shorter side (crop) or of both (squash_crop) that a center crop keeps: 0.875 is 224 of 256. null: as the
+    network was trained."""
     interpolation: Literal["bilinear", "bicubic"] | None = None
     """How pixels are scaled, always with antialiasing. null: as the network's weights were trained."""
     multiple: PositiveInt = 1

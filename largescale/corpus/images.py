@@ -15,8 +15,6 @@ from largescale.corpus.config import AugmentConfig, ImagesConfig
 from largescale.corpus.pixels import BadImageError, decoding, open_picture, to_rgb
 
 SCALE = {"bilinear": torch.ops.aten._upsample_bilinear2d_aa.out, "bicubic": torch.ops.aten._upsample_bicubic2d_aa.out}
-CENTER = 7 / 8
-"""Share of the shorter side that a center crop keeps."""
 Region = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels."""
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -37,7 +35,7 @@ def target_shapes(width: np.ndarray, height: np.ndarray, config: ImagesConfig, b
         boxes: `(n, 4)` regions in stored pixels that are cut out first. A cut is scaled as its whole image would be, so that
             objects keep their scale (as cirtorch does with query boxes).
     """
-    if config.fit in ("squash", "crop") or (config.augment and config.augment.crop_scale):
+    if config.fit not in (None, "inside") or (config.augment and config.augment.crop_scale):
         return np.full((len(width), 2), config.size)
     longest = np.maximum(width, height)
     scale = np.minimum(1, (config.size or longest) / longest)
@@ -75,8 +73,8 @@ def decode_into(
     if stored[0] * stored[1] > config.max_megapixels * 1e6:
         raise BadImageError(f"{stored[0]} x {stored[1]} pixels are more than images.max_megapixels={config.max_megapixels:g}")
     region, flip = box or (0, 0, *stored), False
-    if config.fit == "crop":
-        region = center_crop(region)
+    if config.fit in ("crop", "squash_crop"):
+        region = center_crop(region, config)
     if config.augment and draws is not None:
         if config.augment.crop_scale:
             region = random_crop(stored, config.augment, draws[:-1])
@@ -133,12 +131,13 @@ def cut(pixels: np.ndarray, region: Region, stored: tuple[int, int]) -> np.ndarr
     return pixels[y0 : max(y0 + 1, round(region[3] * down)), x0 : max(x0 + 1, round(region[2] * across))]
 
 
-def center_crop(region: Region) -> Region:
-    """The central square of a region, 7/8 of its shorter side: resized to 224, it is the center of the region resized to 256."""
+def center_crop(region: Region, config: ImagesConfig) -> Region:
+    """What a center crop keeps of a region: a square, or of squash_crop both sides alike."""
     x0, y0, x1, y1 = region
-    side = max(1, round(CENTER * min(x1 - x0, y1 - y0)))
-    x, y = round((x0 + x1 - side) / 2), round((y0 + y1 - side) / 2)
-    return x, y, x + side, y + side
+    sides = (x1 - x0, y1 - y0) if config.fit == "squash_crop" else (min(x1 - x0, y1 - y0),) * 2
+    width, height = (max(1, round((config.crop_share or 1) * side)) for side in sides)
+    x, y = round((x0 + x1 - width) / 2), round((y0 + y1 - height) / 2)
+    return x, y, x + width, y + height
 
 
 def scale_into(out: np.ndarray, pixels: np.ndarray, interpolation: str = "bilinear") -> None:

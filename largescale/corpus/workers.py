@@ -122,6 +122,6 @@ def check_loader(manifest: Manifest, images: ImagesConfig, rows: int, loader: Lo
     """
     largest = max(int(manifest.width.max(initial=1)), int(manifest.height.max(initial=1)))
     size = images.size or largest
-    side = size if images.fit in ("squash", "crop") or images.augment else min(size, largest)
+    side = size if images.fit not in (None, "inside") or images.augment else min(size, largest)
     size = worker_count(loader) * (loader.prefetch + 2) * rows * 3 * side**2
     check_shared_memory(size, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

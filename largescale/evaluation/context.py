@@ -67,6 +67,7 @@ class Context:
             network, metadata = load_network(network)
             network.to(world.device)
         _check_metric(network, config)
+        _check_dimensions(network, config)
         config = config.model_copy(update={"images": seen_by(network.contract, config.images)})
         subject = Subject(source, network_digest(network), metadata, _preprocess(config, world))
         world.decide(lambda: claim_folders(config))
@@ -199,6 +200,14 @@ def claim_folders(config: EvaluateConfig) -> None:
     claim_folder(store_of(config), "descriptors", "store=")
 
 
+def _check_dimensions(network: RetrievalNet, config: EvaluateConfig) -> None:
+    wanted = max((score.dim or 0 for score in (config.score, *config.tuned.values())), default=0)
+    if wanted > network.dim:
+        raise UserError(
+            f"score.dim={wanted}: this network's descriptors have {network.dim} dimensions; use {network.dim} or fewer"
+        )
+
+
 def _check_metric(network: RetrievalNet, config: EvaluateConfig) -> None:
     whitened = any(score.whitening != "none" for score in (config.score, *config.tuned.values()))
     if network.metric == "l2" and whitened:
@@ -228,7 +237,7 @@ def _rows(parts: Sequence[np.ndarray], position: np.ndarray) -> Rows:
 
 def _preprocess(config: EvaluateConfig, world: World) -> dict[str, Any]:
     """What decides, beside the query's box, which numbers the network sees."""
-    images = config.images.model_dump(mode="json", include={"size", "fit", "interpolation", "multiple", "least"})
+    images = config.images.model_dump(mode="json", include={"size", "fit", "interpolation", "crop_share", "multiple", "least"})
     return {**images, "precision": resolve(config.precision, world.device)}
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-Fit = Literal["inside", "squash", "crop"]
+Fit = Literal["inside", "squash", "crop", "squash_crop"]
 Interpolation = Literal["bilinear", "bicubic"]
 Color = tuple[float, float, float]
 
@@ -25,6 +25,8 @@ class Contract:
     """Pixels of a side (see `ImagesConfig.size`): as published, and after a training those of the training."""
     fit: Fit = "inside"
     """See `ImagesConfig.fit`."""
+    crop_share: float = 0.875
+    """See `ImagesConfig.crop_share`."""
     multiple: int = 1
     """Sides are multiples of it: of a patch, or of a window of patches."""
     fixed: bool = False

@@ -57,6 +57,7 @@ def _published(preset: dict[str, Any], prefix: int) -> Contract:
         std=tuple(preset["std"]),
         interpolation="bilinear" if preset.get("interpolation") == "bilinear" else "bicubic",
         size=preset["input_size"][-1],
+        crop_share=preset.get("crop_pct") or Contract.crop_share,
         prefix=prefix,
     )
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from largescale.corpus.config import AugmentConfig, ImagesConfig
-from largescale.corpus.images import target_shapes
+from largescale.corpus.images import center_crop, target_shapes
 from largescale.inputs import seen_by, stated, trained_on
 from largescale.models import backbone
 from largescale.models.build import build_network, load_network
@@ -64,6 +64,9 @@ def test_images_as_the_network_wants_them() -> None:
     asked = seen_by(patches, ImagesConfig(size=362, fit="crop", interpolation="bilinear", augment=AugmentConfig()))
     assert (asked.size, asked.fit, asked.interpolation, asked.augment) == (364, "crop", "bilinear", AugmentConfig())
     assert seen_by(patches, asked) == asked
+    cropped = seen_by(Contract(crop_share=0.9), ImagesConfig(size=64, fit="crop"))
+    assert center_crop((10, 0, 110, 200), cropped) == (15, 55, 105, 145)
+    assert center_crop((0, 0, 256, 128), ImagesConfig(size=64, fit="squash_crop", crop_share=0.875)) == (16, 8, 240, 120)
     assert "longest side 364 (not 362, which the network does not bear)" in stated(patches, ImagesConfig(size=362))
     assert seen_by(Contract(fixed=True, size=224, multiple=224, least=224), ImagesConfig(size=362)).fit == "squash"
 
