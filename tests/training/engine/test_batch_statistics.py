@@ -13,7 +13,7 @@ from largescale.distributed import World
 from largescale.models.contract import Contract
 from largescale.training.config import EngineConfig, OptimConfig
 from largescale.training.engine.batch_statistics import learning_layers, run_together
-from largescale.training.engine.engine import build_engine
+from largescale.training.engine.build import build_engine
 from largescale.training.engine.step_module import StepModule
 from tests.training.small import ProxyLoss, label_batches, train
 from tests.world import run_world
