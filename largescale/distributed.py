@@ -6,11 +6,12 @@ timeout, so that a dead rank becomes an error instead of a hang. One process is 
 
 import json
 import os
+import re
 import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -50,13 +51,40 @@ def _fresh_store(timeout: timedelta) -> tuple[dist.Store, int, int]:
 
 def _set_environment() -> None:
     """What torchrun sets, for a program that was started without it."""
-    if "RANK" in os.environ:
-        return
+    os.environ.update({name: str(value) for name, value in places(os.environ).items()})
+
+
+def places(environment: Mapping[str, str]) -> dict[str, str | int]:
+    """What is missing of torchrun's variables, from whoever started this process: another launcher, srun, or nobody.
+
+    A launcher that gives a rank but none on its node starts one process on each, as Kubernetes does, unless it says otherwise.
+    """
+    if "RANK" in environment:
+        size = int(environment.get("LOCAL_WORLD_SIZE", "1"))
+        local = environment.get("LOCAL_RANK") or environment.get("SLURM_LOCALID") or int(environment["RANK"]) % size
+        return {"LOCAL_RANK": local, "LOCAL_WORLD_SIZE": size}
+    if "SLURM_STEP_ID" in environment and int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        return _of_srun(environment)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    alone = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in alone.items()})
+    return {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+
+def _of_srun(environment: Mapping[str, str]) -> dict[str, str | int]:
+    """Of a step of srun: its tasks are the ranks, and they meet on its first node."""
+    counts = re.findall(r"(\d+)(?:\(x(\d+)\))?", environment["SLURM_STEP_TASKS_PER_NODE"])  # "4(x2),3": 4, 4, 3
+    tasks = [int(count) for count, times in counts for _ in range(int(times or 1))]
+    first = re.match(r"([^\[,]+)(?:\[(\d+))?", environment["SLURM_STEP_NODELIST"])  # "node[03-05,9]": node03
+    assert first is not None
+    own = {
+        "RANK": environment["SLURM_PROCID"],
+        "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
+        "LOCAL_RANK": environment["SLURM_LOCALID"],
+        "LOCAL_WORLD_SIZE": tasks[int(environment["SLURM_NODEID"])],
+    }
+    port = 20_000 + (100 * int(environment["SLURM_JOB_ID"]) + int(environment["SLURM_STEP_ID"])) % 40_000
+    return {"MASTER_ADDR": first[1] + (first[2] or ""), "MASTER_PORT": port} | own
 
 
 @dataclass(frozen=True)
@@ -76,7 +104,8 @@ class World:
         _set_environment()
         local_rank = int(os.environ["LOCAL_RANK"])
         cuda = torch.cuda.is_available()
-        device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+        # a launcher may show each process its own GPU alone
+        device = torch.device("cuda", local_rank % torch.cuda.device_count()) if cuda else torch.device("cpu")
         if cuda:
             torch.cuda.set_device(device)
         timeout = timedelta(seconds=timeout_s)

@@ -22,6 +22,7 @@ from largescale.training.engine.class_anchors import build_loss
 from largescale.training.engine.ema import WeightAverage
 from largescale.training.engine.optim import Layers
 from largescale.training.engine.step_module import StepModule
+from largescale.training.mirror import RunMirror
 from largescale.training.planning.first_projection import start_projection
 from largescale.training.planning.planners import build_planner
 from largescale.training.recipe import TrainConfig
@@ -50,6 +51,8 @@ def build_trainer(
     identity = {**config.resume_identity(), "fingerprint of the corpus": corpus.manifest.fingerprint}
     checkpoints = Checkpoints(config.directory / "checkpoints", config.checkpoint, world, identity)
     if not fresh and checkpoints.newest() is None:
+        world.decide(lambda: _restore(config))
+    if not fresh and checkpoints.newest() is None:
         start_projection(network, config, corpus, world)
     loss = build_loss(config.loss, len(corpus.manifest.label_names), network.dim, world)
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -61,6 +64,12 @@ def build_trainer(
     features = [*first, *_features(config, world, signal, checkpoints, said), *last]
     average = WeightAverage(engine.network(), config.ema.decay) if config.ema.decay else None
     return Trainer(config, world, corpus, engine, planner, tracker, features, checkpoints, average)
+
+
+def _restore(config: TrainConfig) -> None:
+    """From the mirror, where the disk has nothing of the run. One rank calls this."""
+    if config.checkpoint.mirror is not None and RunMirror(config.checkpoint.mirror, config.directory).restore():
+        print(f"{config.directory} was brought from {config.checkpoint.mirror}", flush=True)
 
 
 def layers_in(network: RetrievalNet) -> Layers:
@@ -87,6 +96,8 @@ def _features(
     checkpointing = callbacks.Checkpointing(checkpoints, directory / "weights")
     url = config.mining.exchange if config.mining else None
     exchange = TrainingExchange(url, directory) if url and world.is_first else None
+    copies = config.checkpoint.mirror
+    mirror = RunMirror(copies, directory) if copies and world.is_first else None
     return [
         callbacks.Preemption(signal),
         callbacks.Garbage(),
@@ -98,5 +109,6 @@ def _features(
         callbacks.Evaluation(config, signal, checkpointing),
         checkpointing,  # after those whose state it saves
         callbacks.Exchanging(exchange),
+        callbacks.Exchanging(mirror),
         callbacks.Console(said),
     ]

@@ -102,8 +102,17 @@ class CheckpointConfig(Settings):
     """Minutes after which a checkpoint is written if none was."""
     keep: int = Field(default=2, ge=1)
     """How many of the newest stay on disk; the best by evaluation stays too."""
+    mirror: str | None = None
+    """A folder in object storage (s3://..., gs://...) that the run is copied to at each checkpoint; on a machine without the run
+    directory, the same command goes on from there. null: none."""
     asynchronous: bool = True
     """Write in the background while training goes on; needs memory for one more copy of the state."""
+
+    @model_validator(mode="after")
+    def _mirror_is_a_url(self) -> "CheckpointConfig":
+        if self.mirror is not None and "://" not in self.mirror:
+            raise ValueError(f"mirror={self.mirror} is no URL, as s3://BUCKET/RUN: the run directory itself is a folder already")
+        return self
 
     @model_validator(mode="after")
     def _one_is_always_whole(self) -> "CheckpointConfig":

@@ -43,6 +43,8 @@ class Exchange:
     What cannot be reached now is tried again at the next comparison; neither side waits for the storage.
     """
 
+    objects = OBJECTS
+
     def __init__(self, url: str, folder: Path) -> None:
         self.url, self.folder = url.rstrip("/"), folder
         self._files, self._root = fsspec.url_to_fs(self.url, use_listings_cache=False)
@@ -84,7 +86,7 @@ class Exchange:
         place = f"{self._root}/{kind}"
         found = self._files.ls(place, detail=False) if self._files.exists(place) else []
         names = {name.rsplit("/", 1)[-1] for name in found}
-        return {name for name in names if re.fullmatch(OBJECTS[kind], name)}
+        return {name for name in names if re.fullmatch(self.objects[kind], name)}
 
     def _put(self, path: Path, name: str) -> None:
         self._files.put_file(str(path), f"{self._root}/{name}")
@@ -134,7 +136,7 @@ class TrainingExchange(Exchange):
             strange = next((name for name in found if f"/{OWN}/" not in name), None)  # the service may have been first
             if strange is not None:
                 raise UserError(
-                    f"mining.exchange={self.url} holds {strange.rsplit('/', 1)[-1]} and was not made by a run: nothing there was "
+                    f"{self.url} holds {strange.rsplit('/', 1)[-1]} and was not made by a run: nothing there was "
                     "touched; choose a URL with nothing below it"
                 )
             self._files.pipe_file(mark, b"exchange\n")

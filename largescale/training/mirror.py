@@ -1,0 +1,100 @@
+"""A run in object storage, as far as going on needs it: another machine, whose disk is empty, continues it from there.
+
+Checkpoints and generations are objects, each a tar, so each is there whole or not at all. A checkpoint is sent last: what it
+needs, its negatives and the record up to it, is there before.
+"""
+
+import tarfile
+import tempfile
+from pathlib import Path
+
+from largescale.commit import committed_directory, complete_directories
+from largescale.mining.service.exchange import NEGATIVES, OBJECTS, WEIGHTS, TrainingExchange
+
+CHECKPOINTS = "checkpoints"
+BEST, LOG = "best.json", "log.jsonl"
+KEPT = {
+    WEIGHTS: r"step-\d{6,}\.(safetensors|anchors\.npy)",
+    NEGATIVES: r"gen-\d{6,}-\d{6,}\.tar|taken-\d{6,}\.json|positives-\d{6,}-\d{6,}\.npy",
+    CHECKPOINTS: r"step-\d{6,}\.tar|best\.json",
+}
+"""Names that objects of each kind have."""
+
+
+class RunMirror(TrainingExchange):
+    """Sends what a run has written; a thread of one process does it, and training waits for it at its end only."""
+
+    objects = OBJECTS | KEPT
+
+    def sync(self) -> None:
+        if not self._is_ours:
+            self.claim()
+        own = {f"{path.name}.tar": path for path in complete_directories(self.folder / CHECKPOINTS, "step-")}
+        there = self._names(CHECKPOINTS)
+        new = own.keys() - there
+        if new:  # so the record is as long as each of them says, at least
+            self._send_what_they_need()
+        for name in sorted(new):
+            self._pack(own[name], f"{CHECKPOINTS}/{name}")
+        self._put_changed(self.folder / CHECKPOINTS / BEST, f"{CHECKPOINTS}/{BEST}")
+        for name in there - own.keys() - {BEST}:
+            self._remove(f"{CHECKPOINTS}/{name}")
+
+    def restore(self) -> bool:
+        """Bring the run to a folder that has no checkpoint; whether there was one to bring."""
+        found = sorted(self._names(CHECKPOINTS) - {BEST})
+        if not found:
+            return False
+        for kind in (WEIGHTS, NEGATIVES):
+            for name in self._names(kind):
+                self._unpack(f"{kind}/{name}") if name.endswith(".tar") else self._get(
+                    f"{kind}/{name}", self.folder / kind / name
+                )
+        for name in (LOG, f"{CHECKPOINTS}/{BEST}"):
+            if self._files.exists(f"{self._root}/{name}"):
+                self._get(name, self.folder / name)
+        for name in found:
+            self._unpack(f"{CHECKPOINTS}/{name}")
+        return True
+
+    def clear(self) -> None:
+        """Remove what a run that nobody continues has left at the URL."""
+        super().clear()
+        for name in self._names(CHECKPOINTS):
+            self._remove(f"{CHECKPOINTS}/{name}")
+
+    def _send_what_they_need(self) -> None:
+        generations, there = self._own_generations(), self._names(NEGATIVES)
+        for name in sorted(generations.keys() - there):
+            self._pack(generations[name], f"{NEGATIVES}/{name}")
+        for path in [*self.folder.glob(f"{NEGATIVES}/taken-*.json"), *self.folder.glob(f"{NEGATIVES}/positives-*.npy")]:
+            self._put_changed(path, f"{NEGATIVES}/{path.name}")
+        weights = {path.name: path for path in self.folder.glob(f"{WEIGHTS}/step-*") if path.is_file()}
+        for name in sorted(weights.keys() - self._names(WEIGHTS)):
+            self._put(weights[name], f"{WEIGHTS}/{name}")
+        for name in self._names(WEIGHTS) - weights.keys():
+            self._remove(f"{WEIGHTS}/{name}")
+        for name in (LOG, "config.yaml"):
+            self._put_changed(self.folder / name, name)
+
+    def _pack(self, path: Path, name: str) -> None:
+        with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".mirror-") as packed:
+            with tarfile.open(fileobj=packed, mode="w") as tar:
+                for file in sorted(path.rglob("*")):
+                    tar.add(file, str(file.relative_to(path)), recursive=False)
+            packed.flush()
+            self._put(Path(packed.name), name)
+
+    def _bring(self, name: str) -> None:
+        if name.endswith(".tar"):
+            self._unpack(name)
+        else:
+            self._get(name, self.folder / name)
+
+    def _unpack(self, name: str) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".mirror-") as packed:
+            self._files.get_file(f"{self._root}/{name}", packed.name)
+            place = self.folder / name.removesuffix(".tar")
+            with tarfile.open(packed.name) as tar, committed_directory(place) as partial:
+                tar.extractall(partial, filter="data")
