@@ -1,6 +1,6 @@
 """Measures how the cost of mining grows and writes it beside the model: `python -m tests.benchmarks.cost_page [FOLDER]`.
 
-COST.md and COST.svg, by default in largescale/mining; about ten minutes on 2 cores, which nothing else should use.
+mining-cost.md and mining-cost.svg, by default in docs/explanation; about ten minutes on 2 cores, which nothing else should use.
 """
 
 import io
@@ -30,7 +30,7 @@ from tests.benchmarks.bench_cost import (
 )
 from tests.world import run_world
 
-OUT = Path(__file__).parents[2] / "largescale" / "mining"
+OUT = Path(__file__).parents[2] / "docs" / "explanation"
 POINTS = {
     "pool": [Point(pool=count) for count in (10_000, 20_000, 40_000, 80_000, 160_000)],
     "queries": [Point(queries=count) for count in (250, 500, 1000, 2000, 4000)],
@@ -81,7 +81,7 @@ def page(settings: Sequence[Setting], outcomes: Sequence[Outcome], curves: dict[
         "# What mining costs, by the model and by the clock",
         "",
         f"Measured by {RANKS} processes on {cores_of_node():g} cores ({processor()}):",
-        "`python -m tests.benchmarks.cost_page`. The model is `cost.py`, the one that `launch/mine.py --plan` prints; its rates",
+        "`python -m tests.benchmarks.cost_page`. The model is the one that `launch/mine.py --plan` prints; its rates",
         "were measured in the same processes just before each setting, on other descriptors and on a sample of the images.",
         "Seconds are those of the slowest process.",
         "",
@@ -93,7 +93,7 @@ def page(settings: Sequence[Setting], outcomes: Sequence[Outcome], curves: dict[
         "",
         "## Growth",
         "",
-        "![Seconds against pool, queries, dimension, processes and images](COST.svg)",
+        "![Seconds against pool, queries, dimension, processes and images](mining-cost.svg)",
         "",
         f"Searches among descriptors that are there: {base.pool:,} images, {base.queries:,} queries, {base.dim} dimensions where",
         "not varied. The processes share the cores of one machine: more of them make nothing faster, what grows is the exchange.",
@@ -122,9 +122,9 @@ def main(out: Path, settings: Sequence[Setting] = SETTINGS, growth: Callable[[Pa
         make_corpora(settings, Path(folder))
         outcomes = run_world(RANKS, generations, settings, Path(folder), timeout_s=600)[0]
         curves = growth(Path(folder) / "growth")
-    write_text(out / "COST.svg", plot(curves))
-    write_text(out / "COST.md", page(settings, outcomes, curves))
-    print(f"{out / 'COST.md'} and COST.svg are written")
+    write_text(out / "mining-cost.svg", plot(curves))
+    write_text(out / "mining-cost.md", page(settings, outcomes, curves))
+    print(f"{out / 'mining-cost.md'} and mining-cost.svg are written")
 
 
 if __name__ == "__main__":
