@@ -19,9 +19,10 @@ from largescale.corpus.images import target_shapes
 from largescale.corpus.pictures import Picture, given
 from largescale.embedding import Embedder
 from largescale.inputs import seen_by
-from largescale.models.folder import Contents, DescriptorConfig, read_folder
+from largescale.models.folder import Contents, DescriptorConfig
 from largescale.models.multiscale import AtScales
 from largescale.models.sizes import least_side
+from largescale.models.sources import open_contents
 from largescale.precision import resolve
 from largescale.settings import UserError
 
@@ -169,14 +170,15 @@ class Model:
 
 
 def load(source: str | Path, device: str | torch.device | None = None) -> Model:
-    """The model in a folder, ready to describe pictures: in evaluation mode, on a GPU where there is one.
+    """A model, ready to describe pictures: in evaluation mode, on a GPU where there is one.
 
     Args:
-        source: a model folder (see `largescale.models.folder`).
+        source: a model folder, `hub:USER/NAME`, the folder of a run, a weights file, or a checkpoint of cirtorch or dirtorch
+            (see `largescale.models.sources`).
 
     Raises:
         UserError: no model, one of another version, a missing or altered file.
     """
-    contents, digest = read_folder(Path(source))
+    contents, digest = open_contents(source)
     contents.network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return Model(contents, digest)

@@ -34,9 +34,10 @@ def run(config: EmbedConfig) -> None:
 
 def embed(config: EmbedConfig, world: "World", signal: "StopSignal") -> None:
     import largescale
-    from largescale.describing.program import describe_source
+    from largescale.describing.program import claim, describe_source
 
     model = largescale.load(config.model, world.device)
+    claim(config, world)
     source = import_shards("in_place").open_source(config.source, config.out / "listing", world, config.storage)
     describe_source(model, source, config, world, lambda: signal.received)
 

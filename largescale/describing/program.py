@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from largescale.commit import write_json, write_text
+from largescale.commit import claim_folder, write_json, write_text
 from largescale.corpus.corpus import Corpus
 from largescale.describing.config import EmbedConfig
 from largescale.describing.formats import nearest_others, write_descriptors, write_pairs
@@ -20,6 +20,11 @@ from largescale.settings import UserError
 
 RESULT = "embed.json"
 """What was described, by what; the marker of a complete result."""
+
+
+def claim(config: EmbedConfig, world: World) -> None:
+    """Raises: UserError: `out` holds something that is no result of this program."""
+    world.decide(lambda: claim_folder(config.out, "embedding", "out="))
 
 
 class Source(Protocol):
@@ -64,9 +69,6 @@ def _is_done(config: EmbedConfig, about: Mapping[str, str]) -> bool:
         if found["complete"]:
             print(f"{config.out} has the descriptors of all {found['descriptors']:,} pictures already")
         return found["complete"]
-    foreign = [entry.name for entry in config.out.iterdir() if entry.name != "listing"] if config.out.exists() else []
-    if foreign:
-        raise UserError(f"{config.out} holds something else ({foreign[0]}) and is left alone; give another out")
     write_json(path, {**about, "complete": False})
     return False
 

@@ -55,6 +55,8 @@ class ModelConfig(Settings):
     begins: from principal components, or learned from matching pairs (end-to-end whitening)."""
     layer_norm: bool = False
     """Layer normalization without parameters after pooling, in place of L2 (ROADMAP's ResNet-50 for CUB)."""
+    normalize_pooled: bool = True
+    """Normalize between pooling and projection, as cirtorch; dirtorch projects what was pooled as it is."""
     normalize: bool = True
     """Make unit rows; class anchors (loss.name=class_anchor) need descriptors as they are."""
     metric: Metric = Field(default_factory=lambda values: "cosine" if values["normalize"] else "l2")

@@ -107,13 +107,25 @@ def write_folder(directory: Path, contents: Contents, card: str) -> None:
     if contents.anchors is not None:
         _save(directory / ANCHORS, {"anchors": contents.anchors.float()})
     write_text(directory / CARD, card)
-    tensors = _hash_of(contents)
     files = {name: _sha256(directory / name) for name in (NETWORK, WHITENING, ANCHORS) if (directory / name).exists()}
-    values = {"format": FORMAT, "version": VERSION, "model": contents.network.config.model_dump(mode="json", exclude={"weights"})}
+    values = {"format": FORMAT, "version": VERSION, **_identity(contents)}
+    write_json(directory / CONFIG, {**values, "about": dict(contents.about), "files": files})
+
+
+def digest_of(contents: Contents) -> str:
+    """Of all that its descriptors depend on."""
+    return _hash(json.loads(json.dumps(_identity(contents))))
+
+
+def _identity(contents: Contents) -> dict[str, Any]:
     contract = contents.network.contract
-    colors = {"mean": contract.mean, "deviation": contract.std}
-    values["descriptor"] = contents.settings.model_copy(update=colors).model_dump(mode="json")
-    write_json(directory / CONFIG, {**values, "tensors": tensors, "about": dict(contents.about), "files": files})
+    settings = contents.settings.model_copy(update={"mean": contract.mean, "deviation": contract.std})
+    model = contents.network.config.model_dump(mode="json", exclude={"weights"})
+    return {"model": model, "descriptor": settings.model_dump(mode="json"), "tensors": _hash_of(contents)}
+
+
+def _hash(identity: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_folder(directory: Path) -> tuple[Contents, str]:
@@ -136,14 +148,18 @@ def read_folder(directory: Path) -> tuple[Contents, str]:
         settings, stated = DescriptorConfig(**values["descriptor"]), ModelConfig(**values["model"])
     except ValidationError as error:
         raise UserError(f"{directory / CONFIG} has settings that are not known here: {error}") from None
+    if ":" in stated.backbone and not stated.backbone.startswith("timm:"):
+        raise UserError(
+            f"{directory / CONFIG} names a backbone of somebody's own code ({stated.backbone}), which is not run from a model "
+            "folder; use the weights file of its run"
+        )
     weights = load_weights(directory / NETWORK)
     if weights.config != stated:
         raise UserError(f"{directory / NETWORK} holds another network than {CONFIG} describes; copy the folder again")
     network = restored(weights, str(directory / NETWORK))
     whitening = Whitening(**load_file(directory / WHITENING)) if WHITENING in values["files"] else None
     anchors = load_file(directory / ANCHORS)["anchors"] if ANCHORS in values["files"] else None
-    identity = {name: values[name] for name in ("model", "descriptor", "tensors")}
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    digest = _hash({name: values[name] for name in ("model", "descriptor", "tensors")})
     return Contents(network.eval(), settings, whitening, anchors, values["about"]), digest
 
 

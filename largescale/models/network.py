@@ -70,7 +70,10 @@ class RetrievalNet(nn.Module):
         """`(B, C, H / s, W / s) -> (B, D)`: what follows the backbone."""
         with torch.autocast(features.device.type, enabled=False):
             x = self.pool(features.to(torch.promote_types(features.dtype, torch.float32)))
-            x = functional.layer_norm(x, x.shape[1:]) if self.config.layer_norm else self._scaled(x)
+            if self.config.layer_norm:
+                x = functional.layer_norm(x, x.shape[1:])
+            elif self.config.normalize_pooled:
+                x = self._scaled(x)
             if self.projection is not None:
                 x = self.projection(x)
             elif not self.config.layer_norm:

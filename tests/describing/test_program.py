@@ -14,7 +14,7 @@ import largescale
 from largescale.corpus.config import LoaderConfig
 from largescale.describing import parts
 from largescale.describing.config import EmbedConfig
-from largescale.describing.program import describe_source
+from largescale.describing.program import claim, describe_source
 from largescale.distributed import World
 from largescale.models.folder import Contents, DescriptorConfig, write_folder
 from largescale.processes import StoppedError
@@ -47,6 +47,7 @@ def config(tmp_path: Path) -> EmbedConfig:
 def describe(world: World, config: EmbedConfig, stop_after: int = 1 << 30) -> None:
     asked = iter(range(1 << 30))
     model = largescale.load(config.model, "cpu")
+    claim(config, world)
     source = open_source(config.source, config.out / "listing", world)
     describe_source(model, source, config, world, lambda: next(asked) >= stop_after)
 
@@ -57,7 +58,7 @@ def test_rows_are_those_of_python(config: EmbedConfig, world: World) -> None:
     assert names == [f"photo {i}.jpg" for i in range(6)]
     expected = largescale.load(config.model, "cpu").embed([Path(config.source) / name for name in names], batch_size=4)
     np.testing.assert_array_equal(np.load(config.out / "descriptors.npy"), expected)
-    assert sorted(path.name for path in config.out.iterdir()) == ["descriptors.npy", "embed.json", "listing", "names.txt"]
+    assert sorted(path.name for path in config.out.glob("[!.]*")) == ["descriptors.npy", "embed.json", "listing", "names.txt"]
 
 
 def test_what_cannot_be_described_is_listed(config: EmbedConfig, world: World) -> None:
@@ -84,7 +85,7 @@ def test_none_can_be_described(config: EmbedConfig, world: World) -> None:
 def test_a_folder_of_something_else_is_left_alone(config: EmbedConfig, world: World) -> None:
     config.out.mkdir()
     (config.out / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match=r"holds something else \(thesis.tex\)"):
+    with pytest.raises(UserError, match="not empty, and nothing that this program made"):
         describe(world, config)
     assert (config.out / "thesis.tex").exists()
 
