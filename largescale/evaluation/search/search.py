@@ -153,8 +153,11 @@ class Search:
             queries = combine(queries, gallery, near, expansion.alpha)
             counted = count(queries, gallery, judged, self.kept, exchange, workers)
         if rerank:
-            own = np.array_split(queries, exchange.size)[exchange.rank]
-            parts = exchange.gather(rerank(_present(similarities(own, gallery, workers), gallery)) if len(own) else None)
+            own = np.array_split(np.arange(len(queries)), exchange.size)[exchange.rank]
+            placed = np.zeros_like(queries)  # at their places: where a row stands in a product decides its last bits
+            placed[own] = queries[own]
+            similarity = similarities(placed, gallery, workers)[own] if len(own) else None
+            parts = exchange.gather(None if similarity is None else rerank(_present(similarity, gallery)))
             scores = np.concatenate([part for part in parts if part is not None])
             counted = count_scores(scores, gallery, judged, self.kept, exchange, workers)
         return counted
