@@ -21,6 +21,7 @@ from largescale.training.engine.build import build_engine
 from largescale.training.engine.class_anchors import build_loss
 from largescale.training.engine.ema import WeightAverage
 from largescale.training.engine.optim import Layers
+from largescale.training.engine.recompute import recompute
 from largescale.training.engine.step_module import StepModule
 from largescale.training.mirror import RunMirror
 from largescale.training.planning.first_projection import start_projection
@@ -54,6 +55,8 @@ def build_trainer(
         world.decide(lambda: _restore(config))
     if not fresh and checkpoints.newest() is None:
         start_projection(network, config, corpus, world)
+    if config.engine.recompute:
+        recompute(network.backbone)
     loss = build_loss(config.loss, len(corpus.manifest.label_names), network.dim, world)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     module = StepModule(network, loss, world, resolve(config.precision, world.device), layers_in(network))

@@ -36,7 +36,14 @@ FREE = (
         "evaluate",
         "tracking",
     ),
-    *("engine.kind", "engine.zero_stage", "engine.gradient_accumulation", "engine.gradcache_chunk", "model.channels_last"),
+    *(
+        "engine.kind",
+        "engine.zero_stage",
+        "engine.gradient_accumulation",
+        "engine.gradcache_chunk",
+        "engine.recompute",
+        "model.channels_last",
+    ),
     *("mining.block_bytes", "mining.home", "mining.wait", "mining.exchange"),
 )
 WITHOUT_PAIRS = ("class_anchor", "cross_entropy", "metric_learning")
@@ -168,6 +175,15 @@ class TrainConfig(Settings):
             raise ValueError(
                 "model.normalize=true with loss.name=class_anchor: unit descriptors could never reach anchors of another length; "
                 "use model.normalize=false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _statistics_see_an_image_once(self) -> "TrainConfig":
+        if self.engine.recompute and not self.model.freeze_batchnorm:
+            raise ValueError(
+                "engine.recompute=true with model.freeze_batchnorm=false: batch normalization would see each image twice; "
+                "use model.freeze_batchnorm=true or engine.recompute=false"
             )
         return self
 

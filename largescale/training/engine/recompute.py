@@ -1,0 +1,26 @@
+"""Activations that are computed again in the backward pass instead of kept (Chen et al. 2016, sublinear memory)."""
+
+from collections.abc import Iterator
+from functools import partial
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+
+def recompute(backbone: nn.Module) -> None:
+    """Keep only what enters each block of a backbone; the gradient stays the same, a forward pass is added to a step.
+
+    Names of parameters stay as they are; without gradients nothing changes.
+    """
+    for block in blocks_of(backbone):
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+
+
+def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
+    """The outermost modules of several layers that stand one after another in a sequence and learn."""
+    for child in module.children():
+        several = bool(list(child.children())) and not isinstance(child, nn.Sequential | nn.ModuleList)
+        if isinstance(module, nn.Sequential | nn.ModuleList) and several and any(True for _ in child.parameters()):
+            yield child
+        else:
+            yield from blocks_of(child)
