@@ -28,6 +28,7 @@ OWNER = ".largescale"
 """In every folder that a program of ours fills and cleans: what the folder is."""
 CHECKSUM = "xxh3"
 TRAILER = b"\0XXH3-64"
+SEAL = "# XXH3 of the lines above: "
 
 
 class DamagedError(UserError):
@@ -63,6 +64,18 @@ def committed_file(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     with committed_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_sealed(path: Path, text: str) -> None:
+    """A text whose last line, a comment, is the checksum of those before."""
+    write_text(path, f"{text}{SEAL}{checksum(text.encode())}\n")
+
+
+def require_sealed(path: Path) -> None:
+    """Raises: DamagedError: a text that has a checksum is not the one that was written."""
+    text, seal, expected = path.read_text(encoding="utf-8", errors="replace").rpartition(SEAL)
+    if seal and checksum(text.encode()) != expected.strip():
+        raise DamagedError(f"{path} is damaged or was changed: its last line is not its checksum; continue the run to write it")
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -23,9 +23,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from largescale.commit import read_json, write_json
+from largescale.commit import DamagedError, checksum_of, read_json, write_json
 from largescale.corpus.manifest import BOX_COLUMNS, map_table, parse_manifest, write_table
 from largescale.corpus.pixels import BadImageError
+from largescale.names import component
 from largescale.progress import tracked
 from largescale.settings import Settings, UserError
 
@@ -39,6 +40,7 @@ WORK = ".build"
 REMAINS = ("missing.txt",)
 """What a build leaves that ended before it had a plan."""
 NO_BOX = (np.nan,) * 4
+TABLES = ("rows.arrow", "labels.arrow")
 SAMPLE = 32
 TAR_OVERHEAD = 2048  # headers, key.json and padding per image
 
@@ -92,15 +94,22 @@ class Plan:
 
     @staticmethod
     def open(folder: Path) -> "Plan":
-        rows, labels = map_table(folder / "rows.arrow"), map_table(folder / "labels.arrow")
-        return Plan(rows, labels["name"].to_pylist(), **read_json(folder / "build.json"))
+        """Raises: DamagedError: a file is not what was written."""
+        build = read_json(folder / "build.json")
+        for name, expected in build.pop("tables").items():
+            if checksum_of(folder / component(name)) != expected:
+                raise DamagedError(f"{folder / name} is damaged; delete {folder}, and the same command begins anew")
+        rows, labels = (map_table(folder / name) for name in TABLES)
+        return Plan(rows, labels["name"].to_pylist(), **build)
 
     def commit(self, folder: Path) -> None:
         """Make `folder` with the plan in it, unless another part has: the first one counts, nobody's mapped files change."""
         own = folder.with_name(f"{folder.name}.{socket.gethostname()}.{os.getpid()}.partial")
         write_table(own / "rows.arrow", self.rows, {**ROW_COLUMNS, **(BOX_COLUMNS if self.has_boxes else {})})
         write_table(own / "labels.arrow", {"name": self.label_names}, {"name": pa.large_string()})
-        write_json(own / "build.json", {"identity": self.identity, "shards": self.shards, "image_bytes": self.image_bytes})
+        tables = {name: checksum_of(own / name) for name in TABLES}
+        build = {"identity": self.identity, "shards": self.shards, "image_bytes": self.image_bytes}
+        write_json(own / "build.json", {"tables": tables, **build})
         try:
             own.rename(folder)
         except OSError as error:

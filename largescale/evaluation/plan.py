@@ -11,6 +11,9 @@ from largescale.evaluation.protocol.ground_truth import LabelTruth, ListedTruth,
 from largescale.evaluation.protocol.protocols import LABELS, LEAVE_ONE_OUT, UKBENCH, Protocol, landmark_protocols
 from largescale.settings import UserError
 
+SOME = 0.1
+"""Share of the queries that may have a copy in the gallery: published sets have a few."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -38,7 +41,7 @@ class Plan:
         if config.gallery is None:
             raise UserError("gallery is not set: nothing to search; give gallery=CORPUS (make shards builds one)")
         gallery = Corpus.open(config.gallery, config.storage)
-        queries = Corpus.open(config.queries, config.storage) if config.queries else gallery
+        queries = _queries(config, gallery)
         distractors = [Corpus.open(location, config.storage) for location in config.distractors]
         whitening = Corpus.open(config.whitening_corpus, config.storage) if config.whitening_corpus else None
         published = _published(config, queries, gallery)
@@ -66,6 +69,28 @@ class Plan:
         return "\n".join([*lines, *(f"{protocol.name}: {protocol.rules}" for protocol in self.protocols)])
 
 
+def _queries(config: EvaluateConfig, gallery: Corpus) -> Corpus:
+    """The corpus of the queries: the gallery itself where it holds the same images, which then leave themselves out."""
+    if config.queries is None:
+        return gallery
+    queries = Corpus.open(config.queries, config.storage)
+    same = queries.manifest.fingerprint == gallery.manifest.fingerprint
+    return gallery if same else queries
+
+
+def _check_copies(gallery: Corpus, queries: Corpus) -> None:
+    """Raise UserError where most queries would find their own image: the two corpora were cut from the same images."""
+    copies = np.flatnonzero(np.isin(queries.manifest.checksum, gallery.manifest.checksum))
+    if len(copies) <= SOME * len(queries.manifest):
+        return
+    key = queries.manifest.keys[int(copies[0])].as_py()
+    raise UserError(
+        f"{len(copies):,} of {len(queries.manifest):,} query images are in the gallery too (the first is {key}): each would find "
+        "itself first, and the score would say nothing; take them out of one of the two, or give the gallery alone, whose images "
+        "leave themselves out"
+    )
+
+
 def _published(config: EvaluateConfig, queries: Corpus, gallery: Corpus) -> Published | None:
     """The ground truth that comes with the queries, else with the gallery; None where labels are scored."""
     if config.protocol in ("labels", "ukbench"):
@@ -88,6 +113,7 @@ def _label_truth(gallery: Corpus, queries: Corpus) -> tuple[Truth, Sequence[Prot
     names = gallery.manifest.label_names
     if queries is gallery:
         return LabelTruth(gallery.manifest.label, gallery.manifest.label, names.to_pylist(), True), [LEAVE_ONE_OUT]
+    _check_copies(gallery, queries)
     theirs = queries.manifest.label_names
     labels = labels_in_gallery(queries.manifest.label, theirs, names)
     return LabelTruth(labels, gallery.manifest.label, [*names.to_pylist(), *theirs.to_pylist()], False), [LABELS]

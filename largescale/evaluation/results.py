@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from largescale.commit import committed_file, write_text
+from largescale.commit import DamagedError, checksum_of, committed_file, read_json, write_json
+from largescale.names import Component
 from largescale.settings import UserError
 
 RESULTS = "results.json"
@@ -121,8 +122,10 @@ class ProtocolResult:
     histogram: Histogram
     precision_recall: PrecisionRecall
     suspects: Suspects
-    records: str
+    records: Component | Literal[""]
     """The file of `QueryRecord` lines, beside `results.json`."""
+    records_checksum: str = ""
+    """XXH3 of that file."""
 
 
 @dataclass(frozen=True)
@@ -217,16 +220,18 @@ _record = TypeAdapter(QueryRecord)
 
 def write_results(directory: Path, results: Results) -> None:
     """Write `results.json`; it is the marker of an evaluation, so the record files come before it."""
-    write_text(directory / RESULTS, _results.dump_json(results, indent=1).decode() + "\n")
+    write_json(directory / RESULTS, _results.dump_python(results, mode="json"))
 
 
 def read_results(directory: Path) -> Results:
-    """Raises: UserError when the folder holds no results, or those of another version."""
+    """Raises: UserError when the folder holds no results, damaged ones, or those of another version."""
     path = directory / RESULTS
     try:
-        results = _results.validate_json(path.read_bytes())
+        results = _results.validate_python(read_json(path))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: no evaluation has finished in this folder; run launch/evaluate.py") from None
+    except DamagedError as error:
+        raise DamagedError(f"{error}; or evaluate again") from None
     except ValidationError as error:
         raise UserError(f"{path} cannot be read as results of version {VERSION}; evaluate again\n{error}") from None
     if results.version != VERSION:
@@ -245,7 +250,23 @@ def record_file(path: Path) -> Iterator[Callable[[Iterable[QueryRecord]], None]]
         yield append
 
 
-def read_records(path: Path) -> Iterator[QueryRecord]:
+def read_records(path: Path, checksum: str = "") -> Iterator[QueryRecord]:
+    """
+    Args:
+        checksum: that `results.json` has of the file.
+
+    Raises:
+        DamagedError: the file is gone, or not the one that was written.
+    """
+    if checksum and (fault := records_fault(path, checksum)):
+        raise DamagedError(f"{path} {fault}; evaluate again")
     with path.open("rb") as file:
         for line in file:
             yield _record.validate_json(line)
+
+
+def records_fault(path: Path, checksum: str) -> str | None:
+    """What is wrong with a file of records, or None."""
+    if not path.is_file():
+        return "is gone"
+    return None if checksum_of(path) == checksum else "is damaged: its checksum is not the one in results.json"

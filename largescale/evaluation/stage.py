@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from largescale.commit import DamagedError
 from largescale.distributed import World
 from largescale.evaluation.config import EvaluateConfig
 from largescale.evaluation.context import Context, Network
@@ -11,7 +12,7 @@ from largescale.evaluation.descriptors.sizes import check_sizes
 from largescale.evaluation.descriptors.store import describe
 from largescale.evaluation.descriptors.store import seal as seal_all
 from largescale.evaluation.publish import clock, publish, timed
-from largescale.evaluation.results import RESULTS, ProtocolResult, Results, read_results
+from largescale.evaluation.results import RESULTS, ProtocolResult, Results, read_results, records_fault
 from largescale.evaluation.task import Task
 
 
@@ -110,16 +111,21 @@ def done(context: Context) -> Results | None:
 
 
 def _take_done(context: Context) -> Results | None:
-    """Results of something else are removed."""
+    """Results of something else, or damaged ones, are removed."""
     if not (context.config.out / RESULTS).exists():
         return None
-    plan, results = context.plan, read_results(context.config.out)
+    try:
+        plan, results = context.plan, read_results(context.config.out)
+    except DamagedError:
+        (context.config.out / RESULTS).unlink()
+        return None
     used = [results.gallery, results.queries, *results.distractors]
     found = [results.digest, results.preprocess, [corpus.fingerprint for corpus in used], results.score, results.tuned]
     wanted = [corpus.manifest.fingerprint for corpus in (plan.gallery, plan.queries, *plan.distractors)]
     hashes = [protocol.hash for protocol in plan.protocols]
     asked = [context.subject.digest, context.subject.preprocess, wanted, context.settings, context.tuned]
-    if (found, [protocol.hash for protocol in results.protocols]) == (asked, hashes):
+    whole = not any(records_fault(context.config.out / x.records, x.records_checksum) for x in results.protocols)
+    if whole and (found, [protocol.hash for protocol in results.protocols]) == (asked, hashes):
         return results
     (context.config.out / RESULTS).unlink()
     return None

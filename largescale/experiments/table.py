@@ -69,7 +69,8 @@ def _protocol(run: Run) -> ProtocolResult:
 
 def _per_query(runs: Sequence[Run], metric: str) -> dict[str, tuple[str, float]]:
     """Label and mean over seeds of each query, by its key."""
-    records = [list(read_records(run.evaluate.out / _protocol(run).records)) for run in runs]
+    scored = [(run.evaluate.out, _protocol(run)) for run in runs]
+    records = [list(read_records(out / result.records, result.records_checksum)) for out, result in scored]
     return {own[0].key: (own[0].label, _mean(own, metric)) for own in zip(*records, strict=True) if own[0].ap is not None}
 
 

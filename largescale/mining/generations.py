@@ -6,7 +6,6 @@ part and commits. What is incomplete or damaged is not there.
 Letters: Q queries, q of a part, N negatives.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,10 +14,12 @@ from typing import NamedTuple
 import numpy as np
 
 from largescale.commit import (
+    DamagedError,
     begin_directory,
     commit_directory,
     is_complete,
     partial,
+    read_json,
     remove_directory,
     write_array,
     write_json,
@@ -26,6 +27,7 @@ from largescale.commit import (
 from largescale.corpus.batches import BadImage
 from largescale.corpus.manifest import sha256_of
 from largescale.mining.stored import Stored
+from largescale.names import component
 from largescale.settings import UserError
 
 HEAD = "generation.json"
@@ -110,9 +112,9 @@ class Generations:
         if not is_complete(path):
             return None
         try:
-            head = json.loads((path / HEAD).read_text())
-            parts = {name: _load(path / name, sha256) for name, sha256 in head["parts"].items()}
-        except (OSError, ValueError, KeyError):
+            head = read_json(path / HEAD)
+            parts = {name: _load(path / component(name), sha256) for name, sha256 in head["parts"].items()}
+        except (OSError, ValueError, KeyError, DamagedError):
             return None
         if head["fingerprint"] != self.fingerprint:
             raise UserError(
@@ -183,7 +185,7 @@ class Generations:
         """What training reads in an epoch; None before it has begun."""
         if not self._record(epoch).exists():
             return None
-        record = json.loads(self._record(epoch).read_text())
+        record = read_json(self._record(epoch))
         return Taken(epoch, record["generation"] and tuple(record["generation"]), record["waited"])
 
     def fallbacks(self, epoch: int) -> int:

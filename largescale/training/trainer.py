@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from largescale.commit import remove_directory, write_text
+from largescale.commit import remove_directory, write_sealed
 from largescale.config import to_yaml
 from largescale.corpus.batches import Step
 from largescale.corpus.corpus import Corpus
@@ -160,7 +160,7 @@ class Trainer:
         if newest is None:  # negatives and weights without a checkpoint are of a run that nobody continues
             self.world.decide(lambda: _clear(directory))
         self._restore(self.checkpoints.load(newest) if newest else None)
-        self.world.decide(lambda: write_text(directory / "config.yaml", to_yaml(self.config)))
+        self.world.decide(lambda: write_sealed(directory / "config.yaml", to_yaml(self.config)))
 
     def _restore(self, checkpoint: Checkpoint | None) -> None:
         state = checkpoint.progress if checkpoint else {}

@@ -58,12 +58,12 @@ def shuffle_corpus(directory: Path, old: Path, shards: int) -> dict[str, str]:
     return {f"{new:06d}": manifest.keys[old].as_py() for new, old in enumerate(order.tolist())}
 
 
-def add_ground_truth(directory: Path, ground_truth: Mapping[str, Any]) -> None:
+def add_ground_truth(directory: Path, ground_truth: Mapping[str, Any], pairs: Mapping[str, Any] | None = None) -> None:
     old = Corpus.open(str(directory)).manifest
     columns = {
         name: column.copy() if isinstance(column, np.ndarray) else column.to_pylist() for name, column in old.columns.items()
     }
-    write_manifest(directory, old.name, old.shards, columns, old.label_names.to_pylist(), old.made, ground_truth=ground_truth)
+    write_manifest(directory, old.name, old.shards, columns, old.label_names.to_pylist(), old.made, pairs, ground_truth)
 
 
 def settings(out: Path, **values: Any) -> EvaluateConfig:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from largescale.commit import write_array
+from largescale.commit import array_fault, write_array
 from largescale.cpu import one_thread, own_cores, single_threads
 from largescale.distributed import World
 from largescale.evaluation.descriptors.store import WAIT_S
@@ -31,11 +31,20 @@ def derive(directory: Path, parts: int, compute: Callable[[int], np.ndarray], wo
     def make(part: int) -> None:
         write_array(files[part], compute(part))
 
-    missing = world.decide(lambda: [part for part, file in enumerate(files) if not file.exists()])
+    missing = world.decide(lambda: [part for part, file in enumerate(files) if not file.exists() or array_fault(file)])
     with one_thread(), single_threads(own_cores()) as pool:
         list(pool.map(make, missing[world.share(len(missing))]))
     world.barrier(WAIT_S)
     return [np.load(file, mmap_mode="c") for file in files]
+
+
+def readable(path: Path) -> bool:
+    """Whether there is an archive of arrays (.npz), each of which is what was written: they carry checksums."""
+    try:
+        with np.load(path) as file:
+            return all(file[name] is not None for name in file)
+    except Exception:  # a damaged archive may raise anything
+        return False
 
 
 def gallery_parts(directory: Path, gallery: Gallery, compute: Callable[[np.ndarray, slice], np.ndarray], world: World) -> Any:

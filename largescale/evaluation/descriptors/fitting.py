@@ -13,6 +13,7 @@ from largescale.commit import committed_file
 from largescale.corpus.manifest import Manifest
 from largescale.cpu import one_thread
 from largescale.distributed import World
+from largescale.evaluation.descriptors.derived import readable
 from largescale.models.whitening import LearnedWhitening, Parts, PCAWhitening, Whitening
 from largescale.settings import UserError
 
@@ -53,7 +54,7 @@ def fitted(path: Path, kind: str, manifest: Manifest, ids: np.ndarray, parts: Se
     """
 
     def fit() -> None:
-        if path.exists():
+        if readable(path):
             return
         rows = Parts(parts)
         with one_thread():

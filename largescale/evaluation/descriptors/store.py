@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from largescale.commit import committed_file, write_json, write_text
+from largescale.commit import DamagedError, checksum_of, read_array, read_json, write_array, write_json, write_text
 from largescale.corpus.batches import BadImage
 from largescale.corpus.corpus import Corpus
-from largescale.corpus.manifest import sha256_of
 from largescale.distributed import World
 from largescale.embedding import Embedded, Embedder
 from largescale.models.multiscale import AtScales
@@ -92,16 +91,31 @@ class Descriptors:
 
     def write(self, shard: int, rows: np.ndarray, bad: list[BadImage]) -> None:
         """Commit the rows `(n, D)` of a shard; the marker comes last."""
-        with committed_file(self.file(shard)) as temporary:
-            with temporary.open("wb") as file:
-                np.save(file, rows.astype(self.dtype))
-            digest = sha256_of(temporary)
+        write_array(self.file(shard), rows.astype(self.dtype))
         faults = [{"key": image.key, "error": image.error} for image in bad]
-        write_json(self._marker(shard), {"rows": len(rows), "sha256": digest, "bad": faults})
+        write_json(self._marker(shard), {"rows": len(rows), "bad": faults})
 
     def parts(self) -> list[np.ndarray]:
-        """`(n, D)` memory-mapped rows of each shard, side by side in the order of `ids`."""
-        return [np.load(self.file(shard), mmap_mode="c") for shard in self.shards]  # torch takes no read-only arrays
+        """`(n, D)` memory-mapped rows of each shard, side by side in the order of `ids`.
+
+        Raises:
+            DamagedError: rows that are not what was sealed; the next run embeds their images again.
+        """
+        return [self._sealed_rows(shard) for shard in self.shards]
+
+    def _sealed_rows(self, shard: int) -> np.ndarray:
+        try:
+            return read_array(self.file(shard), mapped=True)
+        except (DamagedError, FileNotFoundError):
+            self._forget(shard)
+            raise DamagedError(
+                f"{self.file(shard)} is gone or damaged: it is not what was sealed; the same command embeds its images again"
+            ) from None
+
+    def _forget(self, shard: int) -> None:
+        """What was written of a shard is not believed any more."""
+        (self.directory / SEALED).unlink(missing_ok=True)
+        self._marker(shard).unlink(missing_ok=True)
 
     def faults(self, shard: int) -> Iterator[str]:
         """What keeps a shard from being scored."""
@@ -109,11 +123,12 @@ class Descriptors:
         if not marker.exists() or not self.file(shard).exists():
             yield f"{self.directory}/{name} is not there: its images were not embedded, or by a node with another disk"
             return
-        values, place = json.loads(marker.read_text()), self.place(shard)
-        if sha256_of(self.file(shard)) != values["sha256"]:
-            yield f"{self.directory}/{name} is not what was written: its checksum differs; delete the folder {self.directory}"
+        try:
+            values, place, rows = read_json(marker), self.place(shard), read_array(self.file(shard), mapped=True)
+        except DamagedError:
+            self._forget(shard)
+            yield f"{self.directory}/{name} is not what was written: its checksum differs; the same command embeds it again"
             return
-        rows = np.load(self.file(shard), mmap_mode="r")
         if rows.shape != (place.stop - place.start, self.dim):
             yield f"{self.directory}/{name} has shape {rows.shape}, expected {(place.stop - place.start, self.dim)}"
             return
@@ -124,8 +139,8 @@ class Descriptors:
             yield f"{key}: {reasons.get(key, wrong)}"
 
     def checksums(self) -> dict[str, str]:
-        """SHA-256 of every file."""
-        return {self.file(shard).name: json.loads(self._marker(shard).read_text())["sha256"] for shard in self.shards}
+        """XXH3 of every file."""
+        return {self.file(shard).name: checksum_of(self.file(shard)) for shard in self.shards}
 
     def _marker(self, shard: int) -> Path:
         return self.file(shard).with_suffix(".json")

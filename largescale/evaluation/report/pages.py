@@ -49,7 +49,10 @@ def write_report(directory: Path, pictures: Pictures | None = None) -> Path:
 
 def _pages(directory: Path, result: ProtocolResult) -> Iterator[Page]:
     """Queries from the lowest AP to the highest; those without positives come last."""
-    records = sorted(read_records(directory / result.records), key=lambda record: (record.ap is None, record.ap, record.key))
+    records = sorted(
+        read_records(directory / result.records, result.records_checksum),
+        key=lambda record: (record.ap is None, record.ap, record.key),
+    )
     for number, start in enumerate(range(0, len(records), PER_PAGE), start=1):
         part = records[start : start + PER_PAGE]
         aps = [record.ap for record in part if record.ap is not None]

@@ -49,7 +49,7 @@ def _scores(results: Results) -> Iterator[Mapping[str, Any]]:
 
 def _queries(directory: Path, protocol: ProtocolResult, pictures: Pictures | None) -> Iterator[Mapping[str, Any]]:
     """The worst first."""
-    asked = (record for record in read_records(directory / protocol.records) if record.ap is not None)
+    asked = (record for record in read_records(directory / protocol.records, protocol.records_checksum) if record.ap is not None)
     for record in heapq.nsmallest(MOST, asked, key=lambda record: (record.ap, record.key)):
         facts = {"query": record.key, "label": record.label, protocol.main: record.ap, "positives": record.positives}
         row = {**facts, "first hit": record.first_hit, "lowest positive": max((m.rank for m in record.missed), default=None)}

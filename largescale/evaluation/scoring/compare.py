@@ -30,7 +30,7 @@ class Scored:
         return protocol.protocol, protocol.hash, str(protocol.gallery), str(protocol.distractors), *images
 
     def records(self) -> Iterator[QueryRecord]:
-        return read_records(self.folder / self.protocol.records)
+        return read_records(self.folder / self.protocol.records, self.protocol.records_checksum)
 
 
 @dataclass(frozen=True)

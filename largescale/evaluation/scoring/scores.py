@@ -5,9 +5,11 @@ Q queries of a block, M judged rows of all queries, P positives, G groups (0 the
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
+from largescale.commit import checksum_of
 from largescale.evaluation.protocol.ground_truth import Truth
 from largescale.evaluation.protocol.metrics import Ranked, Scores, measure, precision_at_recall, scores
 from largescale.evaluation.protocol.protocols import Protocol
@@ -105,10 +107,11 @@ class ProtocolScore:
         self.positives += np.histogram(counted.shown[found.index].clip(EDGES[0], EDGES[-1]), EDGES)[0]
         return found, ranked
 
-    def result(self, unjudged: np.ndarray, gallery: int, suspects: Suspects, records: str) -> ProtocolResult:
+    def result(self, unjudged: np.ndarray, gallery: int, suspects: Suspects, records: Path | None) -> ProtocolResult:
         """
         Args:
             unjudged: `(G, bins)` histograms of the rows that are not judged.
+            records: the file of the records, which is complete; None: they were not written.
 
         Raises:
             UserError: no query has a positive.
@@ -133,7 +136,8 @@ class ProtocolScore:
             histogram=histogram,
             precision_recall=PrecisionRecall(RECALL.tolist(), (self.curve / self.asked).tolist()),
             suspects=suspects,
-            records=records,
+            records=records.name if records else "",
+            records_checksum=checksum_of(records) if records else "",
         )
 
     def _points(self) -> list[CurvePoint]:

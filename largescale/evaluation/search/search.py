@@ -18,7 +18,7 @@ from largescale.corpus.workers import worker_count
 from largescale.cpu import one_thread
 from largescale.distributed import World
 from largescale.evaluation.config import ScoreConfig
-from largescale.evaluation.descriptors.derived import digest_of, gallery_parts
+from largescale.evaluation.descriptors.derived import digest_of, gallery_parts, readable
 from largescale.evaluation.protocol.relevance import Gallery
 from largescale.evaluation.results import ProtocolResult, record_file
 from largescale.evaluation.scoring.records import Found
@@ -91,7 +91,7 @@ class Search:
         """
         for of_number in reversed(self._apart):  # the largest first: it may be too large
             of_number.run(world, should_stop)
-        missing = world.decide(lambda: [start for start in self.starts if not self._file(start).exists()])
+        missing = world.decide(self._missing)
         if self._apart or not missing:
             return
         gallery, exchange = self._searched(world), world_exchange(world)
@@ -116,7 +116,7 @@ class Search:
         task = self.task
         scores = [ProtocolScore(protocol, task.truth, self.prefixes) for protocol in task.protocols]
         paths = [out / f"queries-{protocol.name}.jsonl" for protocol in task.protocols] if out else []
-        missing = [start for start in self.starts if not self._file(start).exists()]
+        missing = self._missing()
         if missing:
             raise UserError(
                 f"{len(missing):,} of {len(self.starts):,} blocks of queries are not searched yet: run the step search first"
@@ -132,11 +132,16 @@ class Search:
                     collected.add(of_protocol)
                 for of_protocol, write in zip(found, writers, strict=False):
                     write(of_protocol.records())
-        inside, names = len(task.gallery) - len(task.truth.left_out), [path.name for path in paths] or [""] * len(scores)
+        inside = len(task.gallery) - len(task.truth.left_out)
+        written: Sequence[Path | None] = paths or [None] * len(scores)
         return [
-            score.result(np.sum(unjudged, axis=0), inside, collected.suspects(), name)
-            for score, collected, name in zip(scores, outranking, names, strict=True)
+            score.result(np.sum(unjudged, axis=0), inside, collected.suspects(), path)
+            for score, collected, path in zip(scores, outranking, written, strict=True)
         ]
+
+    def _missing(self) -> list[int]:
+        """Blocks of queries that are not on disk, or damaged."""
+        return [start for start in self.starts if not readable(self._file(start))]
 
     def _count(
         self, start: int, gallery: Gallery, rerank: Rerank | None, exchange: Exchange, progress: Callable[[int], object]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from largescale.commit import write_array
+from largescale.commit import array_fault, read_array, write_array
 from largescale.corpus.corpus import Corpus
 from largescale.cpu import own_cores
 from largescale.distributed import World
@@ -68,7 +68,7 @@ def hash_corpus(corpus: Corpus, store: Path, world: World, should_stop: Callable
     Raises:
         StoppedError: `should_stop` said so on some rank.
     """
-    pending = world.decide(lambda: [s for s in range(len(corpus.manifest.shards)) if not _file(corpus, store, s).exists()])
+    pending = world.decide(lambda: [s for s in range(len(corpus.manifest.shards)) if not _is_done(_file(corpus, store, s))])
     with ThreadPoolExecutor(own_cores()) as pool:
         for shard in pending[world.share(len(pending))]:
             if should_stop():
@@ -90,8 +90,12 @@ def hash_corpus(corpus: Corpus, store: Path, world: World, should_stop: Callable
 def read_hashes(corpus: Corpus, store: Path, shards: Sequence[int]) -> Hashes:
     """Of the images of these shards, in their order."""
     return Hashes(
-        np.concatenate([np.zeros((0, _SHA + BITS // 8), np.uint8), *(np.load(_file(corpus, store, s)) for s in shards)])
+        np.concatenate([np.zeros((0, _SHA + BITS // 8), np.uint8), *(read_array(_file(corpus, store, s)) for s in shards)])
     )
+
+
+def _is_done(path: Path) -> bool:
+    return path.exists() and array_fault(path) is None
 
 
 def _file(corpus: Corpus, store: Path, shard: int) -> Path:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from largescale.commit import read_array
 from largescale.corpus.corpus import Corpus
 from largescale.distributed import World
 from largescale.evaluation.plan import Plan
@@ -49,7 +50,8 @@ def two_stage_search(config: AnchorsConfig, context: StudyContext) -> Study:
     if not file.exists():
         raise UserError(f"there are no anchors in {file}: train with loss.name=class_anchor, or give anchors=FILE.npy")
     task = context.task()
-    return context.world.decide(lambda: two_stage.measure_task(task, np.load(file), config.probes))
+    anchors = read_array(file) if config.anchors is None else np.load(file)
+    return context.world.decide(lambda: two_stage.measure_task(task, anchors, config.probes))
 
 
 def decomposability(config: DecomposabilityConfig, context: StudyContext) -> Study:

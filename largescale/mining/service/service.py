@@ -4,13 +4,12 @@ Nothing but committed files passes between the two: settings and weights one way
 started again at any moment.
 """
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from largescale.commit import write_json
+from largescale.commit import read_json, write_json
 from largescale.corpus.corpus import Corpus
 from largescale.distributed import World
 from largescale.embedding import Embedder
@@ -199,7 +198,7 @@ def _open_tracker(settings: RunSettings, directory: Path, world: World) -> Track
     if world.is_first:
         directory.mkdir(parents=True, exist_ok=True)
         record, state = directory / "log.jsonl", directory / "tracking.json"
-        kept = json.loads(state.read_text()) if state.exists() else {}
+        kept = read_json(state) if state.exists() else {}
         whole = record.read_bytes().rfind(b"\n") + 1 if record.exists() else 0
         tracker.open(kept | {"position": whole})
         write_json(state, tracker.state())

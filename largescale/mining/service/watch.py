@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import PositiveFloat
 
+from largescale.commit import require_sealed
 from largescale.config import check, read_yaml
 from largescale.corpus.config import BadImagesConfig, ImagesConfig, LoaderConfig, StorageConfig, TuplePlanConfig
 from largescale.corpus.corpus import Corpus
@@ -44,6 +45,7 @@ class RunSettings(Settings):
         Raises:
             UserError: there is none, or its run does not follow a mining service.
         """
+        require_sealed(directory / "config.yaml")
         values = read_yaml(directory / "config.yaml")
         if values.get("mining") is None:
             raise UserError(f"{directory} learns from labels, so mined negatives would never be read; there is nothing to serve")

@@ -61,7 +61,9 @@ class Evaluation(Callback):
         gallery = Corpus.open(stage.gallery, stage.storage)
         queries = Corpus.open(stage.queries, stage.storage) if stage.queries else gallery
         pictures = Pictures(queries, gallery, [Corpus.open(location, stage.storage) for location in stage.distractors])
-        for record in islice(read_records(stage.out / protocol.records), self.config.evaluation.strips):
+        for record in islice(
+            read_records(stage.out / protocol.records, protocol.records_checksum), self.config.evaluation.strips
+        ):
             yield {"query": record.key, "label": record.label, "ap": record.ap, "strip": strip(record, pictures)}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from largescale.commit import write_array
+from largescale.commit import read_array, write_array
 from largescale.corpus.plan import Tuples
 from largescale.embedding import gather_by_id
 from largescale.mining import Miner
@@ -39,7 +39,7 @@ class NearestPositives:
             UserError: the epoch has begun with positives that are gone.
         """
         path = self.miner.generations.directory / f"positives-{epoch:06d}-{boundary:06d}.npy"
-        positives = self.world.decide(lambda: np.load(path) if path.exists() else None)
+        positives = self.world.decide(lambda: read_array(path) if path.exists() else None)
         if positives is None and resumed:
             raise UserError(
                 f"{path} is gone: the batches after step {boundary} follow from it; delete the checkpoints after step "

@@ -1,0 +1,31 @@
+"""`python -m tests.torture [kills=200] [flips=1000]`: by hand and nightly; prints the tables of docs/explanation."""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.evaluation.small import alone
+from tests.torture import flips, kills
+
+
+def main(arguments: list[str]) -> None:
+    asked = {"kills": 200, "flips": 1000} | {key: int(value) for key, value in (pair.split("=") for pair in arguments)}
+    folder = Path(tempfile.mkdtemp(prefix="torture-"))
+    if asked["flips"]:
+        with alone() as world:
+            kinds = flips.build_kinds(folder / "flips", world)
+            found = flips.flips(kinds, -(-asked["flips"] // len(kinds)))
+        print(flips.table(found), flush=True)
+        assert not any(of["altered"] or of["traceback"] for of in found.values())
+    if asked["kills"]:
+        counts = {}
+        for name, of_stage in kills.everything(folder / "kills", asked["kills"]):
+            counts[name] = of_stage
+            print(name, dict(of_stage), flush=True)
+        print(kills.table(counts), flush=True)
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
