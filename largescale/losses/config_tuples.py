@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
 from largescale.losses.config_base import Kind, LossSettings, Objective, Reduction
 from largescale.settings import Settings
@@ -84,7 +84,10 @@ class LRMLConfig(TupleSettings):
     smallest: NonNegativeFloat | None = Field(default_factory=lambda values: _three_quarters(values))
     """The threshold of the nearest negative of a ramp; by default three quarters of the margin."""
     teacher: Path | None = None
-    """Weights file of the network that puts the negatives in order, frozen; null: the network in training itself."""
+    """What puts the negatives in order, frozen: a model folder, which describes the corpus once, whitened as it says; or a
+    weights file, which sees the images of each step. null: the network in training itself."""
+    teacher_neighbors: NonNegativeInt = 0
+    """Nearest images of the corpus that are added to a query before a model folder orders its negatives (average expansion)."""
     ranking: Literal["euclidean", "cosine"] = "euclidean"
     """The distance by which it does; the order differs only where descriptors are not normalized, the values always."""
     reduction: Reduction = "mean"
@@ -100,10 +103,12 @@ class LRMLConfig(TupleSettings):
     def _pupil_of_a_teacher(self) -> "LRMLConfig":
         if self.threshold_rule == "flat" and self.teacher is not None:
             raise ValueError("threshold_rule=flat needs no order of the negatives, a teacher would only cost time; remove it")
+        if self.teacher_neighbors and self.teacher is None:
+            raise ValueError(f"teacher_neighbors={self.teacher_neighbors} belongs to a teacher; give teacher=MODEL_FOLDER")
         return self
 
     def _arguments(self) -> dict[str, Any]:
-        return {name: value for name, value in super()._arguments().items() if name != "teacher"}
+        return {name: value for name, value in super()._arguments().items() if not name.startswith("teacher")}
 
     def build(self, num_classes: int, dim: int) -> "Objective":
         from largescale.losses.lrml import LRMLLoss

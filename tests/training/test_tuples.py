@@ -8,22 +8,27 @@ import pytest
 import torch
 
 from largescale.config import load
+from largescale.corpus.batches import Step
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.loading import load_steps
 from largescale.corpus.plan import plan_tuples
 from largescale.distributed import StopSignal, World
+from largescale.evaluation.search.expansion import expand_queries
 from largescale.losses.lrml import sequence
 from largescale.models.build import build_network, load_network
 from largescale.models.config import ModelConfig
+from largescale.models.folder import Contents, DescriptorConfig, write_folder
 from largescale.models.network import RetrievalNet
 from largescale.models.weights import save_weights
+from largescale.models.whitening import PCAWhitening
 from largescale.settings import UserError
 from largescale.training.planning.planners import TuplePlanner, build_planner
 from largescale.training.planning.positives import NearestPositives
-from largescale.training.planning.teacher import Teacher
+from largescale.training.planning.teacher import PublishedTeacher, Teacher
 from largescale.training.recipe import TrainConfig
 from tests.corpora import make_corpus
 from tests.distributed.runs import lines, run_alone
+from tests.evaluation.small import alone
 from tests.world import run_world
 
 MODEL = ModelConfig(backbone="timm:test_resnet.r160_in1k")
@@ -89,6 +94,32 @@ def test_a_teacher_orders_the_negatives_on_any_number_of_ranks(folder: Path) -> 
 def test_a_teacher_must_be_a_weights_file(folder: Path) -> None:
     with pytest.raises(UserError, match="there is no weights file"):
         Teacher(folder / "none.safetensors", "euclidean", World(0, 1, 0, 1, torch.device("cpu"), None))
+
+
+def test_a_published_teacher_whitens_and_expands(folder: Path, tmp_path: Path) -> None:
+    """Its sequence by hand: each query with its two nearest images added, against the descriptors of the negatives."""
+    net = network(7)
+    rows = np.random.default_rng(0).standard_normal((50, net.dim))
+    whitening = PCAWhitening.fit(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+    write_folder(tmp_path / "model", Contents(net, DescriptorConfig(size=32, dim=8, whitening="pca"), whitening), "")
+    queries, ids = np.array([1, 9]), np.array([[1, 2, 8, 12, 16], [9, 10, 0, 4, 20]])
+    step = Step([], [], ids.ravel(), ids.ravel(), [])
+    with alone() as world:
+        lrml = ["loss.name=lrml", f"loss.teacher={tmp_path / 'model'}", "loss.teacher_neighbors=2", f"runs={tmp_path}", "name=r"]
+        taught = planner(world, settings(folder, *lrml)).teacher
+        assert isinstance(taught, PublishedTeacher)
+        taught.prepare(queries)
+        found = taught.distances(step, 2).numpy()
+        kept = sorted(tmp_path.glob("r/teacher/*/*.npy"))
+        described = np.concatenate([np.load(file) for file in kept])
+    assert described.shape == (24, 8)
+    for query, own, distances in zip(queries, ids, found, strict=True):
+        others = np.delete(described, query, axis=0)
+        expanded = expand_queries(described[[query]], others, 2)
+        np.testing.assert_allclose(distances, np.linalg.norm(expanded - described[own[2:]], axis=1), rtol=1e-4)
+    files = [f"loss.teacher={folder}/teacher.safetensors", "loss.teacher_neighbors=2"]
+    with alone() as world, pytest.raises(UserError, match="is none: give one"):
+        planner(world, settings(folder, "loss.name=lrml", *files))
 
 
 def nearest(world: World, folder: Path) -> np.ndarray:

@@ -27,7 +27,7 @@ from largescale.training.engine.step_module import Batch
 from largescale.training.planning.negatives import ServedNegatives
 from largescale.training.planning.positives import NearestPositives
 from largescale.training.planning.stored_negatives import StoredNegatives
-from largescale.training.planning.teacher import Teacher
+from largescale.training.planning.teacher import PublishedTeacher, Teacher
 from largescale.training.progress import Progress
 from largescale.training.recipe import TrainConfig
 
@@ -62,7 +62,7 @@ class TuplePlan:
     """Tuples of a step."""
     first: int
     """Place of this rank's first tuple in a step."""
-    teacher: Teacher | None = None
+    teacher: Teacher | PublishedTeacher | None = None
     stored: StoredNegatives | None = None
     statistics: Mapping[str, float] = field(default_factory=dict)
 
@@ -110,7 +110,7 @@ class Planner(Protocol):
 class TuplePlanner:
     """Queries and positives from the corpus, negatives from the miner."""
 
-    def __init__(self, plan: TuplePlanConfig, seed: int, miner: Miner, teacher: Teacher | None = None) -> None:
+    def __init__(self, plan: TuplePlanConfig, seed: int, miner: Miner, teacher: Teacher | PublishedTeacher | None = None) -> None:
         check_clusters(miner.corpus.manifest, miner.config.negatives)
         self.config, self.seed, self.miner, self.teacher = plan, seed, miner, teacher
         self.steps = len(self._tuples(0).queries) // plan.batch_size
@@ -121,6 +121,8 @@ class TuplePlanner:
         generation = None if tuples is None else self._generation(progress, network, tuples)
         if tuples is None or generation is None:
             return None
+        if self.teacher is not None:
+            self.teacher.prepare(tuples.queries)
         stored = self._stored(generation.stored, tuples)
         further = {} if stored is None else {"stored": stored.count}
         return replace(self._share(tuples, generation.negatives, stored), statistics={**generation.statistics, **further})
@@ -131,7 +133,8 @@ class TuplePlanner:
         ids = np.linspace(0, images - 1, min(config.stored, images)).astype(np.int64)
         stored = Stored(ids, ids, np.zeros((len(ids), dim), np.float32)) if config.stored else None
         negatives = np.zeros((len(tuples.queries), config.negatives), np.int64)
-        return self._share(tuples, negatives, self._stored(stored, tuples))
+        plan = self._share(tuples, negatives, self._stored(stored, tuples))
+        return replace(plan, teacher=None) if isinstance(self.teacher, PublishedTeacher) else plan  # it would describe the corpus
 
     def _with_positives(self, progress: Progress, network: Evaluated, tuples: Tuples) -> Tuples | None:
         """The positives that follow from the weights at the epoch boundary; those that follow from the corpus stay."""
@@ -203,10 +206,22 @@ def build_planner(config: TrainConfig, world: World, corpus: Corpus, signal: Sto
     settings = config.mining.batch_size, config.loader, config.precision
     embedder = Embedder.in_world(world, config.images, *settings, should_stop=lambda: signal.received)
     miner = Miner(config.mining, corpus, world, embedder, config.directory, seed=config.seed, bad_images=config.bad_images)
-    loss, teacher = config.loss, None
-    if isinstance(loss, LRMLConfig) and loss.teacher is not None:
-        teacher = Teacher(loss.teacher, loss.ranking, world, resolve(config.precision, world.device))
+    teacher = _teacher(config, config.loss, world, corpus) if isinstance(config.loss, LRMLConfig) else None
     return TuplePlanner(config.tuples, config.seed, miner, teacher)
+
+
+def _teacher(config: TrainConfig, loss: LRMLConfig, world: World, corpus: Corpus) -> Teacher | PublishedTeacher | None:
+    if loss.teacher is None:
+        return None
+    if loss.teacher.is_dir():
+        store = config.directory / "teacher"
+        return PublishedTeacher(loss.teacher, loss.teacher_neighbors, loss.ranking, world, corpus, store)
+    if loss.teacher_neighbors:
+        raise UserError(
+            f"loss.teacher_neighbors={loss.teacher_neighbors} looks among descriptors of the corpus, which a model folder makes; "
+            f"{loss.teacher} is none: give one, or use loss.teacher_neighbors=0"
+        )
+    return Teacher(loss.teacher, loss.ranking, world, resolve(config.precision, world.device))
 
 
 def step_seed(seed: int, step: int) -> int:
