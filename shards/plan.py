@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 from collections import Counter
@@ -30,7 +31,7 @@ from largescale.names import component
 from largescale.progress import tracked
 from largescale.settings import Settings, UserError
 
-from .images import Encoding, stored_image
+from .images import Encoding, Stored, stored_image
 from .sources import Item, Skipped, Source
 
 ROW_COLUMNS = {"key": pa.large_string(), "place": pa.large_string(), "label": pa.int32(), "item": pa.int64()}
@@ -69,6 +70,10 @@ class Plan:
     """The options and the hash of the source, on which every byte of the corpus depends."""
     shards: int
     image_bytes: int
+    stem: str
+    """How the names of its shards begin: the corpus and a hash of what it is made from. Caches of other tools go by names."""
+    suffix: str
+    """Of every image in the tars, whatever its format: readers want one name for one field. png where all are, else jpg."""
 
     def __len__(self) -> int:
         return len(self.rows["key"])
@@ -108,7 +113,7 @@ class Plan:
         write_table(own / "rows.arrow", self.rows, {**ROW_COLUMNS, **(BOX_COLUMNS if self.has_boxes else {})})
         write_table(own / "labels.arrow", {"name": self.label_names}, {"name": pa.large_string()})
         tables = {name: checksum_of(own / name) for name in TABLES}
-        build = {"identity": self.identity, "shards": self.shards, "image_bytes": self.image_bytes}
+        build = {name: getattr(self, name) for name in ("identity", "shards", "image_bytes", "stem", "suffix")}
         write_json(own / "build.json", {"tables": tables, **build})
         try:
             own.rename(folder)
@@ -135,8 +140,11 @@ def settle(source: Source, out: Path, encoding: Encoding, sharding: Sharding) ->
         return None
     require_own(out)
     if not (out / WORK).exists():
-        image_bytes = _mean_bytes(source, rows, encoding)
-        Plan(rows, label_names, identity, sharding.count(len(rows), image_bytes), image_bytes).commit(out / WORK)
+        sample = _sample(source, rows, encoding)
+        image_bytes = sum(len(image.data) + TAR_OVERHEAD for image in sample) // len(sample)
+        suffix = "png" if all(image.suffix == "png" for image in sample) else "jpg"
+        shards, stem = sharding.count(len(rows), image_bytes), f"{_plain_name(out)}-{_token(identity, sample)}"
+        Plan(rows, label_names, identity, shards, image_bytes, stem, suffix).commit(out / WORK)
     plan = Plan.open(out / WORK)
     require_same(out, plan.identity, identity)
     return plan
@@ -268,17 +276,29 @@ def _digest(rows: pa.RecordBatch, label_names: list[str]) -> str:
     return digest.hexdigest()
 
 
-def _mean_bytes(source: Source, rows: pa.RecordBatch, encoding: Encoding) -> int:
-    """Bytes that an image takes in a tar, from a sample spread over the rows."""
-    sizes, errors = [], []
+def _plain_name(out: Path) -> str:
+    return re.sub(r"[^A-Za-z0-9_]+", "-", out.resolve().name).strip("-")[:64] or "corpus"
+
+
+def _token(identity: Mapping[str, Any], sample: Sequence[Stored]) -> str:
+    """Changes with the options, the list of images, and the sampled images."""
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
+    for image in sample:
+        digest.update(image.data)
+    return digest.hexdigest()[:8]
+
+
+def _sample(source: Source, rows: pa.RecordBatch, encoding: Encoding) -> list[Stored]:
+    """Some images as they will be stored, spread over the rows."""
+    stored, errors = [], []
     for row in np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int):
         place = rows["place"][int(row)].as_py()
         try:
-            sizes.append(len(stored_image(source, place, encoding).data) + TAR_OVERHEAD)
+            stored.append(stored_image(source, place, encoding))
         except BadImageError as error:
             errors.append(f"{place} ({error})")
-    if not sizes:
+    if not stored:
         raise UserError(
             f"none of {len(errors)} sampled images can be decoded, the first being {errors[0]}; check SOURCE and --layout"
         )
-    return sum(sizes) // len(sizes)
+    return stored

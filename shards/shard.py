@@ -30,9 +30,10 @@ class Job:
     source: Source
     out: Path
     encoding: Encoding
+    stem: str
 
     def tar(self, shard: int) -> Path:
-        return self.out / f"{shard:05d}.tar"
+        return self.out / f"{self.stem}-{shard:05d}.tar"
 
     def sidecar(self, shard: int) -> Path:
         return self.out / WORK / f"{shard:05d}.json"
@@ -95,13 +96,13 @@ def _box(source: Source, plan: Plan, row: int, image: Stored) -> list[float] | N
 
 
 def _add_sample(tar: tarfile.TarFile, plan: Plan, row: int, image: Stored, box: list[float] | None) -> int:
-    """Add `key.jpg` (or png) and `key.json`; the byte position of the image."""
+    """Add the image and `key.json`; the byte position of the image."""
     key, place = plan.rows["key"][row].as_py(), plan.rows["place"][row].as_py()
     label = int(plan.rows["label"][row])
     name = plan.label_names[label] if label >= 0 else None
     facts = {"label": label, "label_name": name, "width": image.width, "height": image.height, "source": place}
     facts |= {"box": box} if box else {}
-    offset = _add(tar, f"{key}.{image.suffix}", image.data)
+    offset = _add(tar, f"{key}.{plan.suffix}", image.data)
     _add(tar, f"{key}.json", json.dumps(facts, ensure_ascii=False).encode())
     return offset
 

@@ -74,7 +74,7 @@ def build(
     if (out / "manifest.json").exists():  # another process has finished it since the plan was read
         tidy(out)
         return True
-    job = Job(source, out, encoding)
+    job = Job(source, out, encoding, plan.stem)
     own = {shard: job.finished(shard) for shard in part.of(plan.shards)}
     _remove_partial(job, own)
     _require_disk(job, plan)
@@ -116,7 +116,7 @@ def _run(job: Job, shard: int) -> list[Any]:
 def _remove_partial(job: Job, own: Sidecars) -> None:
     """Delete what killed workers left of the shards that are now written again."""
     for path in job.out.glob(".*.tar.*.partial"):
-        if own.get(int(path.name[1:].partition(".")[0]), "of another part") is None:
+        if own.get(int(path.name.partition(".tar.")[0].rpartition("-")[2]), "of another part") is None:
             path.unlink(missing_ok=True)
 
 

@@ -1,20 +1,24 @@
 """Files below a folder: finding them, naming them, and noticing those that are missing."""
 
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image
 
+from largescale.corpus.pixels import FORMATS, BadImageError
 from largescale.settings import UserError
 
 from . import Skipped
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+IMAGE_SUFFIXES = {suffix for suffixes in FORMATS.values() for suffix in suffixes}
 OTHER_SUFFIXES = {".txt", ".json", ".csv", ".tsv", ".xml", ".html", ".md", ".py", ".yaml", ".yml", ".mat", ".npy", ".pkl"}
 OTHER_SUFFIXES |= {".parquet", ".arrow", ".db", ".zip", ".tar", ".gz", ".tgz", ".pdf", ".mp4", ".mov"}
 """What is not even opened. A file with any other suffix, or none, is an image if it begins like one."""
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF", "HEIF", "PPM")
+LARGEST = 2**31 - 1
+"""Bytes of an image."""
 PREFIX = 32
 """Bytes by which Pillow tells formats apart."""
 
@@ -35,6 +39,27 @@ def image_files(root: Path) -> Iterator[str | Skipped]:
     return (path if _is_image(root, path) else not_taken(path) for path in _walk(str(root), ""))
 
 
+def read_file(path: Path) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        BadImageError: a pipe, a device, a folder; or more bytes than a corpus can hold.
+    """
+    with open_regular(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > LARGEST:
+            raise BadImageError(f"{size:,} bytes are more than an image of a corpus may have ({LARGEST:,})")
+        return file.read(LARGEST)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file; BadImageError for a pipe, whose end might never come, a device or a folder."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise BadImageError("no regular file")
+    return os.fdopen(file, "rb")
+
+
 def not_taken(path: str) -> Skipped:
     return Skipped(path, f"no image ({os.path.splitext(path)[1].lower() or 'no suffix'})")
 
@@ -43,8 +68,11 @@ def _is_image(root: Path, path: str) -> bool:
     suffix = os.path.splitext(path)[1].lower()
     if suffix in IMAGE_SUFFIXES or suffix in OTHER_SUFFIXES:
         return suffix in IMAGE_SUFFIXES
-    with (root / path).open("rb") as file:
-        return begins_like_image(file.read(PREFIX))
+    try:
+        with open_regular(root / path) as file:
+            return begins_like_image(file.read(PREFIX))
+    except BadImageError:
+        return False
 
 
 def begins_like_image(prefix: bytes) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from largescale.settings import UserError
 
 from . import Item, Skipped, Source
-from .files import image_files, key_of
+from .files import image_files, key_of, read_file
 from .layout import Layout, Request
 from .tars import Tars, tar_files
 
@@ -90,7 +90,7 @@ class Folder(Source):
             yield Item(key_of(path), "/".join(folders) or None, path)
 
     def read(self, place: str) -> bytes:
-        return (self.root / place).read_bytes()
+        return read_file(self.root / place)
 
 
 def splits_of(source: Path) -> list[str]:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from largescale.settings import UserError
 
 from . import Item, Skipped, Source
-from .files import image_files, key_of
+from .files import image_files, key_of, read_file
 from .layout import Layout, Request
 from .tables.columns import text
 from .tables.pictures import Parquet
@@ -63,7 +63,7 @@ class Files(Source):
                 yield path
 
     def read(self, place: str) -> bytes:
-        return (self.root / place).read_bytes()
+        return read_file(self.root / place)
 
     def _label(self, path: str) -> str | None:
         facts = self.root / (os.path.splitext(path)[0] + ".json")

@@ -16,7 +16,7 @@ from largescale.settings import UserError
 
 from ..images import size_in_file
 from . import Item, Skipped, Source
-from .files import IMAGE_SUFFIXES, MissingImagesError, image_files, key_of
+from .files import IMAGE_SUFFIXES, MissingImagesError, image_files, key_of, read_file
 from .layout import Layout, Request
 from .pickles import load_plain
 
@@ -74,7 +74,7 @@ class Landmarks(Source):
         return (Item(name, None, paths[name]) for name in stored)
 
     def read(self, place: str) -> bytes:
-        return (self.root / place).read_bytes()
+        return read_file(self.root / place)
 
     def _check_boxes(self, test_set: TestSet, paths: Mapping[str, str]) -> None:
         """Raise UserError for a box that reaches beyond its image: it belongs to a picture of another size."""

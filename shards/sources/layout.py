@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple
 from largescale.settings import UserError
 
 from . import Box, Item, Skipped, Source
-from .files import key_of, require_files
+from .files import key_of, read_file, require_files
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Annotated(Source):
             yield entry if isinstance(entry, Skipped) else Item(key_of(entry.path), entry.label, entry.path, entry.box)
 
     def read(self, place: str) -> bytes:
-        return (self.root / place).read_bytes()
+        return read_file(self.root / place)
 
 
 def roots(source: Path, markers: tuple[str, ...]) -> list[Path]:

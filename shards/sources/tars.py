@@ -19,12 +19,10 @@ from largescale.settings import UserError
 
 from ..workers import pool
 from . import Item, Skipped, Source
-from .files import IMAGE_SUFFIXES, key_of, not_taken
+from .files import IMAGE_SUFFIXES, LARGEST, key_of, not_taken
 from .tables.columns import text
 
 PLACE = re.compile(r"(?P<tar>.*?\.tar)/.*@(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
-LARGEST = 2**31 - 1
-"""Bytes of an image that a corpus can hold."""
 LARGEST_SIDECAR = 2**24
 Members = dict[str, tarfile.TarInfo]
 

@@ -20,3 +20,9 @@ def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below a folder by its path, hidden files included."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def shard(out: Path, number: int) -> Path:
+    """The tar of a corpus that was built."""
+    (path,) = out.glob(f"*-{number:05d}.tar")
+    return path

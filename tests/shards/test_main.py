@@ -14,7 +14,7 @@ from shards.layouts import LAYOUTS
 from shards.verify import Unchecked
 from shards.writer import Part
 from tests.conftest import ROOT
-from tests.shards.photographs import write_photographs
+from tests.shards.photographs import shard, write_photographs
 from tests.shards.trees import cub, sop
 
 
@@ -52,7 +52,7 @@ def test_command_builds_and_verifies(tmp_path: Path) -> None:
     assert built.returncode == 0, built.stderr
     assert "3 images of 2 labels in 1 shards, 0 undecodable" in built.stdout
     assert main(["verify", str(tmp_path / "out")]) == 0
-    os.truncate(tmp_path / "out" / "00000.tar", 100)
+    os.truncate(shard(tmp_path / "out", 0), 100)
     assert main(["verify", str(tmp_path / "out")]) == 1
 
 
@@ -188,7 +188,7 @@ def test_real_distractors_keep_their_bytes(unpacked: Path, tmp_path: Path) -> No
 def test_real_cifar_folders(unpacked: Path, tmp_path: Path) -> None:
     manifest = corpus(tmp_path / "out", unpacked / "cifar100", "cifar", "--split", "test")
     assert (len(manifest.label_names), set(manifest.width)) == (100, {32})
-    with tarfile.open(tmp_path / "out" / "00000.tar") as tar:
+    with tarfile.open(shard(tmp_path / "out", 0)) as tar:
         names = tar.getnames()
         facts = json.loads(tar.extractfile(names[1]).read())  # type: ignore[union-attr]
     assert names[0].endswith(".png")

@@ -17,7 +17,7 @@ from shards.sources.folder import Folder
 from shards.verify import Unchecked, faults_of, verify
 from shards.writer import build
 from tests.corpora import change_manifest
-from tests.shards.photographs import write_photographs
+from tests.shards.photographs import shard, write_photographs
 
 NAMES = [f"{label}/{number:02d}.jpg" for label in "ab" for number in range(32)]
 
@@ -35,7 +35,7 @@ def corpus(sound: Path, tmp_path: Path) -> Path:
 
 
 def faults(corpus: Path) -> list[str]:
-    return list(faults_of(corpus, 1))
+    return [re.sub(r"^\S+-(\d{5}\.tar)", r"\1", fault) for fault in faults_of(corpus, 1)]
 
 
 def rewrite(corpus: Path, **columns: Any) -> None:
@@ -61,16 +61,17 @@ def test_a_rewritten_sound_corpus_has_no_faults(corpus: Path) -> None:
 
 
 def test_faults_are_printed_and_the_status_says_so(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (corpus / "00002.tar").unlink()
+    name = shard(corpus, 2).name
+    shard(corpus, 2).unlink()
     assert verify(corpus, 1) == 1
-    assert capsys.readouterr().out.splitlines() == ["00002.tar: missing", f"{corpus}: 1 fault"]
+    assert capsys.readouterr().out.splitlines() == [f"{name}: missing", f"{corpus}: 1 fault"]
 
 
 def test_missing_extra_and_truncated_shards(corpus: Path) -> None:
-    (corpus / "00002.tar").unlink()
-    shutil.copy(corpus / "00001.tar", corpus / "00008.tar")
-    size = (corpus / "00004.tar").stat().st_size
-    os.truncate(corpus / "00004.tar", 6000)
+    shard(corpus, 2).unlink()
+    shutil.copy(shard(corpus, 1), corpus / shard(corpus, 1).name.replace("00001", "00008"))
+    size = shard(corpus, 4).stat().st_size
+    os.truncate(shard(corpus, 4), 6000)
     extra, missing, truncated, *cut = faults(corpus)
     assert extra == "00008.tar: the manifest knows no such shard"
     assert missing == "00002.tar: missing"
@@ -87,7 +88,7 @@ def flip(path: Path, position: int) -> None:
 
 
 def test_a_flipped_byte_changes_the_hash(corpus: Path) -> None:
-    flip(corpus / "00003.tar", (corpus / "00003.tar").stat().st_size - 1)
+    flip(shard(corpus, 3), shard(corpus, 3).stat().st_size - 1)
     (fault,) = faults(corpus)
     assert fault.startswith("00003.tar: expected SHA-256")
 
@@ -95,7 +96,7 @@ def test_a_flipped_byte_changes_the_hash(corpus: Path) -> None:
 def test_a_destroyed_image_is_named(corpus: Path) -> None:
     manifest = Manifest.open(Unchecked(corpus))
     row = int(manifest.shard_start[5]) + 2
-    flip(corpus / "00005.tar", int(manifest.offset[row]))
+    flip(shard(corpus, 5), int(manifest.offset[row]))
     wrong_hash, undecodable = faults(corpus)
     assert wrong_hash.startswith("00005.tar: expected SHA-256")
     assert undecodable.startswith(f"00005.tar: {manifest.keys[row]}: cannot be decoded (no picture of a format that is read")
@@ -103,7 +104,7 @@ def test_a_destroyed_image_is_named(corpus: Path) -> None:
 
 def renamed(corpus: Path, name: str, new: str) -> None:
     """The first shard with a member of another name, everything else in place."""
-    path = corpus / "00000.tar"
+    path = shard(corpus, 0)
     with tarfile.open(path) as tar:
         members = [(member, tar.extractfile(member)) for member in tar]
         with tarfile.open(corpus / "new", "w") as changed:

@@ -18,6 +18,7 @@ import pytest
 import webdataset
 from PIL import Image
 
+from largescale.corpus.corpus import Corpus
 from largescale.corpus.manifest import Manifest
 from largescale.settings import UserError
 from shards.images import Encoding
@@ -26,7 +27,7 @@ from shards.sources.folder import Folder
 from shards.verify import Unchecked, faults_of
 from shards.writer import Part, build
 from tests.conftest import ROOT
-from tests.shards.photographs import digests, write_photographs
+from tests.shards.photographs import digests, shard, write_photographs
 
 SIDE = 24
 NAMES = [
@@ -92,10 +93,10 @@ def test_corpus_is_what_the_source_holds(whole: Path, photographs: Path) -> None
     assert (manifest.width.max(), manifest.height.max()) == (24, 18)
     assert not list(faults_of(whole, 1))
     assert sorted(path.name for path in whole.iterdir()) == [
-        *(f"{n:05d}.tar" for n in range(8)),
         "images.arrow",
         "labels.arrow",
         "manifest.json",
+        *(shard(whole, n).name for n in range(8)),
     ]
 
 
@@ -226,7 +227,7 @@ def test_a_part_alone_leaves_the_rest_to_others(
     source, encoding = Folder(photographs), Encoding(max_side=SIDE)
     assert not build(source, out, encoding, part=Part(1, 3), workers=1)
     assert "5 of 8 shards are still to be written" in capsys.readouterr().out
-    assert sorted(path.name for path in out.glob("*.tar")) == ["00001.tar", "00004.tar", "00007.tar"]
+    assert sorted(path.name for path in out.glob("*.tar")) == [shard(whole, n).name for n in (1, 4, 7)]
     assert build(source, out, encoding, workers=1)
     assert digests(out) == digests(whole)
 
@@ -235,8 +236,8 @@ def test_a_lost_or_cut_tar_is_written_again(photographs: Path, whole: Path, tmp_
     out = tmp_path / "trees"
     source, encoding = Folder(photographs), Encoding(max_side=SIDE)
     build(source, out, encoding, part=Part(0, 2), workers=1)
-    (out / "00000.tar").unlink()
-    os.truncate(out / "00002.tar", 5000)
+    shard(out, 0).unlink()
+    os.truncate(shard(out, 2), 5000)
     assert build(source, out, encoding, workers=1)
     assert digests(out) == digests(whole)
 
@@ -266,7 +267,7 @@ def test_undecodable_images_within_the_budget_are_listed(damaged: Path, tmp_path
     assert {"fir/003", "oak/017"}.isdisjoint(manifest.keys.to_pylist())
     lines = [line.split("\t") for line in (tmp_path / "out" / "undecodable.txt").read_text().splitlines()]
     assert [line[:2] for line in lines] == [["fir/003", "fir/003.jpg"], ["oak/017", "oak/017.jpg"]]
-    assert [line[2] for line in lines] == ["no image format that Pillow knows", lines[1][2]]
+    assert [line[2] for line in lines] == ["no picture of a format that is read: it begins with b'<html>go'", lines[1][2]]
     assert "truncated" in lines[1][2]
     assert not list(faults_of(tmp_path / "out", 1))
 
@@ -374,3 +375,36 @@ def test_a_part_that_another_process_builds_is_left_to_it(photographs: Path, tmp
         other.communicate()
     assert build(Folder(photographs), out, Encoding(max_side=SIDE), workers=1)
     assert not list(out.glob(".*"))
+
+
+def test_one_name_for_the_field_of_the_images(tmp_path: Path) -> None:
+    """Readers like Hugging Face's refuse a tar whose samples have jpg and png, or JPG, by turns."""
+    for names, suffix in ((["a/1.jpg", "a/2.png", "b/3.JPG"], "jpg"), (["a/1.png", "b/2.png"], "png")):
+        out = tmp_path / f"{suffix} of-1"
+        build(Folder(write_photographs(tmp_path / suffix, names)), out, workers=1)
+        with tarfile.open(shard(out, 0)) as tar:
+            members = {member.name for member in tar}
+        assert members == {f"{name[:3]}.{end}" for name in names for end in (suffix, "json")}
+        assert not list(faults_of(out, 1))
+        assert list(Corpus.open(str(out)).stream(0))
+        assert re.fullmatch(rf"{suffix}-of-1-[0-9a-f]{{8}}-00000\.tar", shard(out, 0).name)
+
+
+def test_shards_of_other_corpora_have_other_names(tmp_path: Path) -> None:
+    """Caches of other tools go by the names of files alone."""
+    names = set()
+    for number, (folder, quality) in enumerate((("x", 90), ("x", 80), ("y", 90))):
+        photographs = write_photographs(tmp_path / folder, [f"a/{n}.jpg" for n in range(3)], 40 + number, 30)
+        build(Folder(photographs), tmp_path / str(number) / "train", Encoding(quality=quality), workers=1)
+        names.add(shard(tmp_path / str(number) / "train", 0).name)
+    assert len(names) == 3
+
+
+def test_a_pipe_among_the_photographs_is_counted(tmp_path: Path) -> None:
+    photographs = write_photographs(tmp_path / "in", ["a/1.jpg", "a/2.jpg"])
+    os.mkfifo(photographs / "a/3.jpg")
+    os.mkfifo(photographs / "a/4")
+    (photographs / "a/5.jpg").symlink_to("/dev/zero")
+    build(Folder(photographs), tmp_path / "out", workers=1, bad_budget=1)
+    bad = (tmp_path / "out" / "undecodable.txt").read_text()
+    assert [line.split("\t")[::2] for line in bad.splitlines()] == [["a/3", "no regular file"], ["a/5", "no regular file"]]

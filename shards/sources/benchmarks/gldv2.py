@@ -9,7 +9,7 @@ from typing import Any
 from largescale.settings import UserError
 
 from .. import Item, Skipped, Source
-from ..files import require_files
+from ..files import read_file, require_files
 from ..layout import Layout, Request
 
 FOLDERS = ("", "metadata", "train", "index", "test", "ground_truth")
@@ -64,7 +64,7 @@ class Images(Source):
         yield from (Item(id, landmark, place_of(id)) for id, landmark in found)
 
     def read(self, place: str) -> bytes:
-        return (self.root / place).read_bytes()
+        return read_file(self.root / place)
 
 
 class Training(Images):

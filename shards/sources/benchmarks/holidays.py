@@ -9,7 +9,7 @@ from typing import Any
 from largescale.settings import UserError
 
 from .. import Item, Skipped, Source
-from ..files import image_files
+from ..files import image_files, read_file
 from ..layout import Layout, Request
 
 
@@ -48,7 +48,7 @@ class Holidays(Source):
             yield Item(name, str(int(name) // 100), path)
 
     def read(self, place: str) -> bytes:
-        return (self.root / place).read_bytes()
+        return read_file(self.root / place)
 
     def ground_truth(self) -> dict[str, Any]:
         groups: dict[str, list[str]] = defaultdict(list)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import Item, Skipped, Source
-from ..files import image_files
+from ..files import image_files, read_file
 from ..layout import Layout, Request, only_root, roots
 from ..tars import Tars, tar_files
 
@@ -52,7 +52,7 @@ class Core(Source):
                 yield Item(path.removesuffix(".jpg"), found["object"], path)
 
     def read(self, place: str) -> bytes:
-        return (self.root / place).read_bytes()
+        return read_file(self.root / place)
 
     def ground_truth(self) -> dict[str, Any] | None:
         if self.kind != "query":

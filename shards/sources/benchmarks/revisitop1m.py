@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import Item, Source
-from ..files import key_of, require_files
+from ..files import key_of, read_file, require_files
 from ..layout import Layout, Request, only_root, roots
 
 LIST = "revisitop1m.txt"
@@ -38,4 +38,4 @@ class Listed(Source):
         yield from (Item(key_of(name), None, name) for name in names)
 
     def read(self, place: str) -> bytes:
-        return (self.root / place).read_bytes()
+        return read_file(self.root / place)

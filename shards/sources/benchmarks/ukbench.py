@@ -8,7 +8,7 @@ from pathlib import Path
 from largescale.settings import UserError
 
 from .. import Item, Skipped, Source
-from ..files import image_files
+from ..files import image_files, read_file
 from ..layout import Layout, Request
 
 NAME = re.compile(r"(?:.*/)?ukbench(\d{5})\.jpg")
@@ -54,4 +54,4 @@ class Objects(Source):
             )
 
     def read(self, place: str) -> bytes:
-        return (self.root / place).read_bytes()
+        return read_file(self.root / place)

@@ -15,7 +15,7 @@ from scipy.sparse import csr_array
 from largescale.settings import UserError
 
 from .. import Item, Skipped, Source
-from ..files import image_files, key_of, require_files
+from ..files import image_files, key_of, read_file, require_files
 from ..layout import Layout, Request
 
 MIN_SHARED = 16
@@ -71,7 +71,7 @@ class Reconstructions(Source):
                 yield path if isinstance(path, Skipped) else Skipped(path, "in no model")
 
     def read(self, place: str) -> bytes:
-        return (self.root / place).read_bytes()
+        return read_file(self.root / place)
 
     def pairs(self) -> Mapping[str, np.ndarray]:
         first, begin, columns = self._first(), 0, []

@@ -13,7 +13,7 @@ import numpy as np
 from largescale.settings import UserError
 
 from .. import Item, Source
-from ..files import require_files
+from ..files import read_file, require_files
 from ..layout import Layout, Request
 from ..pickles import load_plain
 
@@ -66,7 +66,7 @@ class StructureFromMotion(Source):
             yield Item(cid, cluster, place)
 
     def read(self, place: str) -> bytes:
-        return (self.root / place).read_bytes()
+        return read_file(self.root / place)
 
     def pairs(self) -> Mapping[str, np.ndarray]:
         columns = self._columns()

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from largescale.settings import UserError
 
 from .. import Item, Skipped, Source
-from ..files import IMAGE_SUFFIXES, key_of, require_files
+from ..files import IMAGE_SUFFIXES, key_of, read_file, require_files
 from ..layout import Layout, Request
 from .columns import Columns, Record, find_columns, names_path, record
 from .text import BLANKS, Dialect, find_dialect, rows
@@ -128,7 +128,7 @@ class Rows(Source):
         yield from skipped
 
     def read(self, place: str) -> bytes:
-        return (self.root / place).read_bytes()
+        return read_file(self.root / place)
 
     def groups(self) -> Iterator[tuple[str, str]]:
         yield from ((row.label, row.group) for row in self._own() if row.label and row.group)
