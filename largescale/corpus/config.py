@@ -2,9 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from largescale.settings import Settings
 
@@ -33,6 +33,21 @@ class AugmentConfig(Settings):
     """Width / height of the random crop."""
     flip: float = Field(default=0.5, ge=0, le=1)
     """Probability of a horizontal flip."""
+    rand_augment: tuple[NonNegativeInt, Annotated[int, Field(ge=0, le=30)]] | None = None
+    """RandAugment: how many operations, and their magnitude of 30, e.g. [2, 9]. null: none."""
+    jitter: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat, Annotated[float, Field(ge=0, le=0.5)]] | None = None
+    """Color jitter: brightness, contrast, saturation, hue, e.g. [0.4, 0.4, 0.4, 0.1]. null: none."""
+    grayscale: float = Field(default=0, ge=0, le=1)
+    """Probability of an image without color."""
+    blur: float = Field(default=0, ge=0, le=1)
+    """Probability of a Gaussian blur (deviation 0.1 to 2 pixels)."""
+    erasing: float = Field(default=0, ge=0, le=1)
+    """Probability that a random rectangle is erased."""
+
+    @property
+    def distorts(self) -> bool:
+        """Whether pixels are changed, and not only places."""
+        return bool(self.rand_augment or self.jitter or self.grayscale or self.blur or self.erasing)
 
     @model_validator(mode="after")
     def _ordered(self) -> "AugmentConfig":
@@ -62,7 +77,7 @@ class ImagesConfig(Settings):
     least: PositiveInt = 1
     """A side that would be shorter is stretched to it; the network decides, if it needs more."""
     augment: AugmentConfig | None = None
-    """Random crop and flip in training; null: none. Passes for mining and evaluation never augment."""
+    """Random crop, flip and distortions in training; null: none. Passes for mining and evaluation never augment."""
     max_megapixels: float = Field(default=100, gt=0)
     """Larger images are refused before they are decoded, and count as bad."""
 

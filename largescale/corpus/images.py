@@ -1,4 +1,4 @@
-"""Encoded bytes -> uint8 pixels: decode, cut, scale, flip. What is random follows from (seed, epoch, image id).
+"""Encoded bytes -> uint8 pixels: decode, cut, scale, flip, distort. What is random follows from (seed, epoch, image id).
 
 h, w: pixels; arrays of pixels are (h, w, 3) RGB. Scaling is with antialiasing, equal to torchvision's.
 JPEGs are decoded by libjpeg-turbo; where it is not sure of a file, and for all other formats, by Pillow.
@@ -11,6 +11,7 @@ import numpy as np
 import simplejpeg
 import torch
 
+from largescale.corpus.augment import distort
 from largescale.corpus.config import AugmentConfig, ImagesConfig
 from largescale.corpus.pixels import BadImageError, decoding, open_picture, to_rgb
 
@@ -88,6 +89,8 @@ def decode_into(
     if flip:
         target = _tensor(out)
         target.copy_(target.flip(3))
+    if config.augment and draws is not None:
+        distort(out, config.augment, draws)
 
 
 def random_draws(seed: int, epoch: int, ids: np.ndarray) -> np.ndarray:

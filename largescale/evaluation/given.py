@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from largescale.corpus.keys import key_of_name
 from largescale.corpus.manifest import sha256_of
 from largescale.distributed import World
 from largescale.evaluation.config import EvaluateConfig
@@ -31,7 +32,7 @@ def evaluate_descriptors(config: EvaluateConfig, published: Published, world: Wo
         raise UserError(f"protocol={config.protocol}, but {config.ground_truth} is a ground truth of {published.family}")
     world.decide(lambda: claim_folders(config))
     world.decide(lambda: (config.out / RESULTS).unlink(missing_ok=True))
-    names = pa.array(config.names.read_text().split(), pa.large_string())
+    names = pa.array(_read_names(config.names), pa.large_string())
     rows = _read_rows(config.descriptors, names)
     truth = ListedTruth(published, names, names)
     digest, seconds = sha256_of(config.descriptors), dict[str, float]()
@@ -49,12 +50,27 @@ def evaluate_descriptors(config: EvaluateConfig, published: Published, world: Wo
     return publish(task, protocols, subject, settings, family in config.tuned, world, config.out, seconds)
 
 
+def _read_names(path: Path) -> list[str]:
+    """Keys of the images, a line each, by the rule of the ground truth: with or without folders, suffixes and dots."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as a text with the name of an image in each line ({error})") from None
+    return [key_of_name(line.strip()) for line in lines if line.strip()]
+
+
 def _read_rows(path: Path, names: pa.Array) -> np.ndarray:
     """`(N, D)` float32 rows of unit length."""
     try:
         stored = np.load(path, mmap_mode="r")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path} cannot be read as a .npy file of numbers ({error})") from None
+    if not isinstance(stored, np.ndarray):  # an .npz
+        if len(stored.files) != 1:
+            raise UserError(f"{path} holds {len(stored.files)} arrays ({', '.join(stored.files)}); save one of them as .npy")
+        stored = stored[stored.files[0]]
+    if stored.dtype.kind not in "fiu":
+        raise UserError(f"{path} holds {stored.dtype}, expected numbers")
     if stored.ndim != 2 or len(stored) != len(names):
         raise UserError(
             f"{path} has shape {stored.shape}, but there are {len(names):,} names; rows and names do not belong together"

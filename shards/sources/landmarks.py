@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from largescale.corpus.keys import key_of_name
 from largescale.corpus.pixels import BadImageError
 from largescale.settings import UserError
 
 from ..images import size_in_file
 from . import Item, Skipped, Source
-from .files import IMAGE_SUFFIXES, MissingImagesError, image_files, key_of, read_file
+from .files import MissingImagesError, image_files, key_of, read_file
 from .layout import Layout, Request
 from .pickles import load_plain
 
@@ -217,9 +217,3 @@ def _paths_by_name(root: Path) -> dict[str, str]:
         if paths.setdefault(name, path) != path:
             raise UserError(f"{paths[name]} and {path} below {root} are both called {name}; the ground truth names one image")
     return paths
-
-
-def key_of_name(name: str) -> str:
-    """The key of an image by its name, as different editions have it: with folders, with or without a suffix, with dots."""
-    base = re.split(r"[/\\]", name)[-1]
-    return key_of(base if os.path.splitext(base)[1].lower() in IMAGE_SUFFIXES else f"{base}.")

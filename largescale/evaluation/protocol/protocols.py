@@ -73,6 +73,22 @@ _FAMILIES: dict[str, dict[str, Protocol]] = {
     "ilias": {"": replace(_DEEP, positive=("good",), metrics=("map_at_1000", *_DEEP.metrics))},
 }
 FAMILIES = tuple(_FAMILIES)
+_PUBLISHED = {
+    "oxford5k": (5063,),
+    "paris6k": (6392,),
+    "roxford5k": (4993, 5063),
+    "rparis6k": (6322, 6392),
+    "holidays": (1491,),
+}
+"""Images of a benchmark's gallery; of the revisited ones, also with the queries that are stored beside it."""
+
+
+def incomplete(protocol: str, images: int) -> str | None:
+    """`4,961 of 5,063 images` where a gallery has not as many as its benchmark; None where it has, or nobody knows."""
+    published = _PUBLISHED.get(protocol.partition("-")[0])
+    return None if published is None or images in published else f"{images:,} of {published[0]:,} images"
+
+
 _LABELS = Protocol(
     "labels-query-gallery",
     ("same label",),
