@@ -22,28 +22,25 @@ def serve(index: Index, config: ServeConfig) -> None:
     Raises:
         UserError: the address is taken, or the token is none.
     """
-    token = None if config.token is None else read_token(config.token)
-    listener = _listen(config)
-    server = Server(index, config, token)
-    settings = uvicorn.Config(
-        server.app,  # type: ignore[arg-type]
-        log_level="warning",
-        limit_concurrency=CONNECTIONS,
-        timeout_graceful_shutdown=GRACE_S,
-        server_header=False,
-        lifespan="off",
-    )
-    host, port = listener.getsockname()[:2]
-    address = f"[{host}]" if ":" in host else host
-    print(f"{len(index):,} pictures: http://{address}:{port}/ (Ctrl+C stops the server)", flush=True)
+    listener, server = listen(config), Server(index, config, read_token(config.token))
+    print(f"{len(index):,} pictures: {address_of(listener)} (Ctrl+C stops the server)", flush=True)
     for number in (signal.SIGINT, signal.SIGTERM):  # once it has stopped, uvicorn raises again what has stopped it
         signal.signal(number, lambda *_: None)
-    uvicorn.Server(settings).run(sockets=[listener])
+    web(server).run(sockets=[listener])
     server.batcher.stop()
     print("stopped", flush=True)
 
 
-def read_token(path: Path) -> str:
+def web(server: Server) -> uvicorn.Server:
+    settings = {"log_level": "warning", "lifespan": "off", "server_header": False}
+    limits = {"limit_concurrency": CONNECTIONS, "timeout_graceful_shutdown": GRACE_S}
+    return uvicorn.Server(uvicorn.Config(server.app, **settings, **limits))  # type: ignore[arg-type]
+
+
+def read_token(path: Path | None) -> str | None:
+    """The secret in a file."""
+    if path is None:
+        return None
     try:
         token = path.read_text(encoding="utf-8").strip()
     except OSError as error:
@@ -53,13 +50,19 @@ def read_token(path: Path) -> str:
     return token
 
 
-def _listen(config: ServeConfig) -> socket.socket:
+def listen(config: ServeConfig) -> socket.socket:
+    """Connections wait from here on."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(CONNECTIONS)  # who asks before the server is ready waits
+        listener.listen(CONNECTIONS)
     except OSError as error:
         raise UserError(f"cannot listen on {config.host}:{config.port} ({error.strerror}); give another host or port") from None
     return listener
+
+
+def address_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"

@@ -1,0 +1,161 @@
+"""The index against FAISS's own search of the same rows, what adding costs, and the server against a loop."""
+
+import http.client
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import faiss
+import numpy as np
+
+import largescale
+from largescale.cpu import own_cores
+from largescale.models.build import build_network
+from largescale.models.config import ModelConfig
+from largescale.models.folder import Contents, DescriptorConfig, write_folder
+from largescale.search.index import Index
+from largescale.search.view import View
+from tests.benchmarks.table import Row, report
+from tests.corpora import encode, photograph
+
+ROWS, DIM, ADDED, K = 1_000_000, 512, 10_000, 20
+OPEN_S, MEMORY_MB = 0.2, 100
+CLIENTS, REQUESTS, PICTURES = 50, 8, 64
+ROOT = Path(__file__).parents[2]
+
+
+def rows_of(count: int, seed: int) -> np.ndarray:
+    rows = np.random.default_rng(seed).standard_normal((count, DIM), dtype=np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows
+
+
+def make(folder: Path, count: int) -> Index:
+    index = Index.create(folder, DIM, index="exact", thumbnails=0)
+    index.add_rows(rows_of(count, 0), [f"picture {i:07d}.jpg" for i in range(count)])
+    return index
+
+
+def median(action: Callable[[], object], rounds: int = 5) -> float:
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def anonymous_mb(action: Callable[[], object]) -> float:
+    """Most memory, without mapped files, that a call takes beyond what the process had."""
+    done, most = threading.Event(), [0]
+
+    def now() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            most[0] = max(most[0], now())
+
+    before, watcher = now(), threading.Thread(target=watch)
+    watcher.start()
+    action()
+    done.set()
+    watcher.join()
+    return max(0, most[0] - before) / 1024
+
+
+def queries(index: Index) -> Iterator[Row]:
+    view = View.open(index.folder)
+    flat = faiss.IndexFlatIP(DIM)
+    flat.add(rows_of(ROWS, 0))
+    faiss.omp_set_num_threads(own_cores())
+    size = f"{ROWS:,} x {DIM}"
+    for count in (1, 64):
+        asked = rows_of(count, 1)
+        assert np.array_equal(view.nearest(asked, K)[0], flat.search(asked, K)[1])
+        ours, theirs = (median(action) for action in (lambda a=asked: view.nearest(a, K), lambda a=asked: flat.search(a, K)))
+        yield Row(f"{size}: {count} queries, ours, FAISS's own search (s)", ours, theirs, 1.2, smaller_is_better=True)
+    memory = anonymous_mb(lambda: View.open(index.folder).nearest(rows_of(64, 1), K))
+    yield Row(f"{size}: memory beside the rows (MB)", memory, MEMORY_MB, 1, smaller_is_better=True)
+    yield Row(f"{size}: opening (s)", median(lambda: View.open(index.folder)), OPEN_S, 1, smaller_is_better=True)
+
+
+def additions(index: Index, small: Index) -> Iterator[Row]:
+    added, times = rows_of(ADDED, 2), []
+    for grown in (index, small):
+        before = {path: path.stat().st_size for path in grown.folder.rglob("*") if path.is_file()}
+        start = time.perf_counter()
+        grown.add_rows(added, [f"added {i:05d}.jpg" for i in range(ADDED)])
+        times.append(time.perf_counter() - start)
+        now = {path: path.stat().st_size for path in grown.folder.rglob("*") if path.is_file()}
+        written = sum(size for path, size in now.items() if before.get(path) != size)
+        name = f"{ADDED:,} rows added to {len(grown) - ADDED:,}"
+        yield Row(f"{name}: bytes written, bytes of the rows", written, added.nbytes, 1.1, smaller_is_better=True)
+    yield Row(f"{ADDED:,} rows: added to {ROWS:,}, to {ROWS // 10:,} (s)", *times, 1.5, smaller_is_better=True)
+
+
+def served(folder: Path) -> Iterator[Row]:
+    """Clients that ask at once against describing and searching one picture after the other."""
+    network = build_network(ModelConfig(backbone="squeezenet1_1", weights="none"))
+    write_folder(folder / "model", Contents(network, DescriptorConfig(size=224, dim=network.dim)), "")
+    pictures = []
+    (folder / "photos").mkdir()
+    for number in range(PICTURES):
+        pictures.append(encode(photograph(number, 0, 320, 240)))
+        (folder / "photos" / f"{number}.jpg").write_bytes(pictures[-1])
+    model = largescale.load(folder / "model")
+    index = Index.build(model, folder / "photos", folder / "index", location=str(folder / "model"))
+    index.search(pictures[0])
+    start = time.perf_counter()
+    for number in range(CLIENTS * REQUESTS // 4):
+        index.search(pictures[number % PICTURES])
+    alone = CLIENTS * REQUESTS // 4 / (time.perf_counter() - start)
+    rate, slowest = load(folder / "index", pictures)
+    yield Row(f"server, {CLIENTS} clients; a loop (pictures/s)", rate, alone, 0.85)
+    yield Row(f"server, {CLIENTS} clients: 95th percentile, {CLIENTS} turns of the loop (s)", slowest, CLIENTS / alone, 2, True)
+
+
+def load(index: Path, pictures: list[bytes]) -> tuple[float, float]:
+    """Requests per second, and the 95th percentile of their seconds."""
+    command = [sys.executable, ROOT / "launch" / "search.py", "serve", f"index={index}", "port=0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as server:
+        assert server.stdout is not None
+        address = next(word for word in server.stdout.readline().split() if word.startswith("http"))
+        ask(address, pictures[0])
+        start = time.perf_counter()
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            times = list(pool.map(lambda n: ask(address, pictures[n % PICTURES]), range(CLIENTS * REQUESTS)))
+        rate = len(times) / (time.perf_counter() - start)
+        server.terminate()
+    return rate, float(np.quantile(times, 0.95))
+
+
+def ask(address: str, picture: bytes) -> float:
+    head = b'--frontier\r\nContent-Disposition: form-data; name="pictures"; filename="a.jpg"\r\n\r\n'
+    body, kind = head + picture + b"\r\n--frontier--\r\n", {"Content-Type": "multipart/form-data; boundary=frontier"}
+    start = time.perf_counter()
+    connection = http.client.HTTPConnection(address.removeprefix("http://").rstrip("/"), timeout=120)
+    connection.request("POST", f"/search?k={K}", body, kind)
+    answer = connection.getresponse()
+    answer.read()
+    assert answer.status == 200
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        index, small = make(folder / "large", ROWS), make(folder / "small", ROWS // 10)
+        report([*queries(index), *additions(index, small)])
+        report(served(folder))
+
+
+if __name__ == "__main__":
+    main()
