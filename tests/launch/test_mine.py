@@ -54,4 +54,4 @@ def test_the_plan_of_the_readme_measures_this_machine(tmp_path):
     done = subprocess.run(whole, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("images to embed    231,250") == 1
-    assert "bound by network on the processor" in done.stdout
+    assert "bound by the neural network, on the processor" in done.stdout

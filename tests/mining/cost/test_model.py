@@ -26,10 +26,14 @@ def test_the_example_of_the_design() -> None:
     assert cost.images == 231_250
     assert cost.index_bytes == pytest.approx(0.947e9, rel=1e-3)
     assert cost.search_flops == pytest.approx(189.4e12, rel=1e-3)
-    assert {stage.name: stage.bound for stage in cost.stages} == {"embed": "GPU", "search": "GPU", "exchange": "network"}
+    assert {stage.name: stage.bound for stage in cost.stages} == {
+        "embed": "the neural network, on the GPU",
+        "search": "the GPU",
+        "exchange": "the links between ranks",
+    }
     assert cost.stages[0].seconds == 231_250 / 2000
     assert cost.stages[1].seconds < 1
-    assert cost.bound == "GPU"
+    assert cost.bound == "the neural network, on the GPU"
     assert cost.decode_cores == pytest.approx(2000 / 300)
 
 
@@ -57,7 +61,7 @@ def test_what_grows_with_what() -> None:
 def test_processors_decode_and_embed_in_turns_and_gpus_at_once() -> None:
     plan = PlanConfig(pool=6000)
     assert estimate(plan, CPU).stages[0].seconds == pytest.approx(6000 / 150 + 6000 / 10)
-    assert estimate(plan, CPU).stages[0].bound == "network on the processor"
+    assert estimate(plan, CPU).stages[0].bound == "the neural network, on the processor"
     few = Rates(**(asdict(GPU) | {"cores": 2}))
     assert estimate(plan, few).stages[0].seconds == 6000 / 600
     assert estimate(plan, few).stages[0].bound == "decoding"
@@ -65,7 +69,13 @@ def test_processors_decode_and_embed_in_turns_and_gpus_at_once() -> None:
 
 def test_the_table_says_what_bounds_each_stage() -> None:
     text = table(LARGE, GPU)
-    for said in ("images to embed    231,250", "6.67 needed, 16 there", "0.947 GB", "189.440 TFLOP", "115.62 s, bound by GPU"):
+    for said in (
+        "images to embed    231,250",
+        "6.67 needed, 16 there",
+        "0.947 GB",
+        "189.440 TFLOP",
+        "115.62 s, bound by the neural network, on the GPU",
+    ):
         assert said in text
 
 
