@@ -44,7 +44,7 @@ docs: $(READY)  ## the site, in site/; strict
 bench: $(READY)  ## speed, as ratios against a peer or a limit in the same run
 	$(BIN)/python -m tests.benchmarks
 
-shards: $(READY)  ## make shards SOURCE=… LAYOUT=… OUT=… [ARGS="--max-side 512"]
+shards: $(READY)  ## make shards SOURCE=… OUT=… [LAYOUT=…] [ARGS="--max-side 512"]
 	$(BIN)/python -m shards build "$(SOURCE)" --layout "$(LAYOUT)" --out "$(OUT)" $(ARGS)
 
 verify-shards: $(READY)  ## make verify-shards OUT=…: re-read a corpus against its manifest

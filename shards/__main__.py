@@ -61,7 +61,7 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     parser.description = "Turn images into a corpus of WebDataset tars. Killed, it goes on when the same command is given again."
     parser.epilog = "layouts:\n" + "\n".join(f"  {name:<14} {layout.about}" for name, layout in LAYOUTS.items())
     add = parser.add_argument
-    add("source", type=Path, metavar="SOURCE", help="what to read; see the layouts below")
+    add("source", type=_local_source, metavar="SOURCE", help="what to read; see the layouts below")
     add("--layout", metavar="LAYOUT", help="one of the layouts below, or package.module:Class of your own (default: recognized)")
     add("--out", required=True, metavar="OUT", help="the folder of the corpus, or of the corpora where there are several")
     add(
@@ -136,6 +136,15 @@ def _layout(request: Request, name: str | None) -> Layout:
             what = f"{request.source} looks like layout {other.layout.name} (by {other.by}), which makes"
             print(f"note: {what}: {other.layout.corpora}", flush=True)
     return chosen
+
+
+def _local_source(source: str) -> Path:
+    if "://" in source:
+        raise argparse.ArgumentTypeError(
+            f"{source}: sources are read from a disk or a mounted bucket (mount-s3, gcsfuse, rclone mount), not by URL; "
+            "nothing was started"
+        )
+    return Path(source)
 
 
 def _local(out: str) -> Path:

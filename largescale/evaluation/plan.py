@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow.compute as pc
 
 from largescale.corpus.corpus import Corpus
 from largescale.evaluation.config import EvaluateConfig
 from largescale.evaluation.protocol.ground_truth import LabelTruth, ListedTruth, Published, Truth, labels_in_gallery
-from largescale.evaluation.protocol.protocols import LABELS, LEAVE_ONE_OUT, UKBENCH, Protocol, landmark_protocols
+from largescale.evaluation.protocol.protocols import LABELS, LEAVE_ONE_OUT, UKBENCH, WITHIN_GALLERY, Protocol, landmark_protocols
 from largescale.settings import UserError
 
 SOME = 0.1
@@ -116,7 +117,11 @@ def _label_truth(gallery: Corpus, queries: Corpus) -> tuple[Truth, Sequence[Prot
     _check_copies(gallery, queries)
     theirs = queries.manifest.label_names
     labels = labels_in_gallery(queries.manifest.label, theirs, names)
-    return LabelTruth(labels, gallery.manifest.label, [*names.to_pylist(), *theirs.to_pylist()], False), [LABELS]
+    own = pc.fill_null(pc.index_in(queries.manifest.keys, value_set=gallery.manifest.keys), -1).to_numpy(zero_copy_only=False)
+    own = np.where((own >= 0) & (gallery.manifest.label[own] == labels), own, -1).astype(np.int64)
+    every = [*names.to_pylist(), *theirs.to_pylist()]
+    protocol = WITHIN_GALLERY if (own >= 0).any() else LABELS
+    return LabelTruth(labels, gallery.manifest.label, every, False, own), [protocol]
 
 
 def _ukbench_truth(gallery: Corpus, queries: Corpus) -> tuple[Truth, Sequence[Protocol]]:

@@ -100,6 +100,9 @@ def test_a_url_is_no_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     write_photographs(tmp_path / "in", ["a/1.jpg"])
     assert "corpora are built on a disk" in failed(capsys, "build", tmp_path / "in", "--out", "s3://bucket/corpus")
     assert not Path("s3:").exists()
+    with pytest.raises(SystemExit):
+        main(["build", "https://host/photos", "--out", str(tmp_path / "out")])
+    assert "sources are read from a disk or a mounted bucket" in capsys.readouterr().err
 
 
 def test_a_data_set_is_recognized_and_makes_its_corpora(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

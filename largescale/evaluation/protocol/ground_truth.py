@@ -146,13 +146,16 @@ class LabelTruth(Truth):
     lists = ("same label", "own image")
     left_out = np.empty(0, dtype=np.int64)
 
-    def __init__(self, labels: np.ndarray, gallery: np.ndarray, names: Sequence[str], leave_one_out: bool) -> None:
+    def __init__(
+        self, labels: np.ndarray, gallery: np.ndarray, names: Sequence[str], leave_one_out: bool, own: np.ndarray | None = None
+    ) -> None:
         """
         Args:
             labels: `(queries,)` label of every image of the corpus of the queries in the numbers of the gallery, or -1
                 for images that are no query.
             gallery: `(N,)`
             names: of the labels.
+            own: `(queries,)` row of the gallery that is the image itself, else -1.
         """
         self.query = np.flatnonzero(labels >= 0)
         if not np.isin(labels[self.query], gallery).any():
@@ -163,7 +166,7 @@ class LabelTruth(Truth):
         self.boxes = [None] * len(self.query)
         self.cluster = [names[label] for label in self.label.tolist()]
         self.leave_one_out = leave_one_out
-        self.own = self.query if leave_one_out else np.full(len(self.query), -1)
+        self.own = self.query if leave_one_out else np.full(len(self.query), -1) if own is None else own[self.query]
         self._order = np.argsort(gallery, kind="stable")
         self._sorted = gallery[self._order]
 
@@ -172,7 +175,7 @@ class LabelTruth(Truth):
         counts = np.searchsorted(self._sorted, self.label[queries], "right") - first  # (Q,)
         start = np.concatenate([[0], np.cumsum(counts)])
         row = self._order[np.repeat(first - start[:-1], counts) + np.arange(start[-1])]
-        own = self.leave_one_out & (row == np.repeat(self.query[queries], counts))
+        own = row == np.repeat(self.own[queries], counts)
         return Judged(start, row, own.astype(np.uint8))
 
 

@@ -100,6 +100,7 @@ _LABELS = Protocol(
 )
 LABELS = _LABELS
 LEAVE_ONE_OUT = replace(_LABELS, name="labels-leave-one-out", junk=("own image",), own_image="is left out by its id")
+WITHIN_GALLERY = replace(LEAVE_ONE_OUT, name="labels-query-within-gallery", own_image="is left out by its key")
 UKBENCH = replace(
     _LABELS,
     name="ukbench",

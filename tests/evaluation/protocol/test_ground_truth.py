@@ -120,3 +120,13 @@ def test_public_and_private_queries_are_scored_apart_among_a_gallery_of_its_own(
     lists = [{truth.lists[code]: judged.row[part] for code in judged.list[part]} for part in parts]
     assert evaluate_rankings(rankings, lists, private).mean["map_at_100"] == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert evaluate_rankings(rankings, lists, public).mean["map_at_100"] == 1
+
+
+def test_a_query_that_is_in_the_gallery_is_not_found_by_itself() -> None:
+    labels, gallery = np.array([0, 1, 1]), np.array([0, 0, 1, 1])
+    truth = LabelTruth(labels, gallery, ["a", "b"], False, np.array([1, -1, 3]))
+    judged = truth.judged(slice(0, 3))
+    assert judged.row.tolist() == [0, 1, 2, 3, 2, 3]
+    assert [truth.lists[code] for code in judged.list] == [
+        *("same label", "own image"), *("same label", "same label"), *("same label", "own image")
+    ]  # fmt: skip
