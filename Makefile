@@ -45,7 +45,7 @@ bench: $(READY)  ## speed, as ratios against a peer or a limit in the same run
 	$(BIN)/python -m tests.benchmarks
 
 shards: $(READY)  ## make shards SOURCE=… OUT=… [LAYOUT=…] [ARGS="--max-side 512"]
-	$(BIN)/python -m shards build "$(SOURCE)" --layout "$(LAYOUT)" --out "$(OUT)" $(ARGS)
+	$(BIN)/python -m shards build "$(SOURCE)" --layout "$(LAYOUT)" --out "$(OUT)" $(if $(APPEND),--append) $(ARGS)
 
 verify-shards: $(READY)  ## make verify-shards OUT=…: re-read a corpus against its manifest
 	$(BIN)/python -m shards verify "$(OUT)"

@@ -11,6 +11,7 @@ from largescale.config import check, load
 from largescale.cpu import own_cores
 from largescale.settings import UserError
 
+from .append import append
 from .demo.corpus import Demo, build_demo
 from .images import Encoding
 from .layouts import LAYOUTS, choose, corpora, counted, find_layout, others, table
@@ -77,6 +78,9 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     add("--bad-budget", type=float, default=0.01, metavar="SHARE", help="share of undecodable images to tolerate (default 0.01)")
     add("--workers", type=int, metavar="N", help="processes (default: all cores)")
     add("--part", type=parse_part, metavar="3/32", help="write the third of 32 parts; default: from torchrun or SLURM, else 1/1")
+    add(
+        "--append", action="store_true", help="add what SOURCE has more to the corpus OUT; the corpus of before is kept beside it"
+    )
     add("--root", type=Path, metavar="DIR", help="list, sfm: the folder that paths are relative to")
     add("--split", metavar="NAME", help="write this one of several corpora, into OUT itself (default: all, into OUT/NAME)")
     add(
@@ -98,7 +102,10 @@ def _build(options: argparse.Namespace) -> int:
     if out.resolve().is_relative_to(options.source.resolve()):
         raise UserError(f"{out} lies in {options.source}: what is built would become part of the source; choose another OUT")
     for name, source in sources.items():
-        build(source, out / name, encoding, sharding, part=part, workers=workers, bad_budget=options.bad_budget)
+        if options.append:
+            append(source, out / name, encoding, sharding, workers=workers, bad_budget=options.bad_budget)
+        else:
+            build(source, out / name, encoding, sharding, part=part, workers=workers, bad_budget=options.bad_budget)
     return 0
 
 

@@ -89,7 +89,7 @@ def column_faults(manifest: Manifest) -> Iterator[str]:
     """What is wrong among the columns themselves."""
     label = manifest.label
     numbers, runs = np.unique(label[np.flatnonzero(np.diff(label, prepend=-2))], return_counts=True)
-    if (torn := numbers[runs > 1]).size:
+    if (torn := numbers[(runs > 1) & (numbers >= 0)]).size:
         yield f"images.arrow: the images of {torn.size:,} labels are not contiguous, the first being label {torn[0]}"
     if len(label) and (label.min() < -1 or label.max() >= len(manifest.label_names)):
         yield f"images.arrow: labels reach from {label.min()} to {label.max()}, labels.arrow has {len(manifest.label_names):,}"
@@ -144,7 +144,7 @@ def shard_faults(manifest: Manifest, number: int) -> list[str]:
             faults += [f"{path.name}: {key}: {fault}" for fault in image_faults(manifest, row, member, file)]
     if lost:
         faults.append(f"{path.name}: {len(lost):,} images of the manifest are not in it, the first being {lost[0]}")
-    if extra := sorted(members.keys() - known):
+    if (extra := sorted(members.keys() - known)) and not manifest.made.get("appended"):
         faults.append(f"{path.name}: holds {len(extra):,} members that the manifest does not know, the first being {extra[0]}")
     return faults
 
