@@ -79,9 +79,16 @@ def _queries(config: EvaluateConfig, gallery: Corpus) -> Corpus:
     return gallery if same else queries
 
 
-def _check_copies(gallery: Corpus, queries: Corpus) -> None:
+def _own_rows(gallery: Corpus, queries: Corpus) -> np.ndarray:
+    """`(queries,)` row of the gallery with the key and the bytes of each image, else -1: one list made both corpora."""
+    row = pc.fill_null(pc.index_in(queries.manifest.keys, value_set=gallery.manifest.keys), -1).to_numpy(zero_copy_only=False)
+    same = (row >= 0) & (gallery.manifest.checksum[row] == queries.manifest.checksum)
+    return np.where(same, row, -1).astype(np.int64)
+
+
+def _check_copies(gallery: Corpus, queries: Corpus, own: np.ndarray) -> None:
     """Raise UserError where most queries would find their own image: the two corpora were cut from the same images."""
-    copies = np.flatnonzero(np.isin(queries.manifest.checksum, gallery.manifest.checksum))
+    copies = np.flatnonzero(np.isin(queries.manifest.checksum, gallery.manifest.checksum) & (own < 0))
     if len(copies) <= SOME * len(queries.manifest):
         return
     key = queries.manifest.keys[int(copies[0])].as_py()
@@ -114,11 +121,10 @@ def _label_truth(gallery: Corpus, queries: Corpus) -> tuple[Truth, Sequence[Prot
     names = gallery.manifest.label_names
     if queries is gallery:
         return LabelTruth(gallery.manifest.label, gallery.manifest.label, names.to_pylist(), True), [LEAVE_ONE_OUT]
-    _check_copies(gallery, queries)
+    own = _own_rows(gallery, queries)
+    _check_copies(gallery, queries, own)
     theirs = queries.manifest.label_names
     labels = labels_in_gallery(queries.manifest.label, theirs, names)
-    own = pc.fill_null(pc.index_in(queries.manifest.keys, value_set=gallery.manifest.keys), -1).to_numpy(zero_copy_only=False)
-    own = np.where((own >= 0) & (gallery.manifest.label[own] == labels), own, -1).astype(np.int64)
     every = [*names.to_pylist(), *theirs.to_pylist()]
     protocol = WITHIN_GALLERY if (own >= 0).any() else LABELS
     return LabelTruth(labels, gallery.manifest.label, every, False, own), [protocol]
