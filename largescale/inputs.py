@@ -15,6 +15,7 @@ def seen_by(contract: Contract, images: ImagesConfig) -> ImagesConfig:
             "size": contract.borne(size),
             "fit": "squash" if contract.fixed and fit == "inside" else fit,
             "interpolation": images.interpolation or contract.interpolation,
+            "crop_share": images.crop_share or contract.crop_share,
             "multiple": math.lcm(images.multiple, contract.multiple),
             "least": max(images.least, contract.least),
         }
@@ -27,7 +28,8 @@ def trained_on(contract: Contract, images: ImagesConfig) -> Contract:
     assert seen.size is not None
     assert seen.fit is not None
     assert seen.interpolation is not None
-    return replace(contract, size=seen.size, fit=seen.fit, interpolation=seen.interpolation)
+    assert seen.crop_share is not None
+    return replace(contract, size=seen.size, fit=seen.fit, interpolation=seen.interpolation, crop_share=seen.crop_share)
 
 
 def stated(contract: Contract, images: ImagesConfig) -> str:
