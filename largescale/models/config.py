@@ -72,8 +72,8 @@ class ModelConfig(Settings):
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     """Stochastic depth of timm's models: the share of blocks that an image skips in training, rising with depth."""
     lora: LoRAConfig | None = None
-    """Adapters on the linear layers of a transformer learn in place of the backbone, e.g. {rank: 16}; exported weights have
-    them merged. null: the backbone learns."""
+    """Adapters on the linear layers that are not frozen learn in place of the backbone, e.g. {rank: 16}, of transformers;
+    exported weights have them merged. null: the backbone learns."""
     freeze_batchnorm: bool = True
     """Keep the running statistics of batch normalization as they are while training; scale and shift are still learned."""
     channels_last: bool = True

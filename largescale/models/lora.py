@@ -12,7 +12,7 @@ A, B, BASE = ".lora_A.default.weight", ".lora_B.default.weight", ".base_layer."
 
 
 def add_adapters(backbone: nn.Module, config: LoRAConfig) -> None:
-    """Give every linear layer of attention and MLP an adapter; all else in the backbone does not learn any more.
+    """Give every linear layer of attention and MLP that is not frozen an adapter; all else in the backbone learns no more.
 
     Raises:
         UserError: peft is not installed, or the backbone has no such layer.
@@ -22,9 +22,10 @@ def add_adapters(backbone: nn.Module, config: LoRAConfig) -> None:
     except ImportError:
         raise UserError("model.lora needs peft, which is not installed; install it: pip install 'largescale[lora]'") from None
     inside = {f"{name}.{part}" for name, module in backbone.named_modules() for part in _of_attention(module)}
-    names = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear) and name not in inside]
+    linear = {name: module for name, module in backbone.named_modules() if isinstance(module, nn.Linear)}
+    names = [name for name, module in linear.items() if name not in inside and module.weight.requires_grad]
     if not names:
-        raise UserError("model.lora: the backbone has no linear layers to adapt; it is made for transformers")
+        raise UserError("model.lora: the backbone has no linear layers that learn; adapters are made for transformers")
     settings = LoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=names)
     inject_adapter_in_model(settings, backbone)
 

@@ -1,0 +1,103 @@
+"""What works with which family of timm: `python -m largescale.models.families > docs/reference/families.md`.
+
+One small model of each family, with random weights, is built and asked for a descriptor and a gradient.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from largescale.models.backbones import gives_tokens
+from largescale.models.build import build_network
+from largescale.models.config import ModelConfig
+from largescale.models.layers import freeze_idle, layers_of
+from largescale.settings import UserError
+
+FAMILIES = {
+    "ResNet, ResNeXt, RegNet, ECA": "test_resnet",
+    "ByobNet (RepVGG, MobileOne, ...)": "test_byobnet",
+    "EfficientNet, MobileNet, MnasNet": "test_efficientnet",
+    "EfficientNet with group normalization": "test_efficientnet_gn",
+    "NFNet": "test_nfnet",
+    "ConvNeXt": "test_convnext",
+    "MambaOut": "test_mambaout",
+    "ViT (DeiT, DINOv2, DINOv3, CLIP)": "test_vit",
+    "ViT with attention pooling (SigLIP)": "test_vit3",
+    "ViT with relative positions": "test_vit_relpos",
+    "EVA, PE": "eva02_tiny_patch14_224",
+    "BEiT": "beit_base_patch16_224",
+    "Swin": "swin_tiny_patch4_window7_224",
+    "Swin v2": "swinv2_tiny_window8_256",
+    "MaxViT": "test_maxvit",
+    "CoAtNet": "test_coatnet",
+    "Hiera": "hiera_tiny_224",
+    "LeViT": "levit_128s",
+    "CAFormer, ConvFormer": "caformer_s18",
+    "FastViT": "fastvit_t8",
+}
+HEAD = (
+    "family",
+    "tried",
+    "features",
+    "sizes (pixels)",
+    "smallest side",
+    "default pooling",
+    "layers to freeze",
+    "adapters",
+    "without gradient",
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A family, as one of its models shows it."""
+
+    family: str
+    model: str
+    cells: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "| " + " | ".join((self.family, f"`{self.model}`", *self.cells)) + " |"
+
+
+def tried(family: str, model: str) -> Row:
+    """Build the model, and run it forward and backward."""
+    try:
+        net = build_network(ModelConfig(backbone=f"timm:{model}"))
+    except UserError as error:
+        return Row(family, model, (f"refused: {str(error)[:90]}",) + ("",) * (len(HEAD) - 3))
+    contract, idle = net.contract, freeze_idle(net)
+    net(torch.zeros(2, 3, *(contract.borne(64),) * 2)).sum().backward()
+    learning = [name for name, parameter in net.named_parameters() if parameter.requires_grad and parameter.grad is None]
+    assert not learning, learning
+    any_size = "any" if contract.multiple == 1 else f"multiples of {contract.multiple}"
+    linear = any(isinstance(module, torch.nn.Linear) for module in net.backbone.modules())
+    cells = (
+        "tokens" if gives_tokens(net.backbone) else "map",
+        f"{contract.size} x {contract.size} only" if contract.fixed else any_size,
+        str(contract.least),
+        str(net.config.pooling),
+        str(max(layers_of(net.backbone).values()) + 1),
+        "yes" if linear else "no",
+        str(len(idle)) if idle else "none",
+    )
+    return Row(family, model, cells)
+
+
+PAGE = """# Families of timm
+
+Made by `python -m largescale.models.families`: a model of each family with random weights, built and run forward and backward.
+Parameters without a gradient are those that the descriptor does not use; they are frozen, and named at the start of a run.
+"""
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    print(PAGE)
+    print("| " + " | ".join(HEAD) + " |\n|" + " --- |" * len(HEAD))
+    for family, model in FAMILIES.items():
+        print(tried(family, model), flush=True)
+
+
+if __name__ == "__main__":
+    main()
