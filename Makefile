@@ -5,7 +5,7 @@ READY := .venv/.ready
 NPROC ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test lint docs bench shards verify-shards clean
+.PHONY: help setup demo check test lint docs bench gpu-check shards verify-shards clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -43,6 +43,9 @@ docs: $(READY)  ## the site, in site/; strict
 
 bench: $(READY)  ## speed, as ratios against a peer or a limit in the same run
 	$(BIN)/python -m tests.benchmarks
+
+gpu-check:  ## what one GPU does, in at most 8 minutes; writes gpu-check.md
+	$(PYTHON) -m tests.benchmarks.gpu_check
 
 shards: $(READY)  ## make shards SOURCE=… OUT=… [LAYOUT=…] [ARGS="--max-side 512"]
 	$(BIN)/python -m shards build "$(SOURCE)" --layout "$(LAYOUT)" --out "$(OUT)" $(if $(APPEND),--append) $(ARGS)

@@ -14,6 +14,7 @@ from largescale.losses.contrastive import ContrastiveLoss
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
 from largescale.models.contract import Contract
+from largescale.precision import autocast, resolve
 from largescale.training.config import EngineConfig, OptimConfig
 from largescale.training.engine.build import build_engine
 from largescale.training.engine.optim import build_optimizer
@@ -26,7 +27,7 @@ TUPLES, WIDTH, SIDE, ROUNDS = 6, 7, 160, 12
 def _build(world: World) -> StepModule:
     torch.manual_seed(0)
     config = ModelConfig(backbone="squeezenet1_1" if world.device.type == "cpu" else "resnet50")
-    return StepModule(build_network(config).to(world.device), ContrastiveLoss(0.7), world)
+    return StepModule(build_network(config).to(world.device), ContrastiveLoss(0.7), world, resolve("auto", world.device))
 
 
 def _bare_step(module: StepModule, pixels: Tensor) -> Callable[[], None]:
@@ -35,7 +36,7 @@ def _bare_step(module: StepModule, pixels: Tensor) -> Callable[[], None]:
     images = Contract().normalize(pixels).contiguous(memory_format=torch.channels_last)
 
     def step() -> None:
-        with torch.autocast("cuda", torch.bfloat16, enabled=module.autocast):
+        with autocast(module.precision, module.world.device):
             x = module.net(images)
         tuples = x.float().reshape(TUPLES, WIDTH, -1)
         module.loss(tuples[:, 0], tuples[:, 1], tuples[:, 2:]).backward()
