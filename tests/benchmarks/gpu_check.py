@@ -102,7 +102,8 @@ def embedding(device: torch.device, size: Size) -> Iterator[Row]:
             def rows(
                 precision: str, corpus: Corpus = corpus, ids: np.ndarray = ids, side: int = side
             ) -> tuple[torch.Tensor, float]:
-                embedder = Embedder(ImagesConfig(size=side), size.batch, LoaderConfig(), device, precision)  # type: ignore[arg-type]
+                images, loader = ImagesConfig(size=side), LoaderConfig()
+                embedder = Embedder(images, size.batch, loader, device, precision)  # type: ignore[arg-type]
                 begun = time.perf_counter()
                 groups = list(embedder.embed(network, corpus, ids))
                 settle(device)
@@ -120,7 +121,7 @@ def embedding(device: torch.device, size: Size) -> Iterator[Row]:
         flops = counter.get_total_flops()
         for name, run in (("eager", network), ("compiled", torch.compile(network, dynamic=False))):
             with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
-                step = seconds(lambda run=run: run(pixels), device)  # type: ignore[misc]
+                step = seconds(lambda run=run, pixels=pixels: run(pixels), device)  # type: ignore[misc]
             share = flops / step / limit
             goal = ("", None) if side != 362 or name == "eager" else (">= 40 %", share >= 0.4)
             yield Row(f"{side} px: network alone, {name}", f"{size.batch / step:,.0f} images/s, {share:.0%} of the peak", *goal)
