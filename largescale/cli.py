@@ -16,6 +16,7 @@ PROGRAMS = {
     "shards": "make a corpus from a source of images; check one; make the demo corpora",
     "train": "train a network",
     "mine": "the mining service beside a training",
+    "rates": "find a learning rate: one short run in which it grows",
     "evaluate": "score a network",
     "study": "measure beside the scores",
     "compare": "two results, query by query",

@@ -3,6 +3,7 @@ from .given import evaluate_descriptors as evaluate_descriptors
 from .protocol.ground_truth import Published as Published
 from .protocol.metrics import average_precision as average_precision
 from .protocol.metrics import evaluate_rankings as evaluate_rankings
+from .protocol.metrics import metric as metric
 from .protocol.protocols import Protocol as Protocol
 from .protocol.relevance import Gallery as Gallery
 from .results import Histogram as Histogram

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from largescale.corpus.config import ImagesConfig, LoaderConfig, StorageConfig
 from largescale.names import Location
@@ -56,6 +56,11 @@ class ScoreConfig(Settings):
 
     two_stage: TwoStageConfig | None = None
     """Rankings of a search over class anchors in place of an exhaustive one; null: exhaustive."""
+    compression: Literal["none", "int8", "binary"] = "none"
+    """The gallery is ranked by descriptors of a byte or a bit for each dimension, queries stay as they are; up to 200,000 images,
+    compared by the cosine."""
+    rescored: NonNegativeInt = 100
+    """So many rows that are first by the compressed descriptors are put in order by the full ones; 0: none."""
 
     @model_validator(mode="after")
     def _stages_of_plain_rows(self) -> "ScoreConfig":
@@ -69,10 +74,18 @@ class ScoreConfig(Settings):
             raise ValueError("dim: the first dimensions of what is not whitened mean nothing; set whitening=pca or learned")
         return self
 
+    @model_validator(mode="after")
+    def _one_order(self) -> "ScoreConfig":
+        if self.compression != "none" and self.rerank != "none":
+            raise ValueError(
+                f"compression={self.compression} with rerank={self.rerank}: each makes the rankings anew; choose one"
+            )
+        return self
+
     @property
     def mixes_rows(self) -> bool:
         """Whether a row's place depends on other rows, so that a ranking without distractors must be made by itself."""
-        return bool(self.query_expansion or self.database_augmentation or self.rerank != "none")
+        return bool(self.query_expansion or self.database_augmentation or self.rerank != "none" or self.compression != "none")
 
 
 class EvaluateConfig(Settings):
@@ -96,6 +109,8 @@ class EvaluateConfig(Settings):
     """Corpus or corpora without right answers, searched with the gallery; scores are given for growing numbers of them."""
     protocol: ProtocolName = "auto"
     """auto: that of the ground truth that comes with the queries, else labels."""
+    metrics: tuple[str, ...] = ()
+    """Further metrics of your own, by import path (package.module:function)."""
     crop: bool = True
     """Cut queries to the box in their ground truth before they are resized; part of the protocol's name."""
     images: ImagesConfig = ImagesConfig()

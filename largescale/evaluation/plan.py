@@ -1,7 +1,7 @@
 """What an evaluation will score on what: corpora, ground truth and protocols that fit together."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow.compute as pc
@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from largescale.corpus.corpus import Corpus
 from largescale.evaluation.config import EvaluateConfig
 from largescale.evaluation.protocol.ground_truth import LabelTruth, ListedTruth, Published, Truth, labels_in_gallery
+from largescale.evaluation.protocol.metrics import own_metric
 from largescale.evaluation.protocol.protocols import LABELS, LEAVE_ONE_OUT, UKBENCH, WITHIN_GALLERY, Protocol, landmark_protocols
 from largescale.settings import UserError
 
@@ -49,11 +50,12 @@ class Plan:
         if published is None:
             ukbench = config.protocol == "ukbench"
             truth, protocols = _ukbench_truth(gallery, queries) if ukbench else _label_truth(gallery, queries)
+            protocols = with_own_metrics(protocols, config.metrics)
             return Plan(gallery, queries, distractors, truth, "ukbench" if ukbench else "labels", protocols, None, whitening)
         listed = ListedTruth(published, gallery.manifest.keys, queries.manifest.keys)
         boxes = _boxes(listed, queries) if config.crop and any(listed.boxes) else None
         family = published.family if config.protocol == "auto" else config.protocol
-        protocols = landmark_protocols(family, config.crop)
+        protocols = with_own_metrics(landmark_protocols(family, config.crop), config.metrics)
         return Plan(gallery, queries, distractors, listed, family, protocols, boxes, whitening)
 
     @property
@@ -151,3 +153,14 @@ def _boxes(truth: ListedTruth, queries: Corpus) -> np.ndarray:
         key = queries.manifest.keys[int(truth.query[empty[0]])].as_py()
         raise UserError(f"the box of query {key} is {truth.boxes[empty[0]]}, outside its image; run make shards again")
     return boxes
+
+
+def with_own_metrics(protocols: Sequence[Protocol], metrics: Sequence[str]) -> list[Protocol]:
+    """The protocols, scored by the metrics of the user's own besides.
+
+    Raises:
+        UserError: there is no such metric.
+    """
+    for path in metrics:
+        own_metric(path)
+    return [replace(protocol, metrics=(*protocol.metrics, *metrics)) for protocol in protocols]

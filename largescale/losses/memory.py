@@ -6,7 +6,8 @@ B batch, M memory, D dimensions.
 import torch
 from torch import nn
 
-from largescale.losses.labels import Gallery, LabelLoss
+from largescale.losses.labels.base import Gallery, LabelLoss
+from largescale.losses.matryoshka import Matryoshka
 from largescale.settings import UserError
 
 
@@ -30,7 +31,7 @@ class CrossBatchMemory(nn.Module):
     labels: torch.Tensor
     written: torch.Tensor
 
-    def __init__(self, loss: LabelLoss, size: int, dim: int, weight: float = 1.0) -> None:
+    def __init__(self, loss: LabelLoss | Matryoshka, size: int, dim: int, weight: float = 1.0) -> None:
         super().__init__()
         self.loss, self.weight = loss, weight
         self.register_buffer("embeddings", torch.zeros(size, dim))

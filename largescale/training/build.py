@@ -18,7 +18,7 @@ from largescale.training import callbacks, preflight
 from largescale.training.callbacks import Callback
 from largescale.training.checkpoint import Checkpoints
 from largescale.training.engine.build import build_engine
-from largescale.training.engine.class_anchors import build_loss
+from largescale.training.engine.class_rows import build_loss
 from largescale.training.engine.ema import WeightAverage
 from largescale.training.engine.optim import Layers
 from largescale.training.engine.recompute import recompute
@@ -64,7 +64,8 @@ def build_trainer(
     planner = build_planner(config, world, corpus, signal)
     preflight.check_run(config, world, planner, parameters)
     tracker = Tracker(config.tracking, config.directory, config.model_dump(mode="json"), world)
-    features = [*first, *_features(config, world, signal, checkpoints, said), *last]
+    own = [callback.build() for callback in config.callbacks]
+    features = [*first, *_features(config, world, signal, checkpoints, said), *own, *last]
     average = WeightAverage(engine.network(), config.ema.decay) if config.ema.decay else None
     return Trainer(config, world, corpus, engine, planner, tracker, features, checkpoints, average)
 
@@ -101,12 +102,15 @@ def _features(
     exchange = TrainingExchange(url, directory) if url and world.is_first else None
     copies = config.checkpoint.mirror
     mirror = RunMirror(copies, directory) if copies and world.is_first else None
+    trouble = callbacks.Trouble(config.trouble)
     return [
         callbacks.Preemption(signal),
         callbacks.Garbage(),
         callbacks.BadImages(config.bad_images),
         callbacks.Degenerate(),
         callbacks.NonFinite(config.non_finite, directory / "non-finite"),
+        trouble,
+        callbacks.QuickScore(trouble),
         callbacks.Throughput(),
         callbacks.Memory(),
         callbacks.Evaluation(config, signal, checkpointing),

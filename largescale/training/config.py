@@ -1,11 +1,15 @@
 """The settings of training: engine, optimizer, schedule, average of weights, checkpoints."""
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from largescale.settings import Settings
+from largescale.plugins import arguments_of, find
+from largescale.settings import Settings, UserError
+
+if TYPE_CHECKING:
+    from largescale.training.callbacks.base import Callback
 
 
 class EngineConfig(Settings):
@@ -66,8 +70,9 @@ class OptimConfig(Settings):
 class ScheduleConfig(Settings):
     """The factor on every learning rate; a pure function of the step, so that a resumed run needs no state."""
 
-    name: Literal["constant", "step", "exponential", "cosine"] = "constant"
-    """`exponential` is cirtorch's exp(-decay · epoch); `cosine` falls from 1 to `floor` at the last step."""
+    name: Literal["constant", "step", "exponential", "cosine", "range"] = "constant"
+    """`exponential` is cirtorch's exp(-decay · epoch); `cosine` falls from 1 to `floor` at the last step; `range` grows from
+    `floor` to 1 by the same factor at each step (launch/rates.py)."""
     warmup_steps: int = Field(default=0, ge=0)
     """The factor is multiplied by one that grows linearly from 0 to 1 over this many steps."""
     milestones: tuple[int, ...] = ()
@@ -77,7 +82,7 @@ class ScheduleConfig(Settings):
     decay: float = Field(default=0.01, ge=0)
     """Of `exponential`, per epoch."""
     floor: float = Field(default=0.0, ge=0, le=1)
-    """The last factor of `cosine`."""
+    """The last factor of `cosine`, and the first of `range`."""
 
     @model_validator(mode="after")
     def _milestones_belong_to_step(self) -> "ScheduleConfig":
@@ -85,6 +90,32 @@ class ScheduleConfig(Settings):
             found = f"name={self.name} with milestones={list(self.milestones)}"
             raise ValueError(f"{found}: `step` without milestones stays constant, and no other schedule reads them")
         return self
+
+
+class OwnCallbackConfig(Settings):
+    """A callback of your own; its other settings are the arguments of its class."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    """package.module:Class, a subclass of largescale.training.callbacks.Callback; or an entry point of largescale.callbacks."""
+
+    @model_validator(mode="after")
+    def _known_to_the_class(self) -> "OwnCallbackConfig":
+        try:
+            arguments_of(self._class(), self.model_extra or {})
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def build(self) -> "Callback":
+        cls = self._class()
+        return cls(**arguments_of(cls, self.model_extra or {}))
+
+    def _class(self) -> "type[Callback]":
+        from largescale.training.callbacks.base import Callback
+
+        return find(self.name, "largescale.callbacks", (Callback,))
 
 
 class EMAConfig(Settings):

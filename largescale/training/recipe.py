@@ -4,21 +4,21 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from largescale.config import read_yaml
 from largescale.corpus.config import BadImagesConfig, ImagesConfig, LabelPlanConfig, LoaderConfig, StorageConfig, TuplePlanConfig
-from largescale.losses.config import ContrastiveConfig, LossConfig
-from largescale.losses.config_tuples import LRMLConfig
+from largescale.losses.settings.choice import LossConfig
+from largescale.losses.settings.tuples import ContrastiveConfig, InfoNCEConfig, LRMLConfig
 from largescale.mining.config import MiningConfig
 from largescale.models.config import ModelConfig
 from largescale.names import Location, RunName
 from largescale.precision import Precision
 from largescale.settings import Settings, UserError
 from largescale.tracking import TrackingConfig
-from largescale.training.config import CheckpointConfig, EMAConfig, EngineConfig, OptimConfig, ScheduleConfig
+from largescale.training.config import CheckpointConfig, EMAConfig, EngineConfig, OptimConfig, OwnCallbackConfig, ScheduleConfig
 
 # settings that do not change what is learned: a run may be continued with others
 FREE = (
@@ -31,6 +31,8 @@ FREE = (
         "loader",
         "bad_images",
         "non_finite",
+        "trouble",
+        "callbacks",
         "checkpoint",
         "evaluation",
         "evaluate",
@@ -46,8 +48,6 @@ FREE = (
     ),
     *("mining.block_bytes", "mining.home", "mining.wait", "mining.exchange"),
 )
-WITHOUT_PAIRS = ("class_anchor", "cross_entropy", "metric_learning")
-"""Losses that may learn from one image of a label: they compare it with what they have learned of its class."""
 
 
 class PeriodicEvaluationConfig(Settings):
@@ -83,6 +83,15 @@ class NonFiniteConfig(Settings):
 
     skip: NonNegativeInt = 3
     """Steps that may be skipped; one more ends the run, and its last checkpoint stays as it is."""
+
+
+class TroubleConfig(Settings):
+    """What is looked for while a run seems to run: collapsed descriptors, exploding gradients, classes never drawn."""
+
+    on_collapse: Literal["warn", "stop"] = "warn"
+    """When the descriptors of a step's images have become nearly equal: say so and go on, or end the run."""
+    quick_images: NonNegativeInt = 512
+    """Training images that are scored before the first step and after 5 % of the steps; worse is said. 0 = none."""
 
 
 def _tuples_only(values: Mapping[str, Any], make: Any) -> Any:
@@ -126,11 +135,14 @@ class TrainConfig(Settings):
     ema: EMAConfig = EMAConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     non_finite: NonFiniteConfig = NonFiniteConfig()
+    trouble: TroubleConfig = TroubleConfig()
     evaluation: PeriodicEvaluationConfig = PeriodicEvaluationConfig()
     evaluate: Mapping[str, FinalEvaluationConfig] = {}
     """Evaluations of the finished run by name: its best weights are scored, and the table has the paper's numbers beside ours.
     What is not built by then is left out and named."""
     tracking: TrackingConfig = TrackingConfig()
+    callbacks: tuple[OwnCallbackConfig, ...] = ()
+    """Callbacks of your own, each {name: "package.module:Class", ...} with the arguments of its class; they come last."""
 
     @property
     def directory(self) -> Path:
@@ -160,8 +172,18 @@ class TrainConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _whole_step_in_a_batch(self) -> "TrainConfig":
+        if isinstance(self.loss, InfoNCEConfig) and self.loss.in_batch and self.engine.gradient_accumulation > 1:
+            raise ValueError(
+                f"engine.gradient_accumulation={self.engine.gradient_accumulation} with loss.in_batch=true: a part of a step "
+                "would be compared with itself alone, which gives another gradient; use "
+                "engine.gradcache_chunk=IMAGES, which keeps it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _pairs_to_compare(self) -> "TrainConfig":
-        if self.batches is not None and self.batches.images_per_class == 1 and self.loss.name not in WITHOUT_PAIRS:
+        if self.batches is not None and self.batches.images_per_class == 1 and self.loss.pairs:
             raise ValueError(
                 f"batches.images_per_class=1 with loss.name={self.loss.name}: it compares images of a "
                 "label, a batch would have no two; "

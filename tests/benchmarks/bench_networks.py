@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from largescale.losses.contrastive import ContrastiveLoss
+from largescale.losses.tuples.contrastive import ContrastiveLoss
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
 from largescale.models.layers import freeze_idle

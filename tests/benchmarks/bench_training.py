@@ -10,7 +10,7 @@ from torch import Tensor
 
 from largescale.corpus.batches import Step
 from largescale.distributed import World
-from largescale.losses.contrastive import ContrastiveLoss
+from largescale.losses.tuples.contrastive import ContrastiveLoss
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
 from largescale.models.contract import Contract

@@ -57,7 +57,7 @@ def test_a_run_leaves_what_the_design_promises(small, tmp_path):
     ]
     assert [path.name for path in (directory / "negatives").iterdir()] == ["gen-000000-000000"]
     sections = {name.partition("/")[0] for line in lines(directory) for name in line if "/" in name}
-    assert sections == {"train", "mining", "data", "system"}
+    assert sections == {"train", "mining", "data", "system", "eval"}
 
 
 def test_more_processes_than_tuples_are_refused(small, tmp_path):

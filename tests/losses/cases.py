@@ -7,22 +7,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from largescale.losses.batch_hard import BatchHardTripletLoss, MSMLLoss
-from largescale.losses.blackbox_ap import BlackboxAPLoss
-from largescale.losses.calibration import CalibrationLoss
-from largescale.losses.class_anchor import ClassAnchorLoss
-from largescale.losses.config_tuples import RDEDistance
-from largescale.losses.contrastive import ContrastiveLoss
-from largescale.losses.lrml import LRMLLoss
-from largescale.losses.metric_learning import MetricLearningLoss
-from largescale.losses.quadruplet import QuadrupletLoss
-from largescale.losses.rde import RDEContrastiveLoss, RDETripletLoss
-from largescale.losses.roadmap import RoadmapLoss
-from largescale.losses.smooth_ap import SmoothAPLoss
-from largescale.losses.soft_bin_ap import SoftBinAPLoss
-from largescale.losses.sup_ap import SupAPLoss
-from largescale.losses.triplet import TripletLoss
-from tests.losses.laws import Case
+from largescale.losses.labels.batch_hard import BatchHardTripletLoss, MSMLLoss
+from largescale.losses.labels.class_anchor import ClassAnchorLoss
+from largescale.losses.labels.margin_softmax import ArcFaceLoss, CosFaceLoss, MarginSoftmaxLoss
+from largescale.losses.labels.metric_learning import MetricLearningLoss
+from largescale.losses.ranking.blackbox_ap import BlackboxAPLoss
+from largescale.losses.ranking.calibration import CalibrationLoss
+from largescale.losses.ranking.roadmap import RoadmapLoss
+from largescale.losses.ranking.smooth_ap import SmoothAPLoss
+from largescale.losses.ranking.soft_bin_ap import SoftBinAPLoss
+from largescale.losses.ranking.sup_ap import SupAPLoss
+from largescale.losses.settings.tuples import RDEDistance
+from largescale.losses.tuples.contrastive import ContrastiveLoss
+from largescale.losses.tuples.infonce import InfoNCELoss
+from largescale.losses.tuples.lrml import LRMLLoss
+from largescale.losses.tuples.quadruplet import QuadrupletLoss
+from largescale.losses.tuples.rde import RDEContrastiveLoss, RDETripletLoss
+from largescale.losses.tuples.triplet import TripletLoss
+from largescale.testing.loss_laws import Case
 
 Row = Sequence[float]
 
@@ -78,6 +80,14 @@ def _quadruplet(queries: list[Row], positives: list[Row], negatives: list[list[R
             total += max(0.0, distance(q, p, 1e-6) - distance(q, n, 1e-6) + 0.6)
             for other in ns[i + 1 :]:
                 total += max(0.0, distance(q, p, 1e-6) - distance(n, other, 1e-6) + 0.7)
+    return total / len(queries)
+
+
+def _infonce(queries: list[Row], positives: list[Row], negatives: list[list[Row]]) -> float:
+    total = 0.0
+    for q, p, ns in zip(queries, positives, negatives, strict=True):
+        logits = [_dot(_unit(q), _unit(x)) / 0.5 for x in (p, *ns)]
+        total += math.log(sum(math.exp(logit) for logit in logits)) - logits[0]
     return total / len(queries)
 
 
@@ -231,6 +241,41 @@ def _library(name: str, miner: str | None = None, **arguments: Any) -> Callable[
     return make
 
 
+CENTERS = torch.randn(8, 12, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+
+def _margin(cls: type[MarginSoftmaxLoss], sub_centers: int, **settings: float) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        loss = cls(8, 6, sub_centers=sub_centers, **settings).double()
+        loss.load_state_dict({"centers": CENTERS[:, : 6 * sub_centers]})
+        return loss
+
+    return make
+
+
+def _margin_softmax(x: list[Row], labels: list[int], scale: float, sub_centers: int, at_label: Callable[[float], float]) -> float:
+    total = 0.0
+    for row, label in zip(x, labels, strict=True):
+        centers = [[_unit(center) for center in CENTERS[c, : 6 * sub_centers].view(-1, 6).tolist()] for c in range(8)]
+        cosines = [max(_dot(_unit(row), center) for center in own) for own in centers]
+        logits = [scale * (at_label(cosine) if c == label else cosine) for c, cosine in enumerate(cosines)]
+        total += math.log(sum(math.exp(logit) for logit in logits)) - logits[label]
+    return total / len(x)
+
+
+def _turned(cosine: float, margin: float = 0.5) -> float:
+    angle = math.acos(cosine) + margin
+    return math.cos(angle) if angle < math.pi else cosine - margin * math.sin(margin)
+
+
+def _arcface(x: list[Row], labels: list[int]) -> float:
+    return _margin_softmax(x, labels, 16, 2, _turned)
+
+
+def _cosface(x: list[Row], labels: list[int]) -> float:
+    return _margin_softmax(x, labels, 8, 1, lambda cosine: cosine - 0.2)
+
+
 CASES = [
     Case("contrastive", "tuples", lambda: ContrastiveLoss(1.1), _contrastive),
     Case("triplet", "tuples", lambda: TripletLoss(0.3, "sum"), _triplet),
@@ -238,6 +283,7 @@ CASES = [
     Case("lrml weights", "tuples", lambda: LRMLLoss(threshold_rule="weights"), _lrml_weights, extra=_ranks),
     Case("lrml by itself", "tuples", lambda: LRMLLoss(threshold_rule="teacher_distance"), smooth=False),
     Case("quadruplet", "tuples", lambda: QuadrupletLoss(0.6, 0.7), _quadruplet),
+    Case("infonce", "tuples", lambda: InfoNCELoss(0.5), _infonce),
     Case("rde_contrastive", "tuples", lambda: RDEContrastiveLoss(1.1, RDEDistance(bins=4, range="unit")), _rde_contrastive),
     Case("rde_triplet", "tuples", lambda: RDETripletLoss(0.5, False, RDEDistance(bins=4, range="unit")), _rde_triplet),
     Case("rde soft", "tuples", lambda: RDEContrastiveLoss(1.1, RDEDistance(bins=4, range="joint", soft=True))),
@@ -253,6 +299,8 @@ CASES = [
     Case("blackbox_ap", "labels", lambda: BlackboxAPLoss(margin=0), _blackbox, smooth=False),
     Case("calibration", "labels", CalibrationLoss, _calibration),
     Case("class_anchor", "labels", _anchors, _class_anchor),
+    Case("arcface", "labels", _margin(ArcFaceLoss, 2, scale=16), _arcface),
+    Case("cosface", "labels", _margin(CosFaceLoss, 1, scale=8, margin=0.2), _cosface),
     Case("roadmap", "labels", lambda: RoadmapLoss(supap_weight=0.9, calibration_weight=0.1), _roadmap),
 ]
 LIBRARY = [

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from largescale.losses import ranking
-from largescale.losses.blackbox_ap import BlackboxAPLoss
-from largescale.losses.calibration import CalibrationLoss
-from largescale.losses.labels import Gallery
-from largescale.losses.ranking import RankingLoss, blocks
-from largescale.losses.roadmap import RoadmapLoss
-from largescale.losses.smooth_ap import SmoothAPLoss
-from largescale.losses.soft_bin_ap import SoftBinAPLoss
-from largescale.losses.sup_ap import SupAPLoss
+from largescale.losses.labels.base import Gallery
+from largescale.losses.ranking import base as ranking
+from largescale.losses.ranking.base import RankingLoss, blocks
+from largescale.losses.ranking.blackbox_ap import BlackboxAPLoss
+from largescale.losses.ranking.calibration import CalibrationLoss
+from largescale.losses.ranking.roadmap import RoadmapLoss
+from largescale.losses.ranking.smooth_ap import SmoothAPLoss
+from largescale.losses.ranking.soft_bin_ap import SoftBinAPLoss
+from largescale.losses.ranking.sup_ap import SupAPLoss
+from largescale.testing.loss_laws import batch
 from tests.goldens import PRECISIONS, Golden, goldens
-from tests.losses.laws import batch
 
 LOSSES: dict[str, Callable[[], RankingLoss]] = {
     "SupAP_class_defaults": SupAPLoss,

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from largescale.losses.batch_hard import BatchHardTripletLoss, MSMLLoss
-from largescale.losses.labels import Gallery
+from largescale.losses.labels.base import Gallery
+from largescale.losses.labels.batch_hard import BatchHardTripletLoss, MSMLLoss
+from largescale.testing.loss_laws import batch
 from tests.goldens import PRECISIONS, Golden, goldens
-from tests.losses.laws import batch
 
 LABELS = torch.tensor([0, 0, 1, 1])
 B1 = torch.tensor([[1, 0], [0.9, 0.436], [0.5, 0.866], [0.2, 0.98]], dtype=torch.float64)

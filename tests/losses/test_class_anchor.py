@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from largescale.losses import class_anchor
-from largescale.losses.class_anchor import ClassAnchorLoss, initial_anchors
-from largescale.losses.labels import Gallery
+from largescale.losses.labels import class_anchor
+from largescale.losses.labels.base import Gallery
+from largescale.losses.labels.class_anchor import ClassAnchorLoss, initial_anchors
 from largescale.settings import UserError
 
 ANCHORS = torch.tensor([[1.0, 0], [0, 1], [-0.5, 0]], dtype=torch.float64)

@@ -1,5 +1,6 @@
 """The choice of a loss."""
 
+import inspect
 import subprocess
 import sys
 import typing
@@ -7,8 +8,11 @@ import typing
 import pytest
 
 from largescale import config, losses
-from largescale.losses.config import ContrastiveConfig, LossConfig
-from largescale.losses.config_base import LossSettings
+from largescale.losses.build import LOSSES, build_loss
+from largescale.losses.settings.base import LossSettings
+from largescale.losses.settings.choice import LossConfig
+from largescale.losses.settings.plug_in import PlugInConfig
+from largescale.losses.settings.tuples import ContrastiveConfig
 from largescale.settings import Settings, UserError
 
 
@@ -17,22 +21,26 @@ class _Run(Settings):
     """The loss."""
 
 
-def _choices() -> list[type[LossSettings]]:
-    return list(typing.get_args(typing.get_args(LossConfig)[0]))
+def test_every_choice_has_a_loss() -> None:
+    tagged = typing.get_args(typing.get_args(LossConfig)[0])
+    assert {typing.get_args(choice)[0] for choice in tagged} == {*LOSSES, PlugInConfig}
+    assert [typing.get_args(choice)[1].tag for choice in tagged[:-1]] == [
+        typing.get_args(choice)[0].model_fields["name"].default for choice in tagged[:-1]
+    ]
 
 
-@pytest.mark.parametrize("choice", _choices(), ids=lambda choice: choice.model_fields["name"].default)
+@pytest.mark.parametrize("choice", LOSSES, ids=lambda choice: choice.model_fields["name"].default)
 def test_defaults_are_those_of_the_loss(choice: type[LossSettings]) -> None:
     name = choice.model_fields["name"].default
     if name == "metric_learning":
         return
     settings = config.check(_Run, {"loss": {"name": name}}).loss
     assert type(settings) is choice
-    loss = settings.build(num_classes=3, dim=4)
+    loss = build_loss(settings, num_classes=3, dim=4)
     assert type(loss).__name__ in losses.__all__
-    bare = type(loss)(**{"num_classes": 3, "dim": 4} if "num_classes" in type(loss).__init__.__annotations__ else {})
+    bare = type(loss)(**{"num_classes": 3, "dim": 4} if "num_classes" in inspect.signature(type(loss)).parameters else {})
     for field in choice.model_fields:
-        if field not in ("name", "memory", "memory_weight", "teacher", "teacher_neighbors"):
+        if field not in ("name", "matryoshka", "memory", "memory_weight", "teacher", "teacher_neighbors"):
             assert getattr(loss, field) == getattr(bare, field) == getattr(settings, field)
 
 
@@ -51,5 +59,5 @@ def test_faults_are_named() -> None:
 
 
 def test_settings_need_no_torch() -> None:
-    program = "import sys, largescale.losses.config, largescale.models.config; assert 'torch' not in sys.modules"
+    program = "import sys, largescale.losses.settings.choice, largescale.models.config; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from largescale.losses.contrastive import ContrastiveLoss
-from largescale.losses.triplet import TripletLoss
-from largescale.losses.tuples import TupleLoss
+from largescale.losses.tuples.base import TupleLoss
+from largescale.losses.tuples.contrastive import ContrastiveLoss
+from largescale.losses.tuples.triplet import TripletLoss
 from tests.goldens import PRECISIONS, Golden, goldens
 
 LOSSES: dict[str, type[TupleLoss]] = {"contrastive": ContrastiveLoss, "triplet": TripletLoss}

@@ -2,14 +2,13 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from tests.losses import laws
+from largescale.distributed import World
+from largescale.testing import loss_laws as laws
+from largescale.testing.loss_laws import Case
 from tests.losses.cases import CASES, LIBRARY
-from tests.losses.laws import Case
-from tests.world import run_world
 
 EVERY = CASES + LIBRARY
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:pytorch_metric_learning")
@@ -58,18 +57,10 @@ def test_faults_show(case: Case) -> None:
     laws.check_faults_show(case)
 
 
-def _world_gradients(world: Any) -> Any:
+def _world_gradients(world: World) -> dict[str, dict[str, Any]]:
     return laws.world_gradient(world, EVERY)
 
 
 def test_number_of_processes() -> None:
     """Value and gradient of a step do not depend on how many processes computed it."""
-    alone = run_world(1, _world_gradients, timeout_s=300)[0]
-    assert len(alone) == len(EVERY)
-    for size in (2, 4):
-        for answer in run_world(size, _world_gradients, timeout_s=300):
-            for name, gradients in alone.items():
-                for parameter, expected in gradients.items():
-                    np.testing.assert_allclose(
-                        answer[name][parameter], expected, rtol=1e-9, atol=1e-12, err_msg=f"{name} {parameter}, {size} ranks"
-                    )
+    laws.check_worlds(_world_gradients, (1, 2, 4))

@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from largescale.losses.config_tuples import LRMLConfig
-from largescale.losses.contrastive import ContrastiveLoss
-from largescale.losses.lrml import LRMLLoss, sequence
+from largescale.losses.build import build_loss
+from largescale.losses.settings.tuples import LRMLConfig
+from largescale.losses.tuples.contrastive import ContrastiveLoss
+from largescale.losses.tuples.lrml import LRMLLoss, sequence
 from largescale.settings import UserError
-from tests.losses.laws import tuples
+from largescale.testing.loss_laws import tuples
 
 EASY, HARD = [0.20, 0.45, 0.70, 0.90, 1.20], [0.60, 0.80, 1.00, 1.10, 1.30]
 
@@ -75,8 +76,8 @@ def test_by_default_thresholds_rise_as_they_measured_best() -> None:
     data = tuples()
     expected = LRMLLoss(0.8, "ramp", smallest=0.6)(*data)
     torch.testing.assert_close(LRMLLoss()(*data), expected)
-    torch.testing.assert_close(LRMLConfig().build(0, 0)(*data), expected)
-    literal = LRMLConfig(threshold_rule="rank/N").build(0, 0)
+    torch.testing.assert_close(build_loss(LRMLConfig(), 0, 0)(*data), expected)
+    literal = build_loss(LRMLConfig(threshold_rule="rank/N"), 0, 0)
     torch.testing.assert_close(literal(*data), LRMLLoss(1.25, "rank/N")(*data))
 
 

@@ -9,11 +9,13 @@ import torch
 
 from largescale import config
 from largescale.losses import BatchHardTripletLoss, CrossBatchMemory, MetricLearningLoss, RoadmapLoss
-from largescale.losses.config import ContrastiveConfig, LossConfig
-from largescale.losses.labels import Gallery, LabelLoss
+from largescale.losses.build import build_loss
+from largescale.losses.labels.base import Gallery, LabelLoss
+from largescale.losses.settings.choice import LossConfig
+from largescale.losses.settings.tuples import ContrastiveConfig
 from largescale.settings import Settings, UserError
+from largescale.testing.loss_laws import batch
 from tests.goldens import PRECISIONS, Golden, goldens
-from tests.losses.laws import batch
 
 
 class _Run(Settings):
@@ -132,7 +134,8 @@ def test_losses_that_cannot(values: dict[str, Any]) -> None:
 
 
 def test_configuration() -> None:
-    loss = config.check(_Run, {"loss": {"name": "roadmap", "memory": 50, "memory_weight": 0.5}}).loss.build(num_classes=5, dim=6)
+    settings = config.check(_Run, {"loss": {"name": "roadmap", "memory": 50, "memory_weight": 0.5}}).loss
+    loss = build_loss(settings, num_classes=5, dim=6)
     assert isinstance(loss, CrossBatchMemory)
     assert isinstance(loss.loss, RoadmapLoss)
     assert (loss.embeddings.shape, loss.weight) == ((50, 6), 0.5)

@@ -9,12 +9,15 @@ from pytorch_metric_learning import losses
 from pytorch_metric_learning.distances import CosineSimilarity
 
 from largescale import config
-from largescale.losses.calibration import CalibrationLoss
-from largescale.losses.config import ContrastiveConfig, LossConfig, MetricLearningConfig
-from largescale.losses.metric_learning import MetricLearningLoss
+from largescale.losses.build import build_loss
+from largescale.losses.labels.metric_learning import MetricLearningLoss
+from largescale.losses.ranking.calibration import CalibrationLoss
+from largescale.losses.settings.choice import LossConfig
+from largescale.losses.settings.labels import MetricLearningConfig
+from largescale.losses.settings.tuples import ContrastiveConfig
 from largescale.settings import Settings, UserError
+from largescale.testing.loss_laws import batch
 from tests.goldens import PRECISIONS, Golden, goldens
-from tests.losses.laws import batch
 
 
 class _Run(Settings):
@@ -50,7 +53,7 @@ def test_configuration_builds_the_loss() -> None:
     settings = config.check(_Run, {"loss": values}).loss
     assert isinstance(settings, MetricLearningConfig)
     assert settings.kind == "labels"
-    loss = settings.build(num_classes=11, dim=5)
+    loss = build_loss(settings, num_classes=11, dim=5)
     assert [tuple(p.shape) for p in loss.parameters()] == [(11, 5)]
 
 

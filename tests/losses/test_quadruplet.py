@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from largescale.losses.quadruplet import QuadrupletLoss
-from tests.losses.laws import tuples
+from largescale.losses.tuples.quadruplet import QuadrupletLoss
+from largescale.testing.loss_laws import tuples
 
 
 def test_worked_example() -> None:

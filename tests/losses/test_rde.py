@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from largescale.losses import ContrastiveLoss, RDEContrastiveLoss, RDEDistance, RDETripletLoss
-from largescale.losses.rde import histograms, rde, rde_distance, relative_entropy
-from tests.losses.laws import tuples
+from largescale.losses.tuples.rde import histograms, rde, rde_distance, relative_entropy
+from largescale.testing.loss_laws import tuples
 
 TOY = torch.tensor([[1, 1, 1, 1, 0, 0, 0, 0], [2, 1, 1, 0, 0, 0, 0, 1], [3, 0, 0, 0, 0, 0, 0, 0.5]], dtype=torch.float64)
 QUERY, POSITIVE, NEGATIVE = (row[None, None] / row.norm() for row in TOY)

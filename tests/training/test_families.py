@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from largescale.distributed import World
-from largescale.losses.contrastive import ContrastiveLoss
+from largescale.losses.tuples.contrastive import ContrastiveLoss
 from largescale.models.build import build_network, load_network
 from largescale.models.config import ModelConfig
 from largescale.models.layers import freeze_idle

@@ -10,7 +10,7 @@ import pytest
 
 from largescale.distributed import World
 from largescale.losses.memory import CrossBatchMemory
-from largescale.losses.roadmap import RoadmapLoss
+from largescale.losses.ranking.roadmap import RoadmapLoss
 from largescale.training.callbacks import Callback
 from largescale.training.config import EngineConfig
 from tests.corpora import make_corpus

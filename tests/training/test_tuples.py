@@ -14,7 +14,7 @@ from largescale.corpus.loading import load_steps
 from largescale.corpus.plan import plan_tuples
 from largescale.distributed import StopSignal, World
 from largescale.evaluation.search.expansion import expand_queries
-from largescale.losses.lrml import sequence
+from largescale.losses.tuples.lrml import sequence
 from largescale.models.build import build_network, load_network
 from largescale.models.config import ModelConfig
 from largescale.models.folder import Contents, DescriptorConfig, write_folder

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from largescale.evaluation.protocol.protocols import Protocol
+from largescale.plugins import imported
+from largescale.settings import UserError
 
 
 def average_precision(ranks: np.ndarray, positives: int) -> float:
@@ -107,8 +109,31 @@ _AT_K: Mapping[str, Callable[[Ranked, int], np.ndarray]] = {
 }
 
 
+Metric = Callable[[Ranked], np.ndarray]
+MARK = "__largescale_metric__"
+
+
+def metric(function: Metric) -> Metric:
+    """Mark a function that gives a number in [0, 1] for each query, `(Q,)`, as a metric, to be named by its import path."""
+    setattr(function, MARK, True)
+    return function
+
+
+def own_metric(path: str) -> Metric:
+    """
+    Raises:
+        UserError: there is no such function, or it is not marked as a metric.
+    """
+    found = imported(path)
+    if not getattr(found, MARK, False):
+        raise UserError(f"metrics={path}: the function is not marked as a metric; write @largescale.evaluation.metric above it")
+    return found
+
+
 def measure(ranked: Ranked, metric: str) -> np.ndarray:
-    """`(Q,)` one metric of every query, by its name; NaN for queries without a positive."""
+    """`(Q,)` one metric of every query, by its name or import path; NaN for queries without a positive."""
+    if ":" in metric:
+        return np.where(ranked.positives > 0, own_metric(metric)(ranked), np.nan)
     if metric in _BY_NAME:
         return _BY_NAME[metric](ranked)
     kind, _, k = metric.removesuffix("_cut").partition("_at_")

@@ -24,16 +24,20 @@ from largescale.evaluation.results import ProtocolResult, record_file
 from largescale.evaluation.scoring.records import Found
 from largescale.evaluation.scoring.scores import ProtocolScore
 from largescale.evaluation.scoring.suspects import Outranking
+from largescale.evaluation.search.compression import Compressed
 from largescale.evaluation.search.counting import Counted, Exchange, count, count_scores, own_chunks, similarities
 from largescale.evaluation.search.expansion import combine, without
 from largescale.evaluation.search.neighbors import nearest
-from largescale.evaluation.search.reranking import MOST, Rerank, reranker
+from largescale.evaluation.search.reranking import MOST, reranker
 from largescale.evaluation.search.visiting import count_visited
 from largescale.evaluation.task import Task
+from largescale.models.metric import COSINE
 from largescale.processes import StoppedError
 from largescale.progress import progress_bar
 from largescale.settings import UserError
 
+Again = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""`(Q, D)` queries and the places `(q,)` of some -> their scores `(q, N)`, by which the rows are ranked anew, in [-1, 1]."""
 QUERIES = 256
 KEPT = 1000
 """Best rows of a query that are stored."""
@@ -95,7 +99,7 @@ class Search:
         if self._apart or not missing:
             return
         gallery, exchange = self._searched(world), world_exchange(world)
-        rerank = self._reranker(gallery, world)
+        rerank = self._again(gallery, world)
         with _bar(world, gallery, exchange, len(missing)) as progress:
             for start in missing:
                 if world.any(should_stop()):
@@ -144,7 +148,12 @@ class Search:
         return [start for start in self.starts if not readable(self._file(start))]
 
     def _count(
-        self, start: int, gallery: Gallery, rerank: Rerank | None, exchange: Exchange, progress: Callable[[int], object]
+        self,
+        start: int,
+        gallery: Gallery,
+        rerank: Again | None,
+        exchange: Exchange,
+        progress: Callable[[int], object],
     ) -> Counted:
         piece, workers = self._piece(start), worker_count(LoaderConfig())
         judged, queries = self.task.truth.judged(piece), self.task.rows(piece).astype(np.float32)
@@ -161,8 +170,7 @@ class Search:
             own = np.array_split(np.arange(len(queries)), exchange.size)[exchange.rank]
             placed = np.zeros_like(queries)  # at their places: where a row stands in a product decides its last bits
             placed[own] = queries[own]
-            similarity = similarities(placed, gallery, workers)[own] if len(own) else None
-            parts = exchange.gather(None if similarity is None else rerank(_present(similarity, gallery)))
+            parts = exchange.gather(rerank(placed, own) if len(own) else None)
             scores = np.concatenate([part for part in parts if part is not None])
             counted = count_scores(scores, gallery, judged, self.kept, exchange, workers)
         return counted
@@ -171,10 +179,10 @@ class Search:
         """All rows with their groups; each with its nearest others added where the settings say so."""
         gallery, augmentation = _gallery(self.task, self.prefixes), self.rules.database_augmentation
         inside = int((gallery.group >= 0).sum())
-        if (augmentation or self.rules.rerank != "none") and inside > MOST:
+        if (augmentation or self.rules.rerank != "none" or self.rules.compression != "none") and inside > MOST:
             raise UserError(
-                f"database_augmentation and rerank compare all images with each other, at most {MOST:,}; here are {inside:,}: "
-                "leave them out, or use fewer distractors"
+                f"database_augmentation, rerank and compression hold scores of all images, at most {MOST:,}; here are "
+                f"{inside:,}: leave them out, or use fewer distractors"
             )
         if augmentation is None:
             return gallery
@@ -186,13 +194,24 @@ class Search:
         directory = self.store / f"augmented-{self._digest(augmentation.model_dump(mode='json'))}"
         return replace(gallery, parts=gallery_parts(directory, gallery, augmented, world))
 
-    def _reranker(self, gallery: Gallery, world: World) -> Rerank | None:
-        if self.rules.rerank == "none":
+    def _again(self, gallery: Gallery, world: World) -> Again | None:
+        """What makes the rankings anew."""
+        rules, augmentation, workers = self.rules, self.rules.database_augmentation, worker_count(LoaderConfig())
+        if rules.rerank != "none":
+            kept = self._digest(rules.rerank, augmentation and augmentation.model_dump(mode="json"))
+            with one_thread():
+                rerank = reranker(rules.rerank, gallery, self.store / f"graph-{kept}", world)
+            return lambda queries, own: rerank(_present(similarities(queries, gallery, workers)[own], gallery))
+        if rules.compression == "none":
             return None
-        augmentation = self.rules.database_augmentation
-        directory = self.store / f"graph-{self._digest(self.rules.rerank, augmentation and augmentation.model_dump(mode='json'))}"
-        with one_thread():
-            return reranker(self.rules.rerank, gallery, directory, world)
+        if gallery.space != COSINE:
+            raise UserError(
+                f"compression={rules.compression} compares by the cosine, this network's descriptors are compared by distance: "
+                "leave it out"
+            )
+        kept = self._digest(rules.compression, augmentation and augmentation.model_dump(mode="json"))
+        compressed = Compressed(rules.compression, gallery, self.store / f"compressed-{kept}", world)
+        return lambda queries, own: compressed.scores(queries, rules.rescored, workers)[own]
 
     def _digest(self, *values: Any) -> str:
         return digest_of(self.identity, self.task.truth.left_out.tolist(), self.among, *values)

@@ -8,5 +8,7 @@ from .exchanging import Exchanging as Exchanging
 from .garbage import Garbage as Garbage
 from .non_finite import NonFinite as NonFinite
 from .preemption import Preemption as Preemption
+from .quick_score import QuickScore as QuickScore
 from .throughput import Memory as Memory
 from .throughput import Throughput as Throughput
+from .trouble import Trouble as Trouble

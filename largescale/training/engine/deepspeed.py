@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from largescale.extras import Extra
 from largescale.settings import UserError
 from largescale.training.config import EngineConfig, OptimConfig
-from largescale.training.engine.class_anchors import build_share
+from largescale.training.engine.class_rows import build_share
 from largescale.training.engine.engine import Update, gradient_norm, packed, poisoned, shared_objective
 from largescale.training.engine.gradcache import passes
 from largescale.training.engine.optim import build_optimizer, set_rates

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from largescale.training.config import EngineConfig, OptimConfig
-from largescale.training.engine.class_anchors import build_share
+from largescale.training.engine.class_rows import build_share
 from largescale.training.engine.gradcache import passes
 from largescale.training.engine.optim import build_optimizer, set_rates
 from largescale.training.engine.optimizer_state import Moments, Tensors, WholeMoments, copied, part

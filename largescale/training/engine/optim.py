@@ -107,4 +107,6 @@ def _decayed(config: ScheduleConfig, step: int, epoch: int, total_steps: int) ->
     if config.name == "cosine":
         progress = (step - config.warmup_steps) / max(1, total_steps - 1 - config.warmup_steps)
         return config.floor + (1 - config.floor) * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
+    if config.name == "range":
+        return config.floor ** (1 - step / max(1, total_steps - 1))
     return 1.0

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from largescale.corpus.batches import Step
 from largescale.distributed import World, gather_with_gradient
-from largescale.losses.config_base import Objective
+from largescale.losses.build import Objective
 from largescale.models.contract import Contract
 from largescale.precision import Resolved, autocast
 from largescale.training.engine.batch_statistics import learning_layers, run_together
@@ -36,6 +36,10 @@ class Batch:
     """Tuples in the whole step, over all ranks and parts."""
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     """What else the loss is told of the tuples, `(tuples, ...)` each."""
+    first: int = 0
+    """Place of the first tuple of this batch in the step."""
+    classes: Tensor | None = None
+    """int64 `(total, 2 + N)`: the classes of the images of the whole step, for losses that compare with other tuples."""
     stored: Tensor | None = None
     """`(M, D)` descriptors, where tuples have further negatives than their images."""
     further: Tensor | None = None
@@ -99,8 +103,8 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         groups, places = self._moved(self.groups, device), self._moved(self.places, device)
-        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
-        return replace(self, groups=groups, places=places, labels=labels)
+        labels, classes = (None if x is None else x.to(device, non_blocking=True) for x in (self.labels, self.classes))
+        return replace(self, groups=groups, places=places, labels=labels, classes=classes)
 
     @staticmethod
     def _moved(tensors: Sequence[Tensor], device: torch.device) -> tuple[Tensor, ...]:
@@ -122,6 +126,10 @@ class StepModule(nn.Module):
         self.loss, self.layers = loss, layers
         self.world = world
         self.precision = precision
+        self.seen: Tensor | None = None
+        """`(B, D)` the descriptors that the last loss was of."""
+        self.seen_labels: Tensor | None = None
+        """`(B,)` their labels; None: they are of tuples."""
 
     def forward(self, batch: Batch) -> Tensor:
         """This rank's part of the objective; of a batch with a `pull`, a product whose gradient is that of the objective."""
@@ -131,8 +139,10 @@ class StepModule(nn.Module):
         if batch.known is not None:
             x = batch.known.index_copy(0, batch.rows, x)
         if batch.labels is None:
+            self.seen, self.seen_labels = x.detach(), None
             return self._tuple_objective(x, batch)
         everyone = gather_with_gradient(x)  # (B, D)
+        self.seen, self.seen_labels = everyone.detach(), batch.labels
         # a loss that draws samples draws the same on every rank
         torch.manual_seed(batch.seed)
         return self.loss(everyone, batch.labels)
@@ -152,11 +162,21 @@ class StepModule(nn.Module):
         with autocast(self.precision, self.world.device):
             return self.net(self.contract.normalize(images)).float()
 
+    def _others(self, x: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The positives and negatives of the whole step, `(M, D)`, and which of them are negatives of each tuple, `(T, M)`."""
+        assert batch.classes is not None
+        others = gather_with_gradient(x[:, 1:].reshape(-1, x.shape[-1]))
+        own, classes = batch.classes[batch.first :][: batch.tuples, 0, None], batch.classes[:, 1:]
+        tuple_of = torch.arange(len(classes), device=x.device)[:, None].expand_as(classes).reshape(-1)
+        apart = tuple_of != batch.first + torch.arange(batch.tuples, device=x.device)[:, None]
+        return {"others": others, "allowed": apart & ((own != classes.reshape(-1)) | (own < 0))}
+
     def _tuple_objective(self, x: Tensor, batch: Batch) -> Tensor:
         x = x.reshape(batch.tuples, -1, x.shape[-1])  # (T, 2 + N, D)
         negatives = x[:, 2:]
         if batch.stored is not None:
             negatives = torch.cat([negatives, batch.stored[batch.further].to(x)], 1)  # (T, N + K, D)
-        loss = self.loss(x[:, 0], x[:, 1], negatives, **batch.extra)
+        further = self._others(x, batch) if batch.classes is not None else {}
+        loss = self.loss(x[:, 0], x[:, 1], negatives, **batch.extra, **further)
         part = batch.tuples / batch.total if self.loss.reduction == "mean" else 1.0
         return self.world.size * part * loss

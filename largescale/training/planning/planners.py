@@ -17,7 +17,7 @@ from largescale.corpus.plan import Tuples, check_clusters, plan_tuples
 from largescale.corpus.samplers import plan_labels
 from largescale.distributed import StopSignal, World
 from largescale.embedding import Embedder
-from largescale.losses.config_tuples import LRMLConfig
+from largescale.losses.settings.tuples import InfoNCEConfig, LRMLConfig
 from largescale.mining import Generation, Miner
 from largescale.mining.stored import Stored
 from largescale.models.network import RetrievalNet
@@ -62,13 +62,17 @@ class TuplePlan:
     """Tuples of a step."""
     first: int
     """Place of this rank's first tuple in a step."""
+    classes: np.ndarray | None = None
+    """`(S, total, 2 + N)` of all images of a step, where the loss compares with other tuples."""
     teacher: Teacher | PublishedTeacher | None = None
     stored: StoredNegatives | None = None
     statistics: Mapping[str, float] = field(default_factory=dict)
 
     def batch(self, images: Step, index: int, seed: int) -> Batch:
         extra = {} if self.teacher is None else {"distances": self.teacher.distances(images, self.tuples)}
-        batch = Batch.of_tuples(images, self.tuples, self.total, seed, extra)
+        batch = replace(Batch.of_tuples(images, self.tuples, self.total, seed, extra), first=self.first)
+        if self.classes is not None:
+            batch = replace(batch, classes=torch.from_numpy(self.classes[index]).long())
         if self.stored is None:
             return batch
         further = self.stored.rows(index * self.total + self.first + np.arange(self.tuples))
@@ -110,9 +114,17 @@ class Planner(Protocol):
 class TuplePlanner:
     """Queries and positives from the corpus, negatives from the miner."""
 
-    def __init__(self, plan: TuplePlanConfig, seed: int, miner: Miner, teacher: Teacher | PublishedTeacher | None = None) -> None:
+    def __init__(
+        self,
+        plan: TuplePlanConfig,
+        seed: int,
+        miner: Miner,
+        teacher: Teacher | PublishedTeacher | None = None,
+        in_batch: bool = False,
+    ) -> None:
         check_clusters(miner.corpus.manifest, miner.config.negatives)
         self.config, self.seed, self.miner, self.teacher = plan, seed, miner, teacher
+        self.in_batch = in_batch
         self.steps = len(self._tuples(0).queries) // plan.batch_size
         self.images = plan.batch_size * (2 + miner.config.negatives)
 
@@ -169,7 +181,8 @@ class TuplePlanner:
         steps = tuples.steps(negatives)  # (S, T, 2 + N)
         share = self.miner.world.share(steps.shape[1])
         own = steps[:, share]
-        return TuplePlan(own.reshape(len(own), -1), own.shape[1], steps.shape[1], share.start, self.teacher, stored)
+        classes = self.miner.corpus.manifest.label[steps] if self.in_batch else None
+        return TuplePlan(own.reshape(len(own), -1), own.shape[1], steps.shape[1], share.start, classes, self.teacher, stored)
 
     def _tuples(self, epoch: int) -> Tuples:
         return plan_tuples(self.miner.corpus.manifest, self.config, self.seed, epoch)
@@ -207,7 +220,8 @@ def build_planner(config: TrainConfig, world: World, corpus: Corpus, signal: Sto
     embedder = Embedder.in_world(world, config.images, *settings, should_stop=lambda: signal.received)
     miner = Miner(config.mining, corpus, world, embedder, config.directory, seed=config.seed, bad_images=config.bad_images)
     teacher = _teacher(config, config.loss, world, corpus) if isinstance(config.loss, LRMLConfig) else None
-    return TuplePlanner(config.tuples, config.seed, miner, teacher)
+    in_batch = isinstance(config.loss, InfoNCEConfig) and config.loss.in_batch
+    return TuplePlanner(config.tuples, config.seed, miner, teacher, in_batch)
 
 
 def _teacher(config: TrainConfig, loss: LRMLConfig, world: World, corpus: Corpus) -> Teacher | PublishedTeacher | None:

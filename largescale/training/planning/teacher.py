@@ -15,7 +15,7 @@ from largescale.evaluation.descriptors.store import WAIT_S
 from largescale.evaluation.protocol.relevance import Gallery
 from largescale.evaluation.search.expansion import combine
 from largescale.evaluation.search.neighbors import nearest
-from largescale.losses.lrml import Ranking, sequence
+from largescale.losses.tuples.lrml import Ranking, sequence
 from largescale.model import load
 from largescale.models.build import load_network
 from largescale.precision import Resolved, autocast

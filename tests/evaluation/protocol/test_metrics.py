@@ -5,8 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from largescale.evaluation.protocol.metrics import Ranked, average_precision, evaluate_rankings, measure, precision_at_recall
+from largescale.evaluation.protocol.metrics import (
+    Ranked,
+    average_precision,
+    evaluate_rankings,
+    measure,
+    metric,
+    precision_at_recall,
+)
 from largescale.evaluation.protocol.protocols import Protocol, landmark_protocols
+from largescale.settings import UserError
 from tests.goldens import Golden, goldens
 
 EASY, MEDIUM, HARD = landmark_protocols("roxford5k", crop=True)
@@ -186,3 +194,21 @@ def test_mean_average_precision_at_k_is_that_of_google_landmarks() -> None:
         start = np.concatenate([[0], np.cumsum(right.sum(axis=1))])
         ranked = Ranked(start, np.nonzero(right)[1], right.sum(axis=1))
         np.testing.assert_allclose(measure(ranked, f"map_at_{k}"), expected, rtol=1e-12)
+
+
+@metric
+def first_place(ranked: Ranked) -> np.ndarray:
+    return 1 / (1.0 + ranked.first)
+
+
+def not_marked(ranked: Ranked) -> np.ndarray:
+    return first_place(ranked)
+
+
+def test_a_metric_of_ones_own_by_import_path() -> None:
+    ranked = Ranked(np.array([0, 2, 3, 3]), np.array([1, 4, 0]), np.array([2, 1, 0]))
+    found = measure(ranked, "tests.evaluation.protocol.test_metrics:first_place")
+    np.testing.assert_array_equal(found, [0.5, 1.0, np.nan])
+    for name, message in (("not_marked", "not marked"), ("missing", "cannot be imported")):
+        with pytest.raises(UserError, match=message):
+            measure(ranked, f"tests.evaluation.protocol.test_metrics:{name}")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from largescale.distributed import World
-from largescale.losses.contrastive import ContrastiveLoss
+from largescale.losses.tuples.contrastive import ContrastiveLoss
 from largescale.settings import UserError
 from largescale.training.config import EngineConfig
 from largescale.training.engine.deepspeed import compose

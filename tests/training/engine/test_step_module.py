@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from largescale.distributed import World
-from largescale.losses.contrastive import ContrastiveLoss
+from largescale.losses.tuples.contrastive import ContrastiveLoss
 from largescale.training.engine.step_module import Batch, StepModule
 from tests.training.small import CLASSES, TUPLES, WIDTH, ProxyLoss, SmallNet, images, label_batches, tuple_batches
 from tests.world import run_world

@@ -13,8 +13,8 @@ from largescale.config import load
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.plan import TuplePlanConfig, plan_tuples
 from largescale.distributed import World
-from largescale.losses.contrastive import ContrastiveLoss
-from largescale.losses.triplet import TripletLoss
+from largescale.losses.tuples.contrastive import ContrastiveLoss
+from largescale.losses.tuples.triplet import TripletLoss
 from largescale.mining.miner import excluded_clusters
 from largescale.mining.search.select import cluster_keys
 from largescale.mining.stored import Stored
