@@ -137,7 +137,7 @@ def training(device: torch.device, size: Size) -> Iterator[Row]:
 
     from largescale.corpus.batches import Step
     from largescale.distributed import World
-    from largescale.losses.contrastive import ContrastiveLoss
+    from largescale.losses.tuples.contrastive import ContrastiveLoss
     from largescale.models.build import build_network
     from largescale.models.config import ModelConfig
     from largescale.training.config import EngineConfig, OptimConfig
