@@ -7,7 +7,7 @@ n rows of a part, S scales, D dimensions, d kept dimensions
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,11 @@ def derive(directory: Path, parts: int, compute: Callable[[int], np.ndarray], wo
     return [np.load(file, mmap_mode="c") for file in files]
 
 
-def readable(path: Path) -> bool:
-    """Whether there is an archive of arrays (.npz), each of which is what was written: they carry checksums."""
+def readable(path: Path, names: Collection[str]) -> bool:
+    """Whether there is an archive (.npz) of these arrays, each of which is what was written: they carry checksums."""
     try:
         with np.load(path) as file:
-            return all(file[name] is not None for name in file)
+            return set(file) == set(names) and all(file[name] is not None for name in names)
     except Exception:  # a damaged archive may raise anything
         return False
 

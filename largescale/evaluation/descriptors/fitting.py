@@ -54,7 +54,7 @@ def fitted(path: Path, kind: str, manifest: Manifest, ids: np.ndarray, parts: Se
     """
 
     def fit() -> None:
-        if readable(path):
+        if readable(path, ("mean", "directions")):
             return
         rows = Parts(parts)
         with one_thread():

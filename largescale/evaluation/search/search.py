@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,8 @@ class Search:
 
     def _missing(self) -> list[int]:
         """Blocks of queries that are not on disk, or damaged."""
-        return [start for start in self.starts if not readable(self._file(start))]
+        names = [field.name for field in fields(Counted)]
+        return [start for start in self.starts if not readable(self._file(start), names)]
 
     def _count(
         self,
