@@ -5,7 +5,7 @@ READY := .venv/.ready
 NPROC ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test lint docs bench gpu-check shards verify-shards clean
+.PHONY: help setup demo check test lint docs bench gpu-check shards verify-shards clean torture
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -40,6 +40,9 @@ lint: $(READY)  ## ruff and mypy
 
 docs: $(READY)  ## the site, in site/; strict
 	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+
+torture: $(READY)  ## kills and flipped bytes, by hand and nightly; make torture N="kills=200 flips=1000"
+	$(BIN)/python -m tests.torture $(N)
 
 bench: $(READY)  ## speed, as ratios against a peer or a limit in the same run
 	$(BIN)/python -m tests.benchmarks

@@ -213,7 +213,7 @@ def _evaluation(folder: Path, world: World) -> dict[str, Kind]:
         return [np.array(part) for part in derive(derived, 2, lambda part: rows[part : part + 3], world)]
 
     block = out / "queries-00000000.npz"
-    search._write(block, Counted(rows[0], np.ones((8, 1), int), np.ones((1, 256), int), np.ones((2, 3), int), rows[:2, :3]))
+    search._write(block, Counted(*(rows + number for number, _ in enumerate(fields(Counted)))))
 
     def counted() -> Any:
         return vars(search._read(block)) if readable(block, [field.name for field in fields(Counted)]) else REPAIRED
