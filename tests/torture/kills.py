@@ -29,6 +29,8 @@ from tests.training.small import small_engine, train
 from tests.world import run_world, start_world
 
 STEPS, LIVES = 6, 6
+ENDS_S = 180
+"""The worlds of tests wait 60 s for a rank, at two places."""
 WAYS = ("all", "all", "one", "stopped")
 """What happens to the processes: SIGKILL of all, or of one, whose others must end by themselves; SIGSTOP for a while."""
 
@@ -134,8 +136,8 @@ def _disturb(stage: Stage, place: Path, way: str, after: float, moments: random.
     for member in alive if way != "one" else alive[:: moments.choice((1, -1))][:1]:
         member.kill()
     for member in members:
-        member.join(timeout=90)
-        assert not member.is_alive(), f"a process did not end {90} s after another was killed"
+        member.join(timeout=ENDS_S)
+        assert not member.is_alive(), f"a process did not end {ENDS_S} s after another was killed"
     results.close()
     return bool(alive)
 
