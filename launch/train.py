@@ -10,7 +10,7 @@ from largescale.training.recipe import TrainConfig, with_name
 USAGE = "torchrun --nproc-per-node N launch/train.py [config.yaml] [key=value ...] [--dry-run] [--help [GROUP]]"
 COMMON = (
     *("corpus", "name", "epochs", "seed", "images.size", "model.backbone", "model.pooling", "model.weights", "precision"),
-    *("loss.name", "tuples.batch_size", "batches.classes_per_batch", "batches.images_per_class", "mining.negatives"),
+    *("loss.name", "tuples.per_step", "batches.classes_per_batch", "batches.images_per_class", "mining.negatives"),
     *("optim.lr", "schedule.name", "engine.kind", "evaluation.gallery", "checkpoint.every", "tracking.wandb"),
 )
 

@@ -92,7 +92,7 @@ class BadImagesConfig(Settings):
 class TuplePlanConfig(Settings):
     """An epoch of tuples: query, positive, negatives."""
 
-    batch_size: PositiveInt = 5
+    per_step: PositiveInt = 5
     """Tuples in one step, over all processes."""
     per_epoch: PositiveInt = 2000
     """Queries of one epoch, drawn without replacement; more than the corpus has is cut to that."""
@@ -110,8 +110,8 @@ class TuplePlanConfig(Settings):
 
     @model_validator(mode="after")
     def _whole_step(self) -> "TuplePlanConfig":
-        if self.per_epoch < self.batch_size:
-            raise ValueError(f"per_epoch={self.per_epoch} is less than batch_size={self.batch_size}: an epoch would have no step")
+        if self.per_epoch < self.per_step:
+            raise ValueError(f"per_epoch={self.per_epoch} is less than per_step={self.per_step}: an epoch would have no step")
         return self
 
     @model_validator(mode="after")

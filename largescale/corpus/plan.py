@@ -69,7 +69,7 @@ def plan_tuples(manifest: Manifest, config: TuplePlanConfig, seed: int, epoch: i
     candidates = None if candidates is None else candidates[order]
     statistics = PlanStatistics(available, len(queries), 0, single)
     labels = manifest.label[queries], manifest.label[positives]
-    return Tuples(queries, positives, *labels, config.batch_size, statistics, candidates)
+    return Tuples(queries, positives, *labels, config.per_step, statistics, candidates)
 
 
 def check_clusters(manifest: Manifest, negatives: int) -> None:
@@ -155,11 +155,11 @@ def _draw(
     Args:
         images: `(available,)` the query behind each number, for corpora with weights.
     """
-    count = min(config.per_epoch, available) // config.batch_size * config.batch_size
+    count = min(config.per_epoch, available) // config.per_step * config.per_step
     if count == 0:
         raise UserError(
             f"{manifest.storage.location} offers {available:,} queries (pairs, or images of labels with two or more images), "
-            f"a step takes {config.batch_size}: nothing to train on; lower tuples.batch_size, or "
+            f"a step takes {config.per_step}: nothing to train on; lower tuples.per_step, or "
             "build the corpus with pairs or labels"
         )
     if manifest.weights is None or images is None:

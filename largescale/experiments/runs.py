@@ -137,7 +137,7 @@ def _run(config: ExperimentConfig, folder: Path, point: Point, seed: int) -> Run
 def _budget(train: TrainConfig, images: int) -> tuple[int, str]:
     """Steps of the training, and the setting that gives an epoch its share of them."""
     per_epoch = max(1, round(images / (images_of_a_step(train) * train.epochs)))
-    setting = f"tuples.per_epoch={per_epoch * train.tuples.batch_size}" if train.tuples else f"batches.per_epoch={per_epoch}"
+    setting = f"tuples.per_epoch={per_epoch * train.tuples.per_step}" if train.tuples else f"batches.per_epoch={per_epoch}"
     return per_epoch * train.epochs, setting
 
 
@@ -147,7 +147,7 @@ def images_of_a_step(train: TrainConfig) -> int:
         return train.batches.classes_per_batch * train.batches.images_per_class
     assert train.tuples is not None
     assert train.mining is not None
-    return train.tuples.batch_size * (2 + train.mining.negatives)
+    return train.tuples.per_step * (2 + train.mining.negatives)
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:

@@ -42,8 +42,8 @@ def check_run(config: TrainConfig, world: World, planner: Planner, parameters: i
     Raises:
         UserError: a rank would have no part of a step, or the disk would run full.
     """
-    units = config.tuples.batch_size if config.tuples else planner.images
-    name = "tuples.batch_size" if config.tuples else "batches.classes_per_batch * batches.images_per_class"
+    units = config.tuples.per_step if config.tuples else planner.images
+    name = "tuples.per_step" if config.tuples else "batches.classes_per_batch * batches.images_per_class"
     parts = world.size * config.engine.gradient_accumulation
     if parts > units:
         found = (

@@ -54,7 +54,7 @@ class RatesConfig(TrainConfig):
         if self.batches is not None:
             values["batches"] = self.batches.model_copy(update={"per_epoch": tried.steps})
         if self.tuples is not None:
-            values["tuples"] = self.tuples.model_copy(update={"per_epoch": tried.steps * self.tuples.batch_size})
+            values["tuples"] = self.tuples.model_copy(update={"per_epoch": tried.steps * self.tuples.per_step})
         values["evaluation"] = self.evaluation.model_copy(update={"every": 0})
         values["trouble"] = self.trouble.model_copy(update={"quick_images": 0})
         values["non_finite"] = self.non_finite.model_copy(update={"skip": tried.steps})

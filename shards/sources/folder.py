@@ -79,7 +79,9 @@ class Folder(Source):
 
     @property
     def labeled(self) -> bool:  # type: ignore[override]
-        return self.class_depth != 0
+        """Labels are expected where images lie in folders."""
+        some = (path for path in islice(image_files(self.root), LOOKED_AT) if isinstance(path, str))
+        return self.class_depth != 0 and any("/" in path for path in some)
 
     def items(self) -> Iterator[Item | Skipped]:
         for path in image_files(self.root):

@@ -101,7 +101,7 @@ def _generation(world: World, setting: Setting, folder: Path) -> Outcome:
     rates = measure(setting.plan, corpus, images, network, config.batch_size, world)
     embedder = Embedder.in_world(world, images, config.batch_size, loader, "fp32")
     miner = Miner(config, corpus, world, embedder, folder / f"run {setting}", seed=0, bad_images=BadImagesConfig())
-    tuples = plan_tuples(corpus.manifest, TuplePlanConfig(batch_size=1, per_epoch=setting.queries), 0, 0)
+    tuples = plan_tuples(corpus.manifest, TuplePlanConfig(per_step=1, per_epoch=setting.queries), 0, 0)
     found = miner.run(network, 0, 0, tuples)
     assert found is not None
     seconds = found.statistics

@@ -32,7 +32,7 @@ from tests.distributed.runs import ENVIRONMENT, ROOT, kill_all, lines
 
 ROUNDS, REFRESHES, STEPS, LEAST_WAIT_S = 2, 3, 16, 0.05
 SETTINGS = [
-    *("images.size=128", "model.backbone=squeezenet1_1", f"tuples={{batch_size: 4, per_epoch: {4 * STEPS}}}"),
+    *("images.size=128", "model.backbone=squeezenet1_1", f"tuples={{per_step: 4, per_epoch: {4 * STEPS}}}"),
     *("tracking={wandb: 'off', every: 1}", "evaluation.every=0"),
 ]
 

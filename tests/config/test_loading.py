@@ -40,7 +40,7 @@ def test_exponents_are_numbers_where_any_value_is_allowed():
         ("lr=1", "optim.lr"),
         ("optim.learning_rat=1", "optim.lr"),
         ("epoch=1", "epochs"),
-        ("tupels.batch_size=1", "tuples"),
+        ("tupels.per_step=1", "tuples"),
         ("loss.margim=1", "loss.margin"),
         ("images.augment.flop=1", "images.augment.flip"),
     ],
@@ -63,7 +63,7 @@ def test_every_fault_is_named():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["tuples.batch_size=3"], "tuples: loss.name=metric_learning learns from labels"),
+        (["tuples.per_step=3"], "tuples: loss.name=metric_learning learns from labels"),
         (["mining.negatives=3"], "mined negatives would never be read"),
         (["engine.gradient_accumulation=2"], "use engine.gradcache_chunk=IMAGES"),
         (["engine.gradcache_chunk=8", "model.freeze_batchnorm=false"], "would see each chunk twice and never the batch"),

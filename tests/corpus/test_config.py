@@ -15,7 +15,7 @@ from largescale.settings import Settings
         (config.AugmentConfig, {"crop_scale": (0.9, 0.2)}, "leaves no crop to draw"),
         (config.AugmentConfig, {"crop_scale": (0.5, 1.5)}, "leaves no crop to draw"),
         (config.AugmentConfig, {"crop_ratio": (2, 1)}, "leaves no crop to draw"),
-        (config.TuplePlanConfig, {"per_epoch": 3, "batch_size": 5}, "an epoch would have no step"),
+        (config.TuplePlanConfig, {"per_epoch": 3, "per_step": 5}, "an epoch would have no step"),
         (config.LoaderConfig, {"workers": -1}, "0 or more, or auto"),
         (config.LabelPlanConfig, {"images": 0}, "greater than 0"),
     ],

@@ -57,7 +57,7 @@ def test_pairs_are_those_of_all_corpora(tmp_path: Path) -> None:
 
 def test_weights_say_how_often_a_corpus_is_drawn(parts: list[str], tmp_path: Path) -> None:
     alike, weighted = joined(parts, tmp_path).manifest, joined(parts, tmp_path, [3, 1]).manifest
-    config = TuplePlanConfig(batch_size=2, per_epoch=12)
+    config = TuplePlanConfig(per_step=2, per_epoch=12)
     drawn = {
         name: np.mean([(plan_tuples(manifest, config, 0, epoch).queries < 26).mean() for epoch in range(40)])
         for name, manifest in (("alike", alike), ("weighted", weighted))

@@ -14,7 +14,7 @@ from tests.corpus.synthetic import manifest_of, shards_at_a_time
 
 
 class TestTuples:
-    config = TuplePlanConfig(batch_size=5, per_epoch=60)
+    config = TuplePlanConfig(per_step=5, per_epoch=60)
 
     def test_positives_are_other_images_of_the_label(self) -> None:
         manifest = manifest_of(np.array([1, 2, 5, 9, 1, 30, 40]), unlabeled=10)
@@ -28,21 +28,21 @@ class TestTuples:
 
     def test_every_other_image_may_be_the_positive(self) -> None:
         manifest = manifest_of(np.array([4, 4]))
-        config = TuplePlanConfig(batch_size=1, per_epoch=8)
+        config = TuplePlanConfig(per_step=1, per_epoch=8)
         plans = [plan_tuples(manifest, config, 0, epoch) for epoch in range(100)]
         pairs = {(q, p) for plan in plans for q, p in zip(plan.queries.tolist(), plan.positives.tolist(), strict=True)}
         assert pairs == {(q, p) for q in range(8) for p in range(8) if q // 4 == p // 4 and q != p}
 
     def test_pairs_are_rows_of_the_file(self, tmp_path: Path) -> None:
         manifest = Corpus.open(str(make_corpus(tmp_path / "pairs", labels=6, per_label=4, pairs=True))).manifest
-        plan = plan_tuples(manifest, TuplePlanConfig(batch_size=4, per_epoch=1000), 0, 0)
+        plan = plan_tuples(manifest, TuplePlanConfig(per_step=4, per_epoch=1000), 0, 0)
         assert manifest.pairs is not None
         rows = set(zip(manifest.pairs["query"].tolist(), manifest.pairs["positive"].tolist(), strict=True))
         assert set(zip(plan.queries.tolist(), plan.positives.tolist(), strict=True)) == rows
         assert (plan.statistics.available, plan.statistics.planned) == (24, 24)
 
     def test_whole_steps_with_negatives(self) -> None:
-        plan = plan_tuples(manifest_of(np.full(7, 4)), TuplePlanConfig(batch_size=5, per_epoch=1000), 0, 0)
+        plan = plan_tuples(manifest_of(np.full(7, 4)), TuplePlanConfig(per_step=5, per_epoch=1000), 0, 0)
         negatives = np.arange(25 * 3).reshape(25, 3)
         steps = plan.steps(negatives)
         assert steps.shape == (5, 5, 5)
@@ -57,7 +57,7 @@ class TestTuples:
 
     def test_a_window_keeps_queries_and_positives_in_few_shards(self) -> None:
         manifest = manifest_of(np.full(400, 10), shards=40)
-        plan = plan_tuples(manifest, TuplePlanConfig(batch_size=10, per_epoch=2000, shuffle_window=4), 0, 0)
+        plan = plan_tuples(manifest, TuplePlanConfig(per_step=10, per_epoch=2000, shuffle_window=4), 0, 0)
         steps = np.stack([plan.queries, plan.positives], axis=1).reshape(-1, 10, 2)
         assert shards_at_a_time(manifest, steps, 5) <= 8
         assert len(np.unique(manifest.shard[steps])) == 40

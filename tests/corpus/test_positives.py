@@ -29,7 +29,7 @@ def corpus(pairs: Mapping[str, np.ndarray] | None = PAIRS) -> Manifest:
 
 def positives(epochs: int = 1, **settings: object) -> dict[int, set[int]]:
     """The positives that a query gets over some epochs."""
-    config = TuplePlanConfig(batch_size=1, per_epoch=100, **settings)
+    config = TuplePlanConfig(per_step=1, per_epoch=100, **settings)
     plans = [plan_tuples(corpus(), config, 0, epoch) for epoch in range(epochs)]
     found: dict[int, set[int]] = {}
     for plan in plans:
@@ -53,7 +53,7 @@ def test_relaxed_inliers_are_drawn_from_all_within_the_limits() -> None:
 
 
 def test_candidates_of_the_nearest_descriptor() -> None:
-    plan = plan_tuples(corpus(), TuplePlanConfig(batch_size=2, positive="descriptor"), 0, 0)
+    plan = plan_tuples(corpus(), TuplePlanConfig(per_step=2, positive="descriptor"), 0, 0)
     assert plan.candidates is not None
     listed = {q: sorted(row[row >= 0].tolist()) for q, row in zip(plan.queries.tolist(), plan.candidates, strict=True)}
     assert listed == {0: [1, 2, 3], 5: [6, 7]}
@@ -62,8 +62,8 @@ def test_candidates_of_the_nearest_descriptor() -> None:
 
 
 def test_each_pair_is_a_tuple_when_positives_are_given() -> None:
-    assert plan_tuples(corpus(), TuplePlanConfig(batch_size=5), 0, 0).statistics.available == 5
-    assert plan_tuples(corpus(), TuplePlanConfig(batch_size=2, positive="max_inliers"), 0, 0).statistics.available == 2
+    assert plan_tuples(corpus(), TuplePlanConfig(per_step=5), 0, 0).statistics.available == 5
+    assert plan_tuples(corpus(), TuplePlanConfig(per_step=2, positive="max_inliers"), 0, 0).statistics.available == 2
 
 
 @pytest.mark.parametrize(

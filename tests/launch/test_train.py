@@ -18,7 +18,7 @@ from tests.world import run_world
 def small(tmp_path_factory):
     corpus = make_corpus(tmp_path_factory.mktemp("corpus"), labels=8, per_label=4, shards=2, size=48)
     settings = [f"corpus={corpus}", "images.size=48", "model.backbone=squeezenet1_1", "loader.workers=0", "tracking.wandb=off"]
-    return [*settings, "tuples={batch_size: 2, per_epoch: 8}", "mining.negatives=2", "epochs=1", "tracking.every=1"]
+    return [*settings, "tuples={per_step: 2, per_epoch: 8}", "mining.negatives=2", "epochs=1", "tracking.every=1"]
 
 
 def ask(*arguments: str) -> tuple[subprocess.CompletedProcess, float]:
@@ -61,8 +61,8 @@ def test_a_run_leaves_what_the_design_promises(small, tmp_path):
 
 
 def test_more_processes_than_tuples_are_refused(small, tmp_path):
-    output = run([*small, f"runs={tmp_path}", "tuples.batch_size=1"], 2, status=1)
-    assert "but tuples.batch_size=1: some would have no part of a step" in output
+    output = run([*small, f"runs={tmp_path}", "tuples.per_step=1"], 2, status=1)
+    assert "but tuples.per_step=1: some would have no part of a step" in output
     assert "Traceback" not in output.partition("torch/distributed")[0]
 
 

@@ -24,7 +24,7 @@ from largescale.training.recipe import TrainConfig
 STEPS, EPOCHS = 4, 3
 SETTINGS = [
     *("images.size=64", "loader.workers=0", "model={backbone: 'timm:test_resnet', weights: none}", f"epochs={EPOCHS}"),
-    *("tuples={batch_size: 4, per_epoch: 16}", "tracking.wandb=off", "bad_images.budget=0.1"),
+    *("tuples={per_step: 4, per_epoch: 16}", "tracking.wandb=off", "bad_images.budget=0.1"),
 ]
 
 

@@ -30,7 +30,7 @@ from tests.mining.reference import nearest
 from tests.world import kill_in_world, run_world
 
 SEED, EPOCH, STEP = 1, 3, 12
-PLAN = TuplePlanConfig(batch_size=4, per_epoch=40)
+PLAN = TuplePlanConfig(per_step=4, per_epoch=40)
 CONFIG = MiningConfig(batch_size=4)
 CONFIGS = {
     "all images": CONFIG,

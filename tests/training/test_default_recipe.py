@@ -31,6 +31,6 @@ def test_few_labels_make_whole_batches(corpora: dict[str, Path]) -> None:
 
 
 def test_what_the_user_chose_stays(corpora: dict[str, Path]) -> None:
-    for chosen in ("configs/grocery.yaml", "loss.name=roadmap", "tuples.batch_size=3"):
+    for chosen in ("configs/grocery.yaml", "loss.name=roadmap", "tuples.per_step=3"):
         arguments = [f"corpus={corpora['many']}", chosen]
         assert with_default_recipe(arguments) == arguments

@@ -53,7 +53,7 @@ def train(world: World, settings: Sequence[str], first: Sequence[Callback] = (),
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory) -> list[str]:
     corpus = make_corpus(tmp_path_factory.mktemp("corpus"), labels=8, per_label=4, shards=3, size=48)
-    plan = ["tuples={batch_size: 4, per_epoch: 16}", "mining.negatives=2", "epochs=2", "optim.lr=1e-4"]
+    plan = ["tuples={per_step: 4, per_epoch: 16}", "mining.negatives=2", "epochs=2", "optim.lr=1e-4"]
     model = ["model={backbone: 'timm:test_resnet', weights: none}", "images.size=48", "loader.workers=0"]
     return [f"corpus={corpus}", *plan, *model, "tracking={wandb: 'off', every: 1}"]
 

@@ -90,7 +90,7 @@ class Watch:
     @cached_property
     def steps(self) -> int:
         """Steps of an epoch."""
-        return len(self.settings.plan(self._corpus, 0).queries) // self.settings.tuples.batch_size
+        return len(self.settings.plan(self._corpus, 0).queries) // self.settings.tuples.per_step
 
     @property
     def finished(self) -> bool:

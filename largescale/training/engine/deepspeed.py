@@ -25,7 +25,7 @@ from largescale.training.engine.optimizer_state import ShardedMoments, Tensors, 
 from largescale.training.engine.step_module import Batch, StepModule
 
 DECIDED = {
-    "train_batch_size": "tuples.batch_size or batches.classes_per_batch and batches.images_per_class",
+    "train_batch_size": "tuples.per_step or batches.classes_per_batch and batches.images_per_class",
     "train_micro_batch_size_per_gpu": "engine.gradient_accumulation",
     "gradient_accumulation_steps": "engine.gradient_accumulation",
     "gradient_clipping": "engine.max_grad_norm",

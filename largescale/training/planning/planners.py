@@ -125,8 +125,8 @@ class TuplePlanner:
         check_clusters(miner.corpus.manifest, miner.config.negatives)
         self.config, self.seed, self.miner, self.teacher = plan, seed, miner, teacher
         self.in_batch = in_batch
-        self.steps = len(self._tuples(0).queries) // plan.batch_size
-        self.images = plan.batch_size * (2 + miner.config.negatives)
+        self.steps = len(self._tuples(0).queries) // plan.per_step
+        self.images = plan.per_step * (2 + miner.config.negatives)
 
     def plan(self, progress: Progress, network: Evaluated) -> TuplePlan | None:
         tuples = self._with_positives(progress, network, self._tuples(progress.epoch))

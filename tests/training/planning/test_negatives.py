@@ -25,7 +25,7 @@ from tests.corpora import make_corpus
 from tests.world import run_world
 
 STEPS = 4
-SETTINGS = ["tuples={batch_size: 8, per_epoch: 32}", "loader.workers=0"]
+SETTINGS = ["tuples={per_step: 8, per_epoch: 32}", "loader.workers=0"]
 
 
 class Side:

@@ -99,7 +99,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("count", "expected"), [(10, 10), (1000, 16)])
 def test_each_query_takes_the_first_of_other_clusters(corpus: Path, count: int, expected: int) -> None:
     manifest = Corpus.open(str(corpus)).manifest
-    tuples = plan_tuples(manifest, TuplePlanConfig(batch_size=4, per_epoch=16), 0, 0)
+    tuples = plan_tuples(manifest, TuplePlanConfig(per_step=4, per_epoch=16), 0, 0)
     ids = np.random.default_rng(0).permutation(36)[:20]
     ids = np.concatenate([ids, np.setdiff1d(np.flatnonzero(manifest.label == tuples.query_labels[3]), ids)])
     stored = Stored(np.arange(len(ids)), ids, np.zeros((len(ids), 2), np.float16))
@@ -114,7 +114,7 @@ def test_each_query_takes_the_first_of_other_clusters(corpus: Path, count: int, 
 
 @pytest.fixture(scope="module")
 def settings(corpus: Path) -> list[str]:
-    plan = ["tuples={batch_size: 4, per_epoch: 16}", "mining={negatives: 2, stored: 12}", "epochs=2"]
+    plan = ["tuples={per_step: 4, per_epoch: 16}", "mining={negatives: 2, stored: 12}", "epochs=2"]
     model = ["model={backbone: 'timm:test_resnet', weights: none}", "images.size=48", "loader.workers=0"]
     return [f"corpus={corpus}", *plan, *model, "optim={name: sgd, lr: 1e-3}", "tracking={wandb: 'off', every: 1}"]
 
