@@ -91,9 +91,11 @@ def test_missing_images_of_a_list_are_written_down(tmp_path: Path, capsys: pytes
 
 def test_labels_that_were_expected_and_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_photographs(tmp_path / "in", ["1.jpg", "2.jpg"])
-    text = failed(capsys, "build", tmp_path / "in", "--layout", "folder", "--out", tmp_path / "out")
+    (tmp_path / "list.csv").write_text("path,label\nin/1.jpg,\nin/2.jpg,\n")
+    text = failed(capsys, "build", tmp_path / "list.csv", "--layout", "list", "--out", tmp_path / "out")
     assert "expects labels and found none for 2 images" in text
     assert not (tmp_path / "out").exists()
+    assert main(["build", str(tmp_path / "in"), "--layout", "folder", "--out", str(tmp_path / "flat")]) == 0
 
 
 def test_a_url_is_no_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
