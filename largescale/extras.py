@@ -37,3 +37,5 @@ class Extra:
 faiss: Any = Extra("faiss", "cpu", "a FAISS index, or the best rows of a query,")
 """Of faiss-cpu or faiss-gpu (`largescale[gpu]`): one of them, never both."""
 wandb: Any = Extra("wandb", "wandb", "tracking.wandb (off switches it off)")
+tensorboard: Any = Extra("tensorboard", "tensorboard", "tracking.tensorboard")
+mlflow: Any = Extra("mlflow", "mlflow", "tracking.mlflow")

@@ -8,7 +8,7 @@ from typing import Any
 from largescale.evaluation.report.pictures import Pictures
 from largescale.evaluation.report.strips import strip
 from largescale.evaluation.results import ProtocolResult, Results, read_records, read_results
-from largescale.tracking import TrackingConfig, WandbMirror
+from largescale.tracking import Job, TrackingConfig, WandbMirror
 
 MOST = 500
 """Rows of a table; W&B shows no more than some thousands."""
@@ -27,14 +27,16 @@ def mirror(directory: Path, pictures: Pictures | None, config: TrackingConfig) -
         "score": dict(results.score),
         "preprocess": dict(results.preprocess),
     }
-    run = WandbMirror(config, directory, facts, id=f"{results.digest[:16]}-{directory.name}")
+    job = Job(directory, facts, directory.name, config.group or directory.name, "evaluation")
+    run = WandbMirror(config, job, id=f"{results.digest[:16]}-{directory.name}")
+    line = run.known
     try:
-        run.write({f"eval/{name}": value for name, value in results.main_metrics().items()})
-        run.table("scores", 0, list(_scores(results)))
+        run.write(line, {f"eval/{name}": value for name, value in results.main_metrics().items()})
+        run.table(line, "scores", list(_scores(results)))
         for protocol in results.protocols:
-            run.table(f"queries/{protocol.protocol}", 0, list(_queries(directory, protocol, pictures)))
+            run.table(line, f"queries/{protocol.protocol}", list(_queries(directory, protocol, pictures)))
             if protocol.suspects.worst:
-                run.table(f"suspects/{protocol.protocol}", 0, list(_suspects(protocol)))
+                run.table(line, f"suspects/{protocol.protocol}", list(_suspects(protocol)))
     finally:
         run.close()
 

@@ -20,7 +20,7 @@ from largescale.mining.service.watch import RunSettings, Task, Watch, stamp
 from largescale.models.build import restored
 from largescale.models.weights import Weights, load_weights
 from largescale.settings import UserError
-from largescale.tracking import Tracker
+from largescale.tracking import Job, Tracker
 
 POLL_S = 0.2
 """Pause between two looks at the run directory."""
@@ -193,8 +193,9 @@ class _Ending:
 
 def _open_tracker(settings: RunSettings, directory: Path, world: World) -> Tracker:
     """The service's own record, continued behind its last whole line, and its own W&B run."""
-    values = settings.model_dump(mode="json") | {"name": f"{settings.name}-mining"}
-    tracker = Tracker(settings.tracking, directory, values, world)
+    group = settings.tracking.group or settings.name
+    job = Job(directory, settings.model_dump(mode="json"), f"{settings.name}-mining", group, "mining")
+    tracker = Tracker(settings.tracking, job, world)
     if world.is_first:
         directory.mkdir(parents=True, exist_ok=True)
         record, state = directory / "log.jsonl", directory / "tracking.json"

@@ -47,13 +47,14 @@ class Evaluation(Callback):
 
     def _report(self, results: Results, stage: EvaluateConfig) -> None:
         trainer = self.trainer
-        trainer.log(metrics(results))
-        best = self.checkpointing.checkpoints.mark_best(trainer.progress.step, float(np.mean([*results.main_metrics().values()])))
+        score = float(np.mean([*results.main_metrics().values()]))
+        trainer.log(metrics(results) | {"eval/score": score})
+        best = self.checkpointing.checkpoints.mark_best(trainer.progress.step, score)
         if trainer.world.is_first:
             found = ", ".join(f"{name} {shown(name.rpartition('/')[2], value)}" for name, value in results.main_metrics().items())
             say(f"step {trainer.progress.step:,}: {found}{', the best so far' if best else ''}")
-        if trainer.tracker.wandb.shows_pictures and self.config.evaluation.strips:
-            trainer.tracker.wandb.table("eval/strips", trainer.progress.step, list(self._rows(results.protocols[0], stage)))
+        if trainer.tracker.shows_pictures and self.config.evaluation.strips:
+            trainer.tracker.table("eval/strips", list(self._rows(results.protocols[0], stage)))
 
     def _rows(self, protocol: ProtocolResult, stage: EvaluateConfig) -> Iterator[Mapping[str, Any]]:
         """A table of rankings: the query, its average precision, and its first images as one picture."""

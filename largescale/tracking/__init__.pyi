@@ -1,0 +1,6 @@
+from .config import TrackingConfig as TrackingConfig
+from .mirrors import Job as Job
+from .replay import replay as replay
+from .tracker import Reduce as Reduce
+from .tracker import Tracker as Tracker
+from .wandb import WandbMirror as WandbMirror

@@ -1,0 +1,81 @@
+"""What every mirror of the record has in common."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from largescale.extras import wandb
+from largescale.tracking.config import TrackingConfig
+
+
+@dataclass(frozen=True)
+class Job:
+    """Who writes a record: how it is named and grouped in every mirror."""
+
+    directory: Path
+    settings: Mapping[str, Any]
+    name: str
+    group: str
+    kind: Literal["train", "mining", "evaluation"] = "train"
+
+
+class Mirror(Protocol):
+    """A place that shows the lines of a record."""
+
+    key: str
+    """Its name in a checkpoint."""
+    id: str | None
+    """What a later process continues it by."""
+    known: int
+    """Lines that it had when it was opened; they are not sent again."""
+    shows_pictures: bool
+
+    def write(self, number: int, line: Mapping[str, Any]) -> None:
+        """Show a line, the `number`-th of the record, counted from 0."""
+        ...
+
+    def table(self, number: int, name: str, rows: list[Mapping[str, Any]]) -> None:
+        """Show a table beside a line; pictures are arrays `(h, w, 3)` uint8 in the column `strip`."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def open_mirrors(config: TrackingConfig, job: Job, ids: Mapping[str, Any]) -> list[Mirror]:
+    """The mirrors that are asked for.
+
+    Args:
+        ids: what is continued, by the key of the mirror.
+
+    Raises:
+        UserError: the library of one is not installed.
+    """
+    from largescale.tracking.mlflow import MlflowMirror
+    from largescale.tracking.tensorboard import TensorBoardMirror
+    from largescale.tracking.wandb import WandbMirror
+
+    mirrors: list[Mirror] = []
+    if config.wandb != "off" and (config.wandb != "auto" or wandb.installed):
+        mirrors.append(WandbMirror(config, job, ids.get(WandbMirror.key)))
+    if config.tensorboard:
+        mirrors.append(TensorBoardMirror(job.directory / "tensorboard"))
+    if config.mlflow is not None:
+        mirrors.append(MlflowMirror(config, config.mlflow, job, ids.get(MlflowMirror.key)))
+    return mirrors
+
+
+def catch_up(mirror: Mirror, lines: Iterable[Mapping[str, Any]]) -> int:
+    """Show the lines that the mirror lacks; returns how many there are in all."""
+    count = 0
+    for number, line in enumerate(lines):
+        if number >= mirror.known:
+            mirror.write(number, line)
+        count = number + 1
+    return count
+
+
+def numbers(line: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of a line, without where they were measured."""
+    return {name: float(value) for name, value in line.items() if isinstance(value, Real) and name != "step"}

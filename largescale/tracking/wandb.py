@@ -1,0 +1,57 @@
+"""Weights & Biases."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from largescale.extras import wandb
+from largescale.tracking.config import TrackingConfig
+from largescale.tracking.mirrors import Job
+
+SECTIONS = {"train": "min,last", "mining": "last", "data": "mean", "eval": "max,last", "system": "max"}
+"""Sections of metrics, and what the summary of a run says of each."""
+
+
+class WandbMirror:
+    """A W&B run; the same `id` continues it. Closing has a deadline, so that an unreachable server cannot hold the run.
+
+    The step of W&B is the number of the line. A server says how many it has. Offline every part holds the whole record from
+    its first line, because `wandb sync` puts what it uploads in the place of what an earlier part of the run had brought.
+    """
+
+    key = "wandb_id"
+    shows_pictures = True
+
+    def __init__(self, config: TrackingConfig, job: Job, id: str | None) -> None:
+        mode: Any = config.wandb
+        if mode == "auto":
+            mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
+        os.environ.setdefault("WANDB_DATA_DIR", str(job.directory / "wandb"))
+        self.run = wandb.init(
+            project=config.project,
+            name=job.name,
+            group=job.group,
+            job_type=job.kind,
+            tags=config.tags or None,
+            id=id,
+            resume="allow",
+            mode=mode,
+            dir=str(job.directory),
+            config=dict(job.settings),
+            settings=wandb.Settings(init_timeout=60, finish_timeout=60, console="off", silent=True),
+        )
+        self.id: str | None = self.run.id
+        self.known: int = self.run.starting_step
+        self.run.define_metric("step")
+        for section, summary in SECTIONS.items():
+            self.run.define_metric(f"{section}/*", step_metric="step", summary=summary)
+
+    def write(self, number: int, line: Mapping[str, Any]) -> None:
+        self.run.log(dict(line), step=number)
+
+    def table(self, number: int, name: str, rows: list[Mapping[str, Any]]) -> None:
+        cells = [[wandb.Image(value) if key == "strip" else value for key, value in row.items()] for row in rows]
+        self.run.log({name: wandb.Table(columns=list(rows[0]), data=cells)}, step=number)
+
+    def close(self) -> None:
+        self.run.finish()

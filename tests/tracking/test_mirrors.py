@@ -1,0 +1,140 @@
+"""Every mirror has the whole record, once, however often the run was interrupted."""
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from largescale.distributed import World
+from largescale.settings import UserError
+from largescale.tracking import Job, Tracker, TrackingConfig, replay
+
+SETTINGS = {"name": "run", "optim": {"lr": 1}}
+MEASURED = [(10 * step, step / 4, 1 / step) for step in range(1, 6)]
+"""Step, epoch, loss of five lines."""
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "cache"))
+
+
+def interrupted_run(directory: Path, config: TrackingConfig) -> None:
+    """Three lines, the last of them behind the checkpoint; continued from there to the end."""
+    job = Job(directory, SETTINGS, "run", "group")
+    with World.start() as world:
+        first = Tracker(config, job, world)
+        first.open({})
+        write(first, 0, 2)
+        state = first.state()
+        write(first, 2, 3)
+        first.close()
+        second = Tracker(config, job, world)
+        second.open(state)
+        write(second, 2, 5)
+        assert {**second.state(), "position": 0} == {**state, "position": 0}
+        second.close()
+
+
+def write(tracker: Tracker, start: int, end: int) -> None:
+    for step, epoch, loss in MEASURED[start:end]:
+        tracker.log(step, epoch, {"train/loss": loss, "eval/score": 1 - loss, "note": "text"})
+        if tracker.shows_pictures:
+            tracker.table("eval/strips", [{"query": "a", "strip": np.zeros((8, 24, 3), np.uint8)}])
+
+
+def records(path: Path) -> Iterator[Any]:
+    """What a .wandb file holds: LevelDB's log of blocks of 32 KiB behind a header of 7 bytes."""
+    from wandb.proto import wandb_internal_pb2
+
+    data, at, whole = path.read_bytes(), 7, b""
+    while at < len(data):
+        if (left := 32768 - at % 32768) < 7:
+            at += left
+            continue
+        _, size, kind = struct.unpack_from("<IHB", data, at)
+        whole, at = whole + data[at + 7 : at + 7 + size], at + 7 + size
+        if kind in (1, 4):  # a whole record, or the last piece of one
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(whole)
+            whole = b""
+            yield record
+
+
+def history(path: Path) -> list[dict[str, Any]]:
+    lines = [record.history for record in records(path) if record.HasField("history")]
+    return [{(item.key or item.nested_key[0]): json.loads(item.value_json) for item in line.item} for line in lines]
+
+
+def parts(directory: Path) -> list[Path]:
+    return sorted(directory.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime)
+
+
+def test_every_offline_part_of_a_wandb_run_is_the_whole_run(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    interrupted_run(tmp_path, TrackingConfig(wandb="offline", tags=("a", "b")))
+    first, second = parts(tmp_path)
+    assert first.name == second.name
+    for part, count in ((first, 3), (second, 5)):
+        lines = history(part)
+        found = [(line["_step"], line["step"], line["epoch"], line["train/loss"]) for line in lines]
+        assert found == [(number, *values) for number, values in enumerate(MEASURED[:count])]
+    assert [line["_step"] for line in history(second) if "eval/strips" in line] == [2, 3, 4]
+    (run,) = (record.run for record in records(second) if record.HasField("run"))
+    assert (run.run_group, run.job_type, run.display_name, list(run.tags)) == ("group", "train", "run", ["a", "b"])
+    summaries = {record.metric.name or record.metric.glob_name: record.metric.summary for record in records(second)}
+    assert summaries["train/*"].min
+    assert summaries["eval/*"].max
+    assert any(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.rglob("artifacts/staging/*"))
+
+
+def test_tensorboard_has_every_line_once(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    interrupted_run(tmp_path, TrackingConfig(wandb="off", tensorboard=True))
+    check_events(tmp_path / "tensorboard")
+
+
+def check_events(directory: Path) -> None:
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    values = [
+        (event.step, value.tag, value.tensor.float_val[0])
+        for path in directory.iterdir()
+        for event in EventFileLoader(str(path)).Load()
+        for value in event.summary.value
+    ]
+    for name, column in (("train/loss", 2), ("epoch", 1)):
+        found = [(step, value) for step, tag, value in values if tag == name]
+        assert found == [(line[0], pytest.approx(line[column])) for line in MEASURED]
+    assert {tag for _, tag, _ in values} == {"epoch", "train/loss", "eval/score"}
+
+
+def test_mlflow_has_every_line_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    store = (tmp_path / "store").as_uri()
+    interrupted_run(tmp_path, TrackingConfig(wandb="off", mlflow=store, project="retrieval", tags=("a",)))
+    client = mlflow.MlflowClient(tracking_uri=store)
+    (run,) = client.search_runs([client.get_experiment_by_name("retrieval").experiment_id])
+    assert (run.info.run_name, run.info.status, run.data.params["optim.lr"]) == ("run", "FINISHED", "1")
+    assert run.data.tags.items() >= {"group": "group", "job_type": "train", "a": "yes"}.items()
+    found = sorted((entry.step, entry.value) for entry in client.get_metric_history(run.info.run_id, "train/loss"))
+    assert found == [(step, pytest.approx(loss)) for step, _, loss in MEASURED]
+
+
+def test_a_record_is_replayed_where_it_was_not_shown(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    interrupted_run(tmp_path, TrackingConfig(wandb="off"))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**SETTINGS, "tracking": {"wandb": "off"}}))
+    with pytest.raises(UserError, match=r"nowhere to show it: give tracking\.wandb=online"):
+        replay(tmp_path)
+    assert replay(tmp_path, ["tracking.tensorboard=true"]) == 5
+    check_events(tmp_path / "tensorboard")
+    with pytest.raises(UserError, match="no run directory"):
+        replay(tmp_path / "tensorboard")
