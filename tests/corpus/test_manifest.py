@@ -84,3 +84,24 @@ def test_a_million_rows_open_at_once_and_travel_as_a_path(tmp_path: Path) -> Non
     assert (copy.offset[[0, 5, -1]] == manifest.offset[[0, 5, -1]]).all()
     assert not manifest.offset.flags.owndata
     assert not manifest.offset.flags.writeable
+
+
+@pytest.mark.parametrize("hostile", ["../x.tar", "/etc/passwd", ".hidden", "a/b", ""])
+def test_names_and_hashes_of_a_hostile_manifest_lead_nowhere(tmp_path: Path, hostile: str) -> None:
+    """Its checksum and its fingerprint are right: whoever wrote it knows how."""
+    folder = make_corpus(tmp_path / "c")
+    written = json.loads((folder / "manifest.json").read_text())
+    first, *rest = written["shards"]
+    facts = written["files"]["images.arrow"]
+    for change in (
+        {"shards": [first | {"name": hostile}, *rest]},
+        {"shards": [first | {"sha256": hostile}, *rest]},
+        {"shards": [first | {"bytes": -1}, *rest]},
+        {"files": written["files"] | {"images.arrow": facts | {"sha256": hostile}}},
+        {"files": written["files"] | {hostile: facts}},
+        {"name": hostile},
+    ):
+        (folder / "manifest.json").write_text(json.dumps(written))
+        change_manifest(folder, **change)
+        with pytest.raises(UserError, match="this is no manifest that make shards wrote"):
+            open_at(folder)
