@@ -35,6 +35,8 @@ class Standalone(nn.Module):
 
     mean: torch.Tensor
     std: torch.Tensor
+    center: torch.Tensor
+    directions: torch.Tensor
 
     def __init__(self, contents: Contents) -> None:
         super().__init__()
