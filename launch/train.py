@@ -30,6 +30,7 @@ def train(config: TrainConfig, dry: bool) -> None:
     from largescale.training import final, preflight
     from largescale.training.build import build_trainer
     from largescale.training.dry_run import rehearse
+    from largescale.training.leaving import leave_model
 
     preflight.check_machine()
     final.finals(config)
@@ -42,6 +43,7 @@ def train(config: TrainConfig, dry: bool) -> None:
         trainer.begin()
         trainer.fit()
         if trainer.finished:
+            world.decide(lambda: leave_model(config))
             final.score(config, world)
 
 
