@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field, PositiveInt, model_validator
 
 from largescale.evaluation.config import EvaluateConfig
+from largescale.settings import Settings
 
 
 class StudyConfig(EvaluateConfig):
@@ -24,6 +25,18 @@ class AnchorsConfig(StudyConfig):
     """.npy file (C, D); null: the one that training with loss.name=class_anchor wrote beside the weights."""
     probes: tuple[PositiveInt, ...] = Field(default=(1, 2, 5, 10), min_length=1)
     """How many anchors a query visits, one after the other setting."""
+
+
+class ConventionsConfig(Settings):
+    """One file of rankings scored by this project's protocols and by other tools, those that are installed."""
+
+    scores: Path
+    """CSV or Parquet with the columns query, image, score (larger is nearer; empty: the ranking was cut before it) and relevant
+    (1 right, 0 wrong, -1 junk)."""
+    k: PositiveInt = 5
+    """Of the measures at k."""
+    out: Path = Path("evaluation")
+    """Folder of the table."""
 
 
 class DecomposabilityConfig(StudyConfig):
