@@ -19,7 +19,7 @@ import pyarrow.parquet
 
 from largescale.evaluation.protocol.metrics import evaluate_rankings
 from largescale.evaluation.protocol.protocols import LABELS, Protocol, landmark_protocols
-from largescale.evaluation.report.study import Study
+from largescale.evaluation.report.study import Cell, Study
 from largescale.evaluation.studies.config import ConventionsConfig
 from largescale.evaluation.studies.peers import FORMULAS, PACKAGES, Means, Ranking, installed
 from largescale.settings import UserError
@@ -31,7 +31,7 @@ RIGHT, JUNK = 1, -1
 def compare_tools(config: ConventionsConfig) -> Study:
     table = read_rankings(config.scores)
     first, last = score(table, config.k, right_first=False), score(table, config.k, right_first=True)
-    rows = [
+    rows: list[dict[str, Cell]] = [
         {"measure": measure, "by": tool, "wrong first %": 100 * value, "right first %": 100 * last[measure, tool]}
         for (measure, tool), value in sorted(first.items())
     ]

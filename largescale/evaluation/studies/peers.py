@@ -88,7 +88,7 @@ def metric_learning(rankings: Sequence[Ranking], k: int) -> Means:
 
     names = ("mean_average_precision", "mean_average_precision_at_r", "precision_at_1", "r_precision")
     values: list[list[float]] = []
-    for ranking in rankings:
+    for ranking in (x for x in rankings if x.right.any() and len(x.score)):
         places = torch.arange(1.0, len(ranking.right) + 1)[:, None]
         labels = torch.from_numpy(ranking.right).long()
         row: list[float] = []
@@ -135,7 +135,7 @@ def metric_learning_open(rankings: Sequence[Ranking], k: int) -> Means:
     right = [torch.from_numpy(np.flatnonzero(x.right)) for x in rankings]
     found = calc_retrieval_metrics(
         retrieved, right, cmc_top_k=(k,), precision_top_k=(k,), map_top_k=(k, deep), reduce=True, verbose=False
-    )["overall"]
+    )
     names = {"AP": ("map", deep), "AP at k": ("map", k), "precision at k": ("precision", k), "any at k": ("cmc", k)}
     return {name: float(found[kind][at]) for name, (kind, at) in names.items()}
 
