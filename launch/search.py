@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> None:
     if verb not in VERBS:
         raise UserError(f"there is no verb {verb!r}; known are {', '.join(VERBS)}")
     if "--help" in arguments:
-        print(explain(VERBS[verb], "").replace("usage: torchrun --nproc-per-node N", f"usage: launch/search.py {verb}", 1))
+        print(explain(VERBS[verb], f"launch/search.py {verb} [key=value ...] [--help]", (), "all"))
         return
     actions[verb](load(VERBS[verb], arguments[1:]))
 

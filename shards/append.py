@@ -119,8 +119,7 @@ def _join(old: Manifest, fresh: Manifest, out: Path, growing: Path) -> None:
     used = np.flatnonzero(samples)
     place = np.cumsum(samples > 0) - 1
     tars = [Shard(tar.name, int(samples[n]), tar.bytes, tar.sha256) for n, tar in enumerate(old.shards) if samples[n]]
-    first = max(int(tar.name.partition(".")[0]) for tar in old.shards) + 1
-    tars += [Shard(f"{first + n:05d}.tar", tar.samples, tar.bytes, tar.sha256) for n, tar in enumerate(fresh.shards)]
+    tars += fresh.shards  # their names carry a token of their images
     columns: dict[str, Any] = {
         name: np.concatenate([old.columns[name][kept], fresh.columns[name]]) for name in IMAGE_COLUMNS if name != "key"
     }

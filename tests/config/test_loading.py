@@ -106,8 +106,8 @@ def test_a_missing_or_broken_file_is_an_error(tmp_path):
 
 def test_help_shows_the_defaults_of_the_program():
     """What evaluation sets for a group that others have too."""
-    assert "\n  images.size=1024\n" in explain(EvaluateConfig, "", (), "images")
-    assert "\n  images.size=362\n" in explain(TrainConfig, "", (), "images")
+    assert "\n  tracking.wandb='off'\n" in explain(EvaluateConfig, "", (), "tracking")
+    assert "\n  tracking.wandb=auto\n" in explain(TrainConfig, "", (), "tracking")
 
 
 def test_runs_without_a_name_do_not_share_one(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from largescale.settings import Settings
         (config.AugmentConfig, {"crop_ratio": (2, 1)}, "leaves no crop to draw"),
         (config.TuplePlanConfig, {"per_epoch": 3, "per_step": 5}, "an epoch would have no step"),
         (config.LoaderConfig, {"workers": -1}, "0 or more, or auto"),
-        (config.LabelPlanConfig, {"images": 0}, "greater than 0"),
+        (config.LabelPlanConfig, {"images_per_class": 0}, "greater than 0"),
     ],
 )
 def test_contradictions(settings: type[Settings], values: dict[str, Any], message: str) -> None:

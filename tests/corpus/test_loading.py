@@ -55,6 +55,7 @@ def values(step: Step) -> list:
 
 
 def in_order(step: Step) -> list[torch.Tensor]:
+    fault = "no picture of a format that is read: it begins with b'nothing'"
     rows = {int(place): row for group, places in zip(step.groups, step.places, strict=True) for row, place in zip(group, places)}  # noqa: B905
     return [rows[place] for place in range(len(rows))]
 
@@ -158,7 +159,10 @@ class TestSteps:
             assert second.used.tolist() == [4, 21, 6, 25]
             found = {bad.key: bad for bad in first.bad}
             assert sorted(found) == ["000005", "000020"]
-            assert (found["000020"].shard, found["000020"].error) == ("shard-00001.tar", "no image format begins with b'nothing'")
+            assert (found["000020"].shard, found["000020"].error) == (
+                "shard-00001.tar",
+                "no picture of a format that is read: it begins with b'nothing'",
+            )
             assert [bad.key for bad in second.bad] == ["000020"]
 
     def test_replacements_stay_in_the_label_while_it_has_good_images(self, damaged: Corpus) -> None:
@@ -171,7 +175,7 @@ class TestSteps:
 
     def test_nothing_but_bad_images(self, tmp_path: Path) -> None:
         corpus = Corpus.open(str(write_corpus(tmp_path / "bad", [(b"bad", 8, 8)] * 40, np.zeros(40, np.int64))))
-        with pytest.raises(UserError, match=r"16 images in a row are bad, the first is 000000 of shard-00000\.tar: no image"):
+        with pytest.raises(UserError, match=r"16 images in a row are bad, the first is 000000 of shard-00000\.tar: no picture"):
             list(load_steps(corpus, np.array([[0]]), AUGMENTED, epoch=0, seed=0, loader=LoaderConfig(workers=0)))
 
     def test_a_rank_without_images(self, corpus: Corpus) -> None:

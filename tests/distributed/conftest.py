@@ -44,7 +44,7 @@ def corpus(shared) -> Path:
 def settings(corpus) -> list[str]:
     """Two epochs of twelve steps with mined negatives; a checkpoint every five steps, a line every step."""
     return [
-        *(f"corpus={corpus}", "images.size=64", "loader.workers=0", "model.backbone=squeezenet1_1", "epochs=2"),
+        *("name=default", f"corpus={corpus}", "images.size=64", "loader.workers=0", "model.backbone=squeezenet1_1", "epochs=2"),
         *("tuples.per_step=4", "tuples.per_epoch=48", "mining.negatives=2", "optim.name=sgd", "optim.lr=1e-3"),
         *("checkpoint.every=5", "tracking.every=1", "tracking.wandb=off"),
     ]

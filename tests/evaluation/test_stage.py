@@ -249,7 +249,7 @@ def test_queries_of_another_corpus_are_matched_by_the_names_of_labels(data: Path
     make_corpus(tmp_path / "queries", labels=8, per_label=5, shards=1, size=48, unlabeled=2, mixed=True)
     config = settings(tmp_path / "out", gallery=str(data / "labels"), queries=str(tmp_path / "queries"))
     (protocol,) = evaluate(tiny_network(), config, world).protocols
-    assert (protocol.protocol, protocol.queries, protocol.clusters) == ("labels-query-gallery", 40, 8)
+    assert (protocol.protocol, protocol.queries, protocol.clusters) == ("labels-query-within-gallery", 40, 8)
     # the gallery holds the very same photographs
     assert protocol.metrics["recall_at_1"].value == 1
 
@@ -299,7 +299,7 @@ def test_bad_images_are_named(data: Path, tmp_path: Path, world: World) -> None:
     make_corpus(tmp_path / "bad", labels=4, per_label=3, shards=2, size=48, replace={4: b"no image at all", 9: b"\xff\xd8 cut"})
     with pytest.raises(UserError, match="no score: 2 descriptors") as error:
         evaluate(tiny_network(), settings(tmp_path / "out", gallery=str(tmp_path / "bad")), world)
-    assert "000004: no image format begins with" in str(error.value)
+    assert "000004: no picture of a format that is read: it begins with" in str(error.value)
     assert "000009: " in str(error.value)
 
 

@@ -59,7 +59,7 @@ def first(described: Path) -> str:
 
 
 def test_an_experiment_leaves_one_table_and_goes_on(described: Path, first: str) -> None:
-    assert first.count("train.py ") == first.count("evaluate.py ") == 2
+    assert first.count("train ") == first.count("evaluate ") == 2
     table = json.loads((described / "out/tiny/table.json").read_text())["methods"]
     folders = {row["method"]: described / f"out/tiny/runs/{row['method']}-seed-0/score" for row in table}
     means = {method: read_results(folder).protocols[0].metrics["map_rectangle"].value for method, folder in folders.items()}
@@ -77,7 +77,7 @@ def test_an_experiment_leaves_one_table_and_goes_on(described: Path, first: str)
     assert (described / "out/tiny/table.html").read_text().count("<svg") == 3
 
     again = experiment(described / "tiny.yaml")
-    assert again.count("train.py ") == again.count("evaluate.py ") == 0
+    assert again.count("train ") == again.count("evaluate ") == 0
     assert (described / "out/tiny/table.md").read_text() == page
     assert "trained or scored with other settings" in experiment(described / "tiny.yaml", "train.optim.lr=0.1", status=2)
 
@@ -101,7 +101,7 @@ def test_a_method_that_fails_does_not_keep_the_others_from_their_table(described
         "methods.diverging={loss: {name: batch_hard}, batches: {classes_per_batch: 4, images_per_class: 2}, optim: {lr: 1.0e30}}"
     )
     said = experiment(described / "tiny.yaml", diverging, "seeds=[0,1]", status=2)
-    assert said.count("train.py ") == 3 + said.count("train.py of diverging")  # of the second seed it is not tried
+    assert said.count("train ") == 3 + said.count("train of diverging")  # of the second seed it is not tried
     assert "not in the table for a run that failed: diverging" in said
     table = json.loads((described / "out/tiny/table.json").read_text())["methods"]
     assert sorted(row["method"] for row in table) == ["batch-hard", "contrastive"]

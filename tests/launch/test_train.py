@@ -30,7 +30,7 @@ def ask(*arguments: str) -> tuple[subprocess.CompletedProcess, float]:
 def test_help_and_misspelt_keys_answer_without_torch():
     code = "import sys; sys.path.insert(0, 'launch'); import train; train.main(['--help']); print('torch' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "  optim.lr=0.0001\n" in shown
+    assert "  optim.lr=0.0001 " in shown
     assert shown.endswith("False\n")
     misspelt, _ = ask("optim.learning_rat=1")
     assert misspelt.returncode == 2
@@ -75,10 +75,12 @@ def test_what_cannot_work_is_said_before_the_first_step(small, tmp_path, argumen
 
 
 def test_two_runs_in_one_directory_are_refused(tmp_path):
+    from largescale.evaluation.context import claim_folder
     from largescale.training.preflight import claim
 
     hold = "import sys, time; from pathlib import Path; from largescale.locks import Lease; lease = Lease(Path(sys.argv[1]))"
     code = f"{hold}; lease.acquire(); print('held', flush=True); time.sleep(60)"
+    claim_folder(tmp_path, "run", "name=")
     command = [sys.executable, "-c", code, str(tmp_path / "lock")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None

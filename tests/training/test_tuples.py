@@ -93,7 +93,7 @@ def test_a_teacher_orders_the_negatives_on_any_number_of_ranks(folder: Path) -> 
 
 def test_a_teacher_must_be_a_weights_file(folder: Path) -> None:
     with pytest.raises(UserError, match="there is no weights file"):
-        Teacher(folder / "none.safetensors", "euclidean", World(0, 1, 0, 1, torch.device("cpu"), None))
+        Teacher(folder / "none.safetensors", "euclidean", World(0, 1, 0, 1, torch.device("cpu"), None), "fp32")
 
 
 def test_a_published_teacher_whitens_and_expands(folder: Path, tmp_path: Path) -> None:
@@ -170,5 +170,5 @@ def test_the_service_has_no_network_for_positives() -> None:
 
 def test_one_image_of_a_label_leaves_nothing_to_compare() -> None:
     load(TrainConfig, ["loss.name=class_anchor", "model.normalize=false", "batches.images_per_class=1"])
-    with pytest.raises(UserError, match=r"batches\.images=1 with loss\.name=batch_hard: it compares images of a label"):
+    with pytest.raises(UserError, match=r"batches\.images_per_class=1 with loss\.name=batch_hard: it compares images of a label"):
         load(TrainConfig, ["loss.name=batch_hard", "batches.images_per_class=1"])
