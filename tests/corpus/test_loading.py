@@ -55,7 +55,6 @@ def values(step: Step) -> list:
 
 
 def in_order(step: Step) -> list[torch.Tensor]:
-    fault = "no picture of a format that is read: it begins with b'nothing'"
     rows = {int(place): row for group, places in zip(step.groups, step.places, strict=True) for row, place in zip(group, places)}  # noqa: B905
     return [rows[place] for place in range(len(rows))]
 
