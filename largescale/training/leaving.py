@@ -29,7 +29,7 @@ def leave_model(config: TrainConfig) -> Path:
     about = {**contents.about, "run": config.name, "corpus": config.corpus, "recipe": config.resume_identity()}
     beside = weights.with_suffix(".anchors.npy")
     anchors = torch.from_numpy(read_array(beside)) if beside.exists() else None
-    contents = replace(contents, anchors=anchors, about=about | _scores(config.directory / "evaluation" / weights.stem))
+    contents = replace(contents, anchors=anchors, about={**about, **_scores(config.directory / "evaluation" / weights.stem)})
     write_folder(folder, contents, card(contents))
     return folder
 
