@@ -6,9 +6,6 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from largescale.extras import wandb
-from largescale.tracking.config import TrackingConfig
-
 
 @dataclass(frozen=True)
 class Job:
@@ -41,29 +38,6 @@ class Mirror(Protocol):
         ...
 
     def close(self) -> None: ...
-
-
-def open_mirrors(config: TrackingConfig, job: Job, ids: Mapping[str, Any]) -> list[Mirror]:
-    """The mirrors that are asked for.
-
-    Args:
-        ids: what is continued, by the key of the mirror.
-
-    Raises:
-        UserError: the library of one is not installed.
-    """
-    from largescale.tracking.mlflow import MlflowMirror
-    from largescale.tracking.tensorboard import TensorBoardMirror
-    from largescale.tracking.wandb import WandbMirror
-
-    mirrors: list[Mirror] = []
-    if config.wandb != "off" and (config.wandb != "auto" or wandb.installed):
-        mirrors.append(WandbMirror(config, job, ids.get(WandbMirror.key)))
-    if config.tensorboard:
-        mirrors.append(TensorBoardMirror(job.directory / "tensorboard"))
-    if config.mlflow is not None:
-        mirrors.append(MlflowMirror(config, config.mlflow, job, ids.get(MlflowMirror.key)))
-    return mirrors
 
 
 def catch_up(mirror: Mirror, lines: Iterable[Mapping[str, Any]]) -> int:

@@ -11,8 +11,9 @@ import yaml
 
 from largescale.config import check, read_yaml
 from largescale.settings import UserError
+from largescale.tracking.chosen import open_mirrors
 from largescale.tracking.config import TrackingConfig
-from largescale.tracking.mirrors import Job, catch_up, open_mirrors
+from largescale.tracking.mirrors import Job, catch_up
 from largescale.tracking.record import read_lines
 from largescale.tracking.wandb import WandbMirror
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from largescale.tracking.chosen import open_mirrors
 from largescale.tracking.config import TrackingConfig
-from largescale.tracking.mirrors import Job, Mirror, catch_up, open_mirrors
+from largescale.tracking.mirrors import Job, Mirror, catch_up
 from largescale.tracking.record import Record, read_lines
 
 if TYPE_CHECKING:
