@@ -25,9 +25,9 @@ def photograph(label: int, view: int, width: int, height: int) -> np.ndarray:
     return pixels.clip(0, 255).astype(np.uint8).reshape(height, width, 3)
 
 
-def encode(pixels: np.ndarray, format: str = "JPEG") -> bytes:
+def encode(pixels: np.ndarray, format: str = "JPEG", quality: int = 90) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format, quality=90)
+    Image.fromarray(pixels).save(buffer, format, quality=quality)
     return buffer.getvalue()
 
 

@@ -105,7 +105,7 @@ def test_interchange_file(tmp_path: Path, channels_last: bool) -> None:
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     images = net.contract.normalize(torch.randint(256, (2, 3, 64, 80), dtype=torch.uint8))
     again, metadata = load_network(path)
-    assert (again.config, metadata) == (config, {"step": 7, "corpus": "abc"})
+    assert (again.config, metadata) == (net.config, {"step": 7, "corpus": "abc"})
     with torch.no_grad():
         assert again.eval()(images).equal(net(images))
         assert build_network(_config(path, projection=16)).eval()(images).allclose(net(images), atol=1e-6)

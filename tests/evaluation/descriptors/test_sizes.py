@@ -28,10 +28,13 @@ def test_a_box_that_is_too_small_at_half_scale(tmp_path: Path, world: World) -> 
 
 
 def test_images_of_a_gallery(tmp_path: Path, world: World) -> None:
-    gallery = make_corpus(tmp_path / "tiny", labels=2, per_label=12, size=12)
+    """They are stretched to what the network bears at scale 1; at half that scale nothing is left of them."""
+    gallery = str(make_corpus(tmp_path / "tiny", labels=2, per_label=12, size=12))
     with pytest.raises(UserError, match="24 images of tiny are too small") as error:
-        evaluate(tiny_network(), settings(tmp_path / "out", gallery=str(gallery)), world)
-    assert "000019, its 12 x 9 pixels: 12 x 9 at scale 1\n  and 4 more" in str(error.value)
+        evaluate(tiny_network(), settings(tmp_path / "multi", gallery=gallery, scales="multi"), world)
+    assert "000019, its 12 x 9 pixels: 8 x 8 at scale 0.5\n  and 4 more" in str(error.value)
+    (result, *_) = evaluate(tiny_network(), settings(tmp_path / "single", gallery=gallery), world).protocols
+    assert result.queries == 24
 
 
 def test_the_least_side_is_the_least_that_runs() -> None:

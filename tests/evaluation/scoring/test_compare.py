@@ -17,14 +17,15 @@ from tests.evaluation.small import alone
 
 def score(out: Path, descriptors: np.ndarray, keys: list[str], family: str = "oxford5k", queries: int = 12, **rules: Any) -> Path:
     """Results of descriptors whose rows 3 i, 3 i + 1 and 3 i + 2 belong together; queries 6 i and 6 i + 3 are a landmark."""
-    out.mkdir(parents=True)
-    np.save(out / "rows.npy", descriptors)
-    (out / "names.txt").write_text("\n".join(keys))
+    given = out.with_name(f"given to {out.name}")
+    given.mkdir(parents=True)
+    np.save(given / "rows.npy", descriptors)
+    (given / "names.txt").write_text("\n".join(keys))
     triples = [keys[3 * i : 3 * i + 3] for i in range(queries)]
     truth = {"protocol": family, "gallery": None}
     truth["queries"] = [{"key": triple[0], "box": None, "good": triple} for triple in triples]
-    given = {"descriptors": out / "rows.npy", "names": out / "names.txt", "ground_truth": out / "gnd.json"}
-    config = EvaluateConfig(**given, out=out, **rules)
+    files = {"descriptors": given / "rows.npy", "names": given / "names.txt", "ground_truth": given / "gnd.json"}
+    config = EvaluateConfig(**files, out=out, **rules)
     with alone() as world:
         evaluate_descriptors(config, Published.parse(truth, "a test"), world)
     return out
@@ -101,10 +102,10 @@ def test_real_descriptors_against_fewer_of_their_dimensions(tmp_path: Path, shar
     published = Published.parse({"protocol": truth.protocol, "queries": truth.queries, "gallery": truth.images}, "gnd")
     rows = np.load(shared_data / "oxford5k" / "oxford5k_caffenet_fc7_pca128.npy")
     for name, descriptors in (("half", rows[:, :16]), ("whole", rows)):
-        (tmp_path / name).mkdir()
-        np.save(tmp_path / name / "rows.npy", descriptors)
+        given = tmp_path / f"{name}.npy"
+        np.save(given, descriptors)
         names = shared_data / "oxford5k" / "oxford5k_names.txt"
-        config = EvaluateConfig(descriptors=tmp_path / name / "rows.npy", names=names, ground_truth=names, out=tmp_path / name)
+        config = EvaluateConfig(descriptors=given, names=names, ground_truth=names, out=tmp_path / name)
         with alone() as world:
             evaluate_descriptors(config, published, world)
     (line,) = compare_results(pairs(tmp_path / "half", tmp_path / "whole"))

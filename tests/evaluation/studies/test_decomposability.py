@@ -106,10 +106,10 @@ def test_precision_by_distance_is_that_of_plain_loops() -> None:
 
 def test_of_weights(corpus: Corpus, tmp_path: Path) -> None:
     weights = [make_weights(tmp_path / f"{seed}.safetensors", seed) for seed in (0, 1)]
-    common = {"images": ImagesConfig(size=48), "batch_size": 8, "loader": LoaderConfig(workers=0), "out": tmp_path}
+    common = {"images": ImagesConfig(size=48), "batch_size": 8, "loader": LoaderConfig(workers=0), "out": tmp_path / "out"}
     gallery = str(corpus.manifest.storage.location)
     config = DecomposabilityConfig(weights=weights[0], against=weights[1:], gallery=gallery, sizes=(8, 64), **common)
     with alone() as world:
         study = studies["decomposability"](config, StudyContext(config, world))
     assert [(row["weights"], row["batch"]) for row in study.rows] == [(str(file), size) for file in weights for size in (8, 64)]
-    assert study.write(tmp_path).read_text().count("<svg") == 1
+    assert study.write(tmp_path / "out").read_text().count("<svg") == 1

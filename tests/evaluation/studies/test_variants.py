@@ -131,7 +131,5 @@ def test_distractors(data: Path, tmp_path: Path, world: World, monkeypatch: pyte
 def test_what_a_study_needs(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give whitening_corpus=CORPUS"):
         PoolingConfig(weights=tmp_path / "w", gallery="g")
-    mixing = ScoreConfig(query_expansion=ExpansionConfig())
-    for values in ({}, {"distractors": ("far",), "score": mixing}):
-        with pytest.raises(ValueError, match="the curve needs distractors=CORPUS"):
-            DistractorsConfig(weights=tmp_path / "w", gallery="g", **values)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="the curve needs distractors=CORPUS"):
+        DistractorsConfig(weights=tmp_path / "w", gallery="g")
