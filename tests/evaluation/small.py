@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from largescale.commit import read_json
 from largescale.corpus.config import ImagesConfig, LoaderConfig
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.manifest import write_manifest
@@ -76,8 +77,8 @@ def evaluate_in_world(world: World, weights: Path, config: EvaluateConfig) -> Re
 
 
 def what_was_found(directory: Path) -> dict[str, bytes | str]:
-    """Results and records, without what differs between machines."""
-    results = json.loads((directory / "results.json").read_text())
+    """Results and records, without what differs between machines and times."""
+    results = read_json(directory / "results.json")
     for name in ("machine", "seconds", "source"):
         del results[name]
     records = {path.name: path.read_bytes() for path in sorted(directory.glob("queries-*.jsonl"))}

@@ -37,8 +37,9 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(corpora: Path, weights: Path, **values: Any) -> dict[str, Any]:
-    common = {"images": ImagesConfig(size=SIZE), "batch_size": 4, "loader": LoaderConfig(workers=0), "out": weights.parent / "study"}
-    return {"weights": weights, "gallery": str(corpora / "gallery"), "queries": str(corpora / "queries"), **common, **values}
+    where = {"weights": weights, "gallery": str(corpora / "gallery"), "queries": str(corpora / "queries")}
+    common = {"images": ImagesConfig(size=SIZE), "batch_size": 4, "loader": LoaderConfig(workers=0)}
+    return {**where, **common, "out": weights.parent / "study", **values}
 
 
 def numbers(out: Path, name: str) -> list[dict[str, Any]]:
