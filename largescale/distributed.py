@@ -32,13 +32,17 @@ def _fresh_store(timeout: timedelta) -> tuple[dist.Store, int, int]:
 
     torchrun keeps its store when it starts the ranks again, so they would find the addresses of dead ones. Each rank says
     that it is here with a word of its own; rank 0 tells everyone the words that it reads, until everyone has found its own.
+
+    Raises:
+        RuntimeError: a rank did not come, or died on its way.
     """
     agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=STORE_S) if agent else timeout))
+    # a store that is nowhere is looked for twice, with a pause between: three timeouts in all
+    store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=STORE_S) if agent else timeout / 3))
     store.set_timeout(timeout)
-    word = secrets.token_hex(8)
+    word, end = secrets.token_hex(8), time.monotonic() + timeout.total_seconds()
     store.set(f"here/{rank}", word)
-    while True:
+    while time.monotonic() < end:
         if rank == 0:
             store.set("words", json.dumps([store.get(f"here/{other}").decode() for other in range(size)]))
         words = json.loads(store.get("words"))
@@ -47,6 +51,11 @@ def _fresh_store(timeout: timedelta) -> tuple[dist.Store, int, int]:
             if rank != 0 or store.check([f"{word}/{other}" for other in range(size)]):
                 return dist.PrefixStore(words[0], store), rank, size
         time.sleep(0.01)
+    lost = [other for other in range(size) if rank == 0 and not store.check([f"{word}/{other}"])] or [0]
+    raise dist.DistStoreError(
+        f"rank {rank} waited {timeout.total_seconds():.0f} s for rank {', '.join(map(str, lost))}, which has died as it started; "
+        "its own output says why"
+    )
 
 
 def _set_environment() -> None:

@@ -1,12 +1,17 @@
 """Worlds of 1, 2 and 4 real processes."""
 
+import os
+import time
+from datetime import timedelta
+
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
-from largescale.distributed import World, gather_with_gradient
-from tests.world import run_world
+from largescale.distributed import World, _fresh_store, gather_with_gradient
+from tests.world import free_port, run_world, start_world
 
 
 def _objective_gradient(world: World, seed: int) -> np.ndarray:
@@ -61,3 +66,22 @@ def _agreements(world: World) -> list[int]:
 
 def test_an_error_of_any_rank_is_raised_on_every_rank() -> None:
     assert run_world(3, _agreements) == [[1, 2, 3]] * 3
+
+
+class TestARankThatDiesAsItStarts:
+    def test_before_the_others_found_its_store(self) -> None:
+        members, _ = start_world(2, _decisions, patience_s=3)
+        members[0].kill()
+        began = time.monotonic()
+        members[1].join(timeout=60)
+        assert members[1].exitcode is not None, "it waits for ever"
+        assert time.monotonic() - began < 45
+
+    def test_after_it_has_said_that_it_is_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        of_torchrun = dist.TCPStore("127.0.0.1", free_port(), is_master=True)
+        of_torchrun.set("here/1", "a word of a rank that died")
+        places = {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": of_torchrun.port}
+        for name, value in (places | {"TORCHELASTIC_USE_AGENT_STORE": True}).items():
+            monkeypatch.setitem(os.environ, name, str(value))
+        with pytest.raises(dist.DistStoreError, match="rank 0 waited 1 s for rank 1, which has died as it started"):
+            _fresh_store(timedelta(seconds=1))

@@ -158,16 +158,18 @@ class Bound(fsspec.callbacks.Callback):
 
     def __init__(self, most: int, **options: Any) -> None:
         super().__init__(**options)
-        self.most, self.taken = most, 0
+        self.most, self.taken, self.announced = most, 0, 0
         self.seconds = PATIENCE_S + most / SLOWEST
         self.end = time.monotonic() + self.seconds
 
     def set_size(self, size: int | None) -> None:
-        if size is not None and size > self.most:
-            raise TooLongError(f"has {size:,} bytes where {self.most:,} were promised")
+        """What the answer says of itself; it may be the page of an error, so nothing follows from it alone."""
+        self.announced = size or 0
 
     def relative_update(self, inc: int = 1) -> None:
         self.taken += inc
+        if self.announced > self.most:
+            raise TooLongError(f"has {self.announced:,} bytes where {self.most:,} were promised")
         if self.taken > self.most:
             raise TooLongError(f"has more bytes than the {self.most:,} that were promised")
         if time.monotonic() > self.end:

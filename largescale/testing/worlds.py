@@ -23,7 +23,9 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def _member(places: dict[str, Any], results: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _member(
+    places: dict[str, Any], patience_s: float, results: Any, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
     os.environ.update({name: str(value) for name, value in places.items()})
     import torch
 
@@ -31,23 +33,32 @@ def _member(places: dict[str, Any], results: Any, function: Callable[..., Any], 
 
     torch.set_num_threads(1)
     try:
-        with World.start(timeout_s=60, control_timeout_s=60) as world:
+        with World.start(patience_s, patience_s) as world:
             results.put((world.rank, function(world, *arguments), None))
     except BaseException:
         results.put((places["RANK"], None, traceback.format_exc()))
 
 
 def start_world(
-    size: int, function: Callable[..., Any], *arguments: Any, gpu: bool = False, hashes: bool = False
+    size: int,
+    function: Callable[..., Any],
+    *arguments: Any,
+    gpu: bool = False,
+    hashes: bool = False,
+    patience_s: float = 60,
 ) -> tuple[list[Any], Any]:
-    """`size` started processes that run `function(world, *arguments)`, and the queue of their (rank, result, error)."""
+    """`size` started processes that run `function(world, *arguments)`, and the queue of their (rank, result, error).
+
+    Args:
+        patience_s: how long a rank waits for another.
+    """
     context = multiprocessing.get_context("spawn") if hashes else _context
     results = context.Queue()
     places = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     if not gpu:
         places["CUDA_VISIBLE_DEVICES"] = ""
     ranks = [places | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(size)]
-    members = [context.Process(target=_member, args=(own, results, function, arguments)) for own in ranks]
+    members = [context.Process(target=_member, args=(own, patience_s, results, function, arguments)) for own in ranks]
     for rank, member in enumerate(members):
         with _hash_seed(rank + 1 if hashes else None):
             member.start()

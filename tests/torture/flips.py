@@ -143,7 +143,7 @@ def _build(folder: Path) -> dict[str, Kind]:
     source = Folder(write_photographs(folder / "photographs", [f"a/{number}.jpg" for number in range(4)]))
     out = folder / "built"
     settle(source, out, Encoding(max_side=16), Sharding())
-    job = Job(source, out, Encoding(max_side=16))
+    job = Job(source, out, Encoding(max_side=16), "built")
     write_shard(job, 0, lambda: None)
 
     def plan() -> Any:
