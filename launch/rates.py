@@ -6,7 +6,7 @@ One short run of the same recipe in which the rate grows from step to step, unti
 from largescale.config import asked, explain, load, run_program
 from largescale.training.default_recipe import with_default_recipe
 from largescale.training.rates import RatesConfig
-from largescale.training.recipe import with_name
+from largescale.training.recipe import named
 
 USAGE = "torchrun --nproc-per-node N launch/rates.py [config.yaml] [key=value ...] [--help [GROUP]]"
 COMMON = ("corpus", "range.low", "range.high", "range.steps", "images.size", "model.backbone", "model.weights", "loss.name")
@@ -16,7 +16,8 @@ def main(arguments: list[str]) -> None:
     if (group := asked(arguments)) is not None:
         print(explain(RatesConfig, USAGE, COMMON, group))
         return
-    find(load(RatesConfig, with_name(with_default_recipe(arguments))))
+    given = with_default_recipe(arguments)
+    find(named(load(RatesConfig, given), given))
 
 
 def find(config: RatesConfig) -> None:

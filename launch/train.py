@@ -5,7 +5,7 @@ The same command continues a run that was stopped. `--help` lists the settings; 
 
 from largescale.config import asked, explain, load, run_program
 from largescale.training.default_recipe import with_default_recipe
-from largescale.training.recipe import TrainConfig, with_name
+from largescale.training.recipe import TrainConfig, named
 
 USAGE = "torchrun --nproc-per-node N launch/train.py [config.yaml] [key=value ...] [--dry-run] [--help [GROUP]]"
 COMMON = (
@@ -21,8 +21,8 @@ def main(arguments: list[str]) -> None:
         return
     dry = "--dry-run" in arguments
     given = [argument for argument in arguments if argument != "--dry-run"]
-    config = load(TrainConfig, with_name(with_default_recipe(given)))
-    train(config, dry)  # from here on with torch: what is wrong with the settings alone was said at once
+    config = load(TrainConfig, given := with_default_recipe(given))
+    train(named(config, given), dry)  # from here on with torch: what is wrong with the settings alone was said at once
 
 
 def train(config: TrainConfig, dry: bool) -> None:

@@ -1,6 +1,7 @@
 """A learning-rate range test: one short run in which the rate grows from step to step, until the loss rises (Smith 2017)."""
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,6 +83,12 @@ class RateRange(Callback):
             return
         self.rates.append(rate)
         self.losses.append(smoothed)
+
+    def state(self) -> dict[str, Any]:
+        return {"rates": self.rates, "losses": self.losses, "average": self.average}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.rates, self.losses, self.average = list(state["rates"]), list(state["losses"]), state["average"]
 
     def finish(self) -> None:
         if not self.trainer.world.is_first or not self.losses:

@@ -1,14 +1,13 @@
 """The settings of a training run: those of its parts put together, and what contradicts each other."""
 
-import os
+import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from largescale.config import read_yaml
+from largescale.commit import checksum
 from largescale.corpus.config import BadImagesConfig, ImagesConfig, LabelPlanConfig, LoaderConfig, StorageConfig, TuplePlanConfig
 from largescale.losses.settings.choice import LossConfig
 from largescale.losses.settings.tuples import ContrastiveConfig, InfoNCEConfig, LRMLConfig
@@ -16,7 +15,7 @@ from largescale.mining.config import MiningConfig
 from largescale.models.config import ModelConfig
 from largescale.names import Location, RunName
 from largescale.precision import Precision
-from largescale.settings import Settings, UserError
+from largescale.settings import Settings
 from largescale.tracking import TrackingConfig
 from largescale.training.config import CheckpointConfig, EMAConfig, EngineConfig, OptimConfig, OwnCallbackConfig, ScheduleConfig
 
@@ -103,7 +102,7 @@ class TrainConfig(Settings):
 
     name: RunName = "default"
     """Name of the run: its directory is RUNS/NAME, and the same name goes on where it stopped. launch/train.py names a run that
-    has none after its recipe and the time."""
+    has none after its recipe and its settings."""
     runs: Path = Path("runs")
     """Folder of the run directories."""
     seed: NonNegativeInt = 0
@@ -287,28 +286,22 @@ class TrainConfig(Settings):
         return {key: value for key, value in flat.items() if not any(f"{key}.".startswith(f"{name}.") for name in free)}
 
 
-def with_name(arguments: Sequence[str]) -> list[str]:
-    """The arguments; where neither they nor their files name the run, with a name: the recipe's and the time of the start.
+Config = TypeVar("Config", bound=TrainConfig)
 
-    The same for all processes of a torchrun, also when it starts them again.
 
-    Raises:
-        UserError: on several nodes, which may see other times.
+def named(config: Config, arguments: Sequence[str]) -> Config:
+    """The configuration; where nothing names the run, with a name: the recipe's and a digest of what decides what is learned.
+
+    So the same command goes on, on any number of nodes, and other settings begin another run.
+
+    Args:
+        arguments: those that the configuration was loaded from.
     """
-    files = [Path(argument) for argument in arguments if "=" not in argument]
-    if any(argument.startswith("name=") for argument in arguments) or any("name" in read_yaml(file) for file in files):
-        return list(arguments)
-    if os.environ.get("WORLD_SIZE", "1") != os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")):
-        raise UserError("the run has no name, and each of several nodes would give it another: add name=NAME")
-    launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
-    return [*arguments, f"name={files[-1].stem if files else 'run'}-{_started(launcher):%Y%m%d-%H%M%S}"]
-
-
-def _started(process: int) -> datetime:
-    """When a process began."""
-    ticks = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19])
-    boot = next(int(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
-    return datetime.fromtimestamp(boot + ticks / os.sysconf("SC_CLK_TCK"))
+    if "name" in config.model_fields_set:
+        return config
+    recipe = next((Path(argument).stem for argument in reversed(arguments) if "=" not in argument), "run")
+    decisive = {**config.resume_identity(), "corpus": config.corpus}
+    return config.model_copy(update={"name": f"{recipe}-{checksum(json.dumps(decisive, sort_keys=True).encode())[:8]}"})
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from largescale.config import explain, load, to_yaml, walk
 from largescale.evaluation.config import EvaluateConfig
 from largescale.settings import UserError
-from largescale.training.recipe import TrainConfig, with_name
+from largescale.training.recipe import TrainConfig, named
 from tests.conftest import ROOT
 
 
@@ -110,25 +110,20 @@ def test_help_shows_the_defaults_of_the_program():
     assert "\n  tracking.wandb=auto\n" in explain(TrainConfig, "", (), "tracking")
 
 
-def test_runs_without_a_name_do_not_share_one(tmp_path, monkeypatch):
-    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID"):
-        monkeypatch.delenv(name, raising=False)
+def test_runs_without_a_name_go_on_with_the_same_settings_only(tmp_path):
     (tmp_path / "fast.yaml").write_text("epochs: 3\n")
     (tmp_path / "named.yaml").write_text("name: mine\n")
-    fast, named = str(tmp_path / "fast.yaml"), str(tmp_path / "named.yaml")
-    assert with_name([named, "epochs=3"]) == [named, "epochs=3"]
-    assert with_name([fast, "name=x"]) == [fast, "name=x"]
-    *rest, alone = with_name([fast, "seed=1"])
-    assert rest == [fast, "seed=1"]
-    assert re.fullmatch(r"name=fast-20\d{6}-\d{6}", alone)
-    assert with_name([fast]) == [fast, alone]  # of this process, whenever it asks
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    monkeypatch.setattr(os, "getppid", lambda: 1)
-    assert with_name([])[0] < alone.replace("fast", "run")  # that of torchrun, which outlives its ranks
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="add name=NAME"):
-        with_name([fast])
+
+    def name(*arguments):
+        given = [str(tmp_path / argument) if argument.endswith(".yaml") else argument for argument in arguments]
+        return named(load(TrainConfig, given), given).name
+
+    assert (name("named.yaml", "epochs=5"), name("fast.yaml", "name=x")) == ("mine", "x")
+    first = name("fast.yaml")
+    assert re.fullmatch(r"fast-[0-9a-f]{8}", first)
+    assert name() == first.replace("fast", "run")
+    assert first == name("fast.yaml", "engine.kind=deepspeed", "checkpoint.every=7") == name("fast.yaml")
+    assert len({first, name("fast.yaml", "seed=1"), name("fast.yaml", "corpus=data/a"), name("fast.yaml", "optim.lr=1")}) == 4
 
 
 def test_torchrun_is_told_what_was_wrong(tmp_path):
