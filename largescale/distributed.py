@@ -5,6 +5,7 @@ timeout, so that a dead rank becomes an error instead of a hang. One process is 
 """
 
 import json
+import logging
 import os
 import re
 import secrets
@@ -21,6 +22,8 @@ import torch
 import torch.distributed as dist
 
 from largescale.processes import StoppedError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 STORE_S = 60
@@ -239,7 +242,7 @@ def stoppable_world() -> Iterator[tuple[World, "StopSignal"]]:
             yield world, StopSignal(world)
         except StoppedError:
             if world.is_first:
-                print("stopped; the same command goes on from what is done")
+                log.info("stopped; the same command goes on from what is done")
 
 
 class StopSignal:

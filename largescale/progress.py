@@ -62,12 +62,6 @@ def progress_bar(label: str | None, total: int | None, unit: str, initial: int =
     return Lines(label, total, unit, initial)
 
 
-def say(text: str) -> None:
-    """A line of its own, above a bar that may be there."""
-    tqdm.write(text, sys.stdout)
-    sys.stdout.flush()
-
-
 def tracked(items: Iterable[Item], label: str, total: int | None, unit: str) -> Iterator[Item]:
     """The items, as they are asked for."""
     with progress_bar(label, total, unit) as bar:

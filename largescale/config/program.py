@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from largescale.logs import show_logs
 from largescale.names import without_secrets
 from largescale.settings import UserError
 
@@ -23,6 +24,7 @@ def run_program(main: Any) -> None:
     may ask for the interpreter and abort the process, although the work is done.
     """
     status = 0
+    show_logs()
     try:
         main(sys.argv[1:])
         sys.stdout.flush()

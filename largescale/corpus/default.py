@@ -1,11 +1,14 @@
 """Which corpus a run without `corpus=` reads: the one under data/, else the embedded demo corpus."""
 
+import logging
 import subprocess
 from pathlib import Path
 
 from largescale.cli import command
 from largescale.locks import locked
 from largescale.settings import UserError
+
+log = logging.getLogger(__name__)
 
 DEMO = Path("data/demo")
 
@@ -35,6 +38,6 @@ def default_corpus() -> str:
         return found
     with locked(DEMO / "lock"):
         if not (DEMO / "train" / "manifest.json").exists():
-            print(f"there is no corpus under data/: making the demo corpora in {DEMO}, once", flush=True)
+            log.info("there is no corpus under data/: making the demo corpora in %s, once", DEMO)
             subprocess.run([*command("shards"), "demo", str(DEMO)], check=True)
     return str(DEMO / "train")

@@ -1,6 +1,7 @@
 """The trainings and evaluations of an experiment: one program after another, each skipped where it is done."""
 
 import json
+import logging
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from largescale.evaluation.config import EvaluateConfig
 from largescale.experiments.config import ExperimentConfig, Point
 from largescale.settings import UserError
 from largescale.training.recipe import TrainConfig
+
+log = logging.getLogger(__name__)
 
 
 class FailedError(UserError):
@@ -101,7 +104,7 @@ class Run:
     def _launch(self, program: str, arguments: list[str]) -> None:
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(self.processes)]
         started = [sys.executable, *torchrun, *command(program)[1:]] if self.processes > 1 else command(program)
-        print(f"{program} {' '.join(arguments)}", flush=True)
+        log.info("%s %s", program, " ".join(arguments))
         if subprocess.run([*started, *arguments], check=False).returncode:
             raise FailedError(f"{program} of {self.point.name}, seed {self.seed} failed, see above")
 

@@ -1,5 +1,6 @@
 """A trainer and everything that it needs, put together from the settings of a run."""
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -28,6 +29,8 @@ from largescale.training.planning.first_projection import start_projection
 from largescale.training.planning.planners import build_planner
 from largescale.training.recipe import TrainConfig
 from largescale.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
 
 
 def build_trainer(
@@ -74,7 +77,7 @@ def build_trainer(
 def _restore(config: TrainConfig) -> None:
     """From the mirror, where the disk has nothing of the run. One rank calls this."""
     if config.checkpoint.mirror is not None and RunMirror(config.checkpoint.mirror, config.directory).restore():
-        print(f"{config.directory} was brought from {config.checkpoint.mirror}", flush=True)
+        log.info("%s was brought from %s", config.directory, config.checkpoint.mirror)
 
 
 def layers_in(network: RetrievalNet) -> Layers:

@@ -7,6 +7,7 @@ holds no code, and every byte of it is covered by a checksum that is compared wh
 
 import itertools
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,8 @@ from largescale.names import Component
 from largescale.settings import Settings, UserError
 from largescale.tensors import Tensors, read_tensors, write_tensors
 from largescale.training.config import CheckpointConfig
+
+log = logging.getLogger(__name__)
 
 FORMAT = 2
 RECORD = "progress.json"
@@ -164,7 +167,7 @@ class Checkpoints:
             fault = fault_of(path)
             if fault is None:
                 for text in faults:
-                    print(f"{text}\nthe run goes on from {path} in its place", flush=True)
+                    log.warning("%s\nthe run goes on from %s in its place", text, path)
                 return path
             faults.append(fault)
         if faults:

@@ -1,5 +1,6 @@
 """What a run without a recipe takes: labels.yaml for a corpus that has labels and no pairs; else the defaults of the settings."""
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from largescale.corpus.default import only_corpus
 from largescale.corpus.manifest import Manifest
 from largescale.corpus.storage import open_storage
 from largescale.settings import Settings
+
+log = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parents[1]
 LABELS = next(folder for folder in (PACKAGE.parent, PACKAGE) if (folder / "configs").is_dir()) / "configs" / "labels.yaml"
@@ -46,7 +49,7 @@ def with_default_recipe(arguments: Sequence[str]) -> list[str]:
         return list(arguments)
     recipe = [str(LABELS), *_fewer(labels)]
     if os.environ.get("RANK", "0") == "0":
-        print(f"{location} has labels and no pairs: taking the recipe {' '.join(recipe)}", flush=True)
+        log.info("%s has labels and no pairs: taking the recipe %s", location, " ".join(recipe))
     return [*recipe, *arguments]
 
 

@@ -1,5 +1,6 @@
 """What a recipe ends with: its paper's evaluations of the finished run, and the paper's numbers beside ours."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from largescale.processes import StoppedError
 from largescale.settings import UserError
 from largescale.training.checkpoint import best_of
 from largescale.training.recipe import FinalEvaluationConfig, TrainConfig
+
+log = logging.getLogger(__name__)
 
 SCORES = "score"
 
@@ -53,7 +56,8 @@ def announce(config: TrainConfig, world: World) -> None:
     """Say before the run what of its evaluations would be left out: there is time to build it."""
     for final in finals(config):
         if final.missing and world.is_first:
-            print(f"{final.name} is scored at the end if {' and '.join(final.missing)} is built by then (make shards)")
+            missing = " and ".join(final.missing)
+            log.info("%s is scored at the end if %s is built by then (make shards)", final.name, missing)
 
 
 def score(config: TrainConfig, world: World) -> None:
@@ -70,7 +74,7 @@ def score(config: TrainConfig, world: World) -> None:
             found[final.name] = evaluate(weights, final.settings, world, lambda: signal.received)
         except StoppedError:
             if world.is_first:
-                print("stopped while scoring; the same command goes on")
+                log.info("stopped while scoring; the same command goes on")
             return
     if world.is_first:
         print(table(finals(config), found))

@@ -16,10 +16,11 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: make_corpus(folder / name, labels=labels, per_label=2, size=16) for name, labels in (("many", 20), ("few", 5))}
 
 
-def test_labels_without_pairs_take_the_recipe_for_labels(corpora: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_labels_without_pairs_take_the_recipe_for_labels(corpora: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     found = with_default_recipe([f"corpus={corpora['many']}", "optim.lr=1e-5"])
     assert found[0] == str(LABELS)
-    assert "has labels and no pairs" in capsys.readouterr().out
+    assert "has labels and no pairs" in caplog.text
     config = load(TrainConfig, found)
     assert (config.loss.name, config.optim.lr) == (load(TrainConfig, [str(LABELS)]).loss.name, 1e-5)
 

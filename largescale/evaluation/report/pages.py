@@ -1,5 +1,6 @@
 """Turns `results.json` and the query records of an evaluation into pages."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from largescale.evaluation.report.pictures import Pictures, of_missed, of_neighb
 from largescale.evaluation.report.site import PER_PAGE, Site
 from largescale.evaluation.results import ProtocolResult, QueryRecord, Results, read_records, read_results
 from largescale.settings import UserError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,6 @@ def pictures_of(results: Results) -> Pictures | None:
             Corpus.open(used.location) for used in (results.queries, results.gallery, *results.distractors)
         )
     except UserError as error:
-        print(f"no pictures: {error}")
+        log.warning("no pictures: %s", error)
         return None
     return Pictures(queries, gallery, distractors)

@@ -4,6 +4,7 @@ Nothing but committed files passes between the two: settings and weights one way
 started again at any moment.
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ from largescale.models.build import restored
 from largescale.models.weights import Weights, load_weights
 from largescale.settings import UserError
 from largescale.tracking import Job, Tracker
+
+log = logging.getLogger(__name__)
 
 POLL_S = 0.2
 """Pause between two looks at the run directory."""
@@ -99,7 +102,7 @@ class Service:
 
     def _idle(self, text: str, settings: RunSettings | None) -> _Look:
         if text != self._said:
-            print(text, flush=True)
+            log.info("%s", text)
         self._said = text
         return _Look(settings)
 
@@ -147,7 +150,7 @@ class Service:
         try:
             return load_weights(task.weights)
         except UserError as error:
-            print(f"left out: {error}", flush=True)
+            log.warning("left out: %s", error)
             assert self._watch is not None
             self._watch.leave_out(task.weights)
             return None
@@ -165,7 +168,7 @@ class Service:
         line = self._tracker.log(task.step, task.epoch, values)
         if self.world.is_first:
             told = line.get("error") or f"{line['mining/seconds']:.1f} s, of which {line['mining/seconds_embed']:.1f} s embedding"
-            print(f"epoch {task.epoch} from the weights of step {task.step}: {told}", flush=True)
+            log.info("epoch %d from the weights of step %d: %s", task.epoch, task.step, told)
 
     def _pause(self, seconds: float) -> None:
         end = time.monotonic() + seconds

@@ -1,5 +1,6 @@
 """What a person sees: progress, scores, and at the end what there is and what comes next; rank 0 only."""
 
+import logging
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,8 @@ from largescale.progress import progress_bar
 from largescale.training.callbacks.base import Callback
 from largescale.training.checkpoint import best_of
 from largescale.training.progress import Outcome
+
+log = logging.getLogger(__name__)
 
 SHOWN = {"train/loss": "loss {:.4f}", "data/images_per_second": "{:.1f} images/s", "data/wait_percent": "waiting {:.0f} %"}
 
@@ -29,7 +32,8 @@ class Console(Callback):
         trainer = self.trainer
         label = "train" if trainer.world.is_first else None
         if trainer.world.is_first:
-            print("\n".join(self.said), flush=True)
+            for line in self.said:
+                log.info("%s", line)
         self.bar = progress_bar(label, trainer.total_steps, "step", trainer.progress.step)
 
     def after_step(self, images: Step, outcome: Outcome) -> None:

@@ -1,5 +1,6 @@
 """Evaluates the network between epochs, on all ranks; the score decides which checkpoint is the best."""
 
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -16,10 +17,11 @@ from largescale.evaluation.report.pictures import Pictures
 from largescale.evaluation.report.strips import strip
 from largescale.evaluation.results import ProtocolResult, Results, read_records, shown
 from largescale.processes import StoppedError
-from largescale.progress import say
 from largescale.training.callbacks.base import Callback
 from largescale.training.callbacks.checkpointing import Checkpointing
 from largescale.training.recipe import TrainConfig
+
+log = logging.getLogger(__name__)
 
 
 class Evaluation(Callback):
@@ -52,7 +54,7 @@ class Evaluation(Callback):
         best = self.checkpointing.checkpoints.mark_best(trainer.progress.step, score)
         if trainer.world.is_first:
             found = ", ".join(f"{name} {shown(name.rpartition('/')[2], value)}" for name, value in results.main_metrics().items())
-            say(f"step {trainer.progress.step:,}: {found}{', the best so far' if best else ''}")
+            log.info("step %s: %s%s", f"{trainer.progress.step:,}", found, ", the best so far" if best else "")
         if trainer.tracker.shows_pictures and self.config.evaluation.strips:
             trainer.tracker.table("eval/strips", list(self._rows(results.protocols[0], stage)))
 

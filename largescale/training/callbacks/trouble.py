@@ -131,7 +131,7 @@ class Trouble(Callback):
         self.said.append(name)
         self.trainer.log({f"trouble/{name}": text})
         if self.trainer.world.is_first:
-            logging.getLogger("largescale").warning("%s: %s", name, text)
+            logging.getLogger(__name__).warning("%s: %s", name, text)
 
     def state(self) -> dict[str, Any]:
         return {

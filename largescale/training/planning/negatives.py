@@ -3,6 +3,7 @@
 Letters: Q queries of an epoch, N negatives.
 """
 
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from largescale.mining.fill import RandomNegatives
 from largescale.mining.miner import excluded_clusters
 from largescale.mining.search.select import NO_IMAGE, cluster_keys
 from largescale.settings import UserError
+
+log = logging.getLogger(__name__)
 
 POLL_S = 0.2
 NEWS_S = 60
@@ -75,7 +78,7 @@ class ServedNegatives:
                 return None
             if self.world.is_first and time.monotonic() > news:
                 served = self.config.exchange or self.generations.directory.parent
-                print(f"waiting for the negatives of epoch {epoch}: torchrun launch/mine.py {served}")
+                log.info("waiting for the negatives of epoch %d: torchrun launch/mine.py %s", epoch, served)
                 news += NEWS_S
             time.sleep(POLL_S)
         return time.monotonic() - start
