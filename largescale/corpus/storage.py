@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import aiohttp
 import fsspec
 import fsspec.callbacks
 
@@ -180,5 +179,7 @@ def _options(url: str) -> dict[str, Any]:
     """aiohttp gives a whole transfer five minutes; a shard may take longer, a silent server may not."""
     if not url.startswith("http"):
         return {}
+    import aiohttp  # not for local corpora: it takes half a second
+
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=PATIENCE_S)
     return {"client_kwargs": {"timeout": timeout, "trust_env": True}}  # with the passwords of ~/.netrc

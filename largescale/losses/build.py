@@ -10,7 +10,6 @@ from largescale.losses.labels.batch_hard import BatchHardTripletLoss, MSMLLoss
 from largescale.losses.labels.class_anchor import ClassAnchorLoss
 from largescale.losses.labels.class_rows import Holders
 from largescale.losses.labels.margin_softmax import ArcFaceLoss, CosFaceLoss
-from largescale.losses.labels.metric_learning import MetricLearningLoss
 from largescale.losses.matryoshka import Matryoshka
 from largescale.losses.memory import CrossBatchMemory
 from largescale.losses.ranking.blackbox_ap import BlackboxAPLoss
@@ -46,7 +45,6 @@ LOSSES: Mapping[type[LossSettings], type[Loss]] = {
     labels.ClassAnchorConfig: ClassAnchorLoss,
     labels.ArcFaceConfig: ArcFaceLoss,
     labels.CosFaceConfig: CosFaceLoss,
-    labels.MetricLearningConfig: MetricLearningLoss,
     ranking.SupAPConfig: SupAPLoss,
     ranking.CalibrationConfig: CalibrationLoss,
     ranking.RoadmapConfig: RoadmapLoss,
@@ -77,7 +75,7 @@ def build_loss(config: LossSettings, num_classes: int, dim: int, holders: Callab
 
 
 def _plain(config: LossSettings, num_classes: int, dim: int, holders: Callable[[int], Holders] | None) -> Loss:
-    cls = config.loss_class() if isinstance(config, PlugInConfig) else LOSSES[type(config)]
+    cls = config.loss_class() if isinstance(config, PlugInConfig | labels.MetricLearningConfig) else LOSSES[type(config)]
     known: dict[str, Any] = {"num_classes": num_classes, "dim": dim}
     if holders is not None:
         known["holders"] = holders(num_classes)

@@ -30,7 +30,7 @@ def start(
     )
 
 
-def finish(process: subprocess.Popen, timeout_s: float = 120) -> str:
+def finish(process: subprocess.Popen, timeout_s: float = 300) -> str:
     """Everything that it printed; it is killed when it does not end in time."""
     try:
         return process.communicate(timeout=timeout_s)[0]
@@ -49,7 +49,7 @@ def run(arguments: Sequence[object], processes: int, status: int = 0) -> str:
 def run_alone(arguments: Sequence[object], status: int = 0) -> str:
     """A run of one process without torchrun."""
     command = [sys.executable, "launch/train.py", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -80,7 +80,7 @@ def losses(directory: Path) -> dict[int, float]:
     return dict(found)
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen, timeout_s: float = 90) -> None:
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen, timeout_s: float = 300) -> None:
     end = time.monotonic() + timeout_s
     while not condition():
         if process.poll() is not None or time.monotonic() > end:

@@ -8,13 +8,14 @@ import pytest
 
 from largescale.corpus.corpus import Corpus
 from largescale.evaluation.plan import Plan
+from largescale.evaluation.protocol.ground_truth import LabelTruth
 from largescale.settings import UserError
 from tests.corpora import make_corpus, write_corpus
 from tests.evaluation.small import settings
 
 
 def part_of(directory: Path, source: Path, ids: range) -> Path:
-    """Some images of a corpus as a corpus of their own."""
+    """Some images of a corpus as a corpus of their own, under the keys 000000, 000001, ..."""
     corpus = Corpus.open(str(source))
     manifest = corpus.manifest
     images = zip(corpus.read(ids), manifest.width[ids].tolist(), manifest.height[ids].tolist(), strict=True)
@@ -37,7 +38,16 @@ def test_the_same_corpus_given_twice_leaves_each_image_out(tmp_path: Path) -> No
 def test_queries_cut_from_the_gallery_are_refused(tmp_path: Path) -> None:
     gallery = make_corpus(tmp_path / "a", labels=6, per_label=4)
     with pytest.raises(UserError, match="12 of 12 query images are in the gallery too"):
-        plan(tmp_path / "out", gallery, part_of(tmp_path / "half", gallery, range(12)))
+        plan(tmp_path / "out", gallery, part_of(tmp_path / "last", gallery, range(12, 24)))
+
+
+def test_queries_of_the_gallery_by_their_keys_leave_themselves_out(tmp_path: Path) -> None:
+    gallery = make_corpus(tmp_path / "a", labels=6, per_label=4)
+    found = plan(tmp_path / "out", gallery, part_of(tmp_path / "first", gallery, range(12)))
+    assert found.protocols[0].name == "labels-query-within-gallery"
+    assert isinstance(found.truth, LabelTruth)
+    assert found.truth.own is not None
+    assert found.truth.own.tolist() == list(range(12))
 
 
 def test_a_pair_of_corpora_is_scored_as_before(tmp_path: Path) -> None:

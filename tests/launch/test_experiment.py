@@ -34,7 +34,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
     corpus = str(make_corpus(folder / "corpus", labels=8, per_label=4, size=48))
     common = {"corpus": corpus, "epochs": 2, "images": {"size": 48}, "loader": {"workers": 0}, "tracking": {"wandb": "off"}}
     methods = {
-        "contrastive": {"loss": {"name": "contrastive"}, "tuples": {"batch_size": 4}, "mining": {"negatives": 2}},
+        "contrastive": {"loss": {"name": "contrastive"}, "tuples": {"per_step": 4}, "mining": {"negatives": 2}},
         "batch-hard": {"loss": {"name": "batch_hard"}, "batches": {"classes_per_batch": 4, "images_per_class": 2}},
     }
     values = {

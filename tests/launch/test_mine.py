@@ -16,7 +16,7 @@ GIVEN = ["decode=300", "forward=2000", "search=5e14", "network=1e10", "cores=16"
 
 def ask(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "launch/mine.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_help_and_a_plan_with_given_rates_need_no_torch():

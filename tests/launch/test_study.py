@@ -13,7 +13,7 @@ def launch(program: str, *arguments: object) -> subprocess.CompletedProcess[str]
 
 def test_what_is_wrong_is_said_at_once() -> None:
     for arguments, error in [
-        (["anchor"], "there is no study 'anchor'; known are anchors, decomposability, distractors, leaks, neighbors, "),
+        (["anchor"], "there is no study 'anchor'; known are anchors, conventions, decomposability, distractors, "),
         (["anchors"], "weights and gallery: a study embeds a corpus; give both"),
         (["anchors", "probe=3"], "unknown setting 'probe'; did you mean probes"),
     ]:

@@ -49,7 +49,7 @@ def test_a_run_leaves_what_the_design_promises(small, tmp_path):
     run_alone([*small, f"runs={tmp_path}", "name=r"])
     directory = tmp_path / "r"
     kept = yaml.safe_load((directory / "config.yaml").read_text())
-    assert kept["tuples"]["batch_size"] == 2
+    assert kept["tuples"]["per_step"] == 2
     assert [path.name for path in sorted((directory / "checkpoints").glob("step-*"))] == ["step-000000", "step-000004"]
     assert [path.name for path in sorted((directory / "weights").iterdir())] == [
         "step-000000.safetensors",

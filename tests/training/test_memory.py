@@ -74,7 +74,7 @@ def test_the_queue_survives_a_kill(tmp_path: Path) -> None:
     whole = run_world(2, train, [*settings, "name=whole"])
     members, _ = start_world(2, train, [*settings, "name=killed"], [], [_Die(5)])
     for member in members:
-        member.join(60)
+        member.join(300)
         assert member.exitcode == -signal.SIGKILL
     assert max(losses(tmp_path / "killed")) <= 5
     resumed = run_world(2, train, [*settings, "name=killed"])

@@ -1,11 +1,14 @@
 """Settings of the losses over batches of labels."""
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from largescale.losses.settings.base import Kind, LossSettings
 from largescale.settings import UserError
+
+if TYPE_CHECKING:
+    from largescale.losses.labels.base import LabelLoss
 
 AnchorInit = Literal["base", "gaussian", "uniform"]
 
@@ -128,13 +131,18 @@ class MetricLearningConfig(LabelSettings):
     def pairs(self) -> bool:
         return False
 
+    def loss_class(self) -> "type[LabelLoss]":
+        """Imported with the library, of which other losses need nothing."""
+        from largescale.losses.labels.metric_learning import MetricLearningLoss
+
+        return MetricLearningLoss
+
     @model_validator(mode="after")
     def _known_to_the_library(self) -> "MetricLearningConfig":
-        from largescale.losses.labels.metric_learning import MetricLearningLoss
         from largescale.losses.memory import CrossBatchMemory
 
         try:
-            loss = MetricLearningLoss(**self.for_loss(), num_classes=2, dim=2)
+            loss = self.loss_class()(**self.for_loss(), num_classes=2, dim=2)
             if self.memory:
                 CrossBatchMemory(loss, self.memory, dim=2)
         except UserError as error:
