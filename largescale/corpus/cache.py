@@ -9,15 +9,21 @@ that its fetch has reserved, `verified/` a marker per file that was right.
 """
 
 import hashlib
+import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
+from largescale.commit import checksum_of
 from largescale.corpus.config import StorageConfig
 from largescale.corpus.manifest import sha256_of
 from largescale.locks import locked, try_lock
 from largescale.settings import UserError
+
+log = logging.getLogger(__name__)
 
 
 class NoRoomError(UserError):
@@ -81,39 +87,72 @@ def _clear(reservation: IO[str]) -> None:
     reservation.truncate(0)
 
 
-def check_content(path: Path, size: int, sha256: str) -> str | None:
-    """What is wrong with a file, or None."""
+def check_content(path: Path, size: int, digest: str) -> str | None:
+    """What is wrong with a file, or None.
+
+    Args:
+        digest: its SHA-256, or its XXH3 (16 digits).
+    """
     found_size = path.stat().st_size
     if found_size != size:
         return f"expected {size:,} bytes, found {found_size:,}"
-    found = sha256_of(path)
-    return None if found == sha256 else f"expected SHA-256 {sha256}, found {found}"
+    name, digest_of = ("XXH3", checksum_of) if len(digest) == 16 else ("SHA-256", sha256_of)
+    found = digest_of(path)
+    return None if found == digest else f"expected {name} {digest}, found {found}"
 
 
-def check_once(path: Path, size: int, sha256: str, record: Path) -> str | None:
+def check_once(path: Path, size: int, digest: str, record: Path) -> str | None:
     """As `check_content`, but a file that was right and has kept its size and modification time is not read again."""
     try:
-        marker = _marker(path, sha256, record)
+        marker = _marker(path, digest, record)
     except FileNotFoundError:
         return "the file does not exist"
-    if marker.exists() and marker.stat().st_size:
+    if _is_noted(marker):
         return None
-    with locked(marker) as state:
-        if state.read():
+    with _note(marker) as noted:
+        if noted is not None and noted.read():
             return None
-        fault = check_content(path, size, sha256)
-        if not fault:
-            state.write("right\n")
+        fault = check_content(path, size, digest)
+        if noted is not None and not fault:
+            _write_note(noted)
         return fault
 
 
-def remember(path: Path, sha256: str, record: Path) -> None:
+def remember(path: Path, digest: str, record: Path) -> None:
     """Note that a file is right."""
-    with locked(_marker(path, sha256, record)) as state:
-        state.write("right\n")
+    with _note(_marker(path, digest, record)) as noted:
+        if noted is not None:
+            _write_note(noted)
 
 
-def _marker(path: Path, sha256: str, record: Path) -> Path:
+def _is_noted(marker: Path) -> bool:
+    try:
+        return marker.stat().st_size > 0
+    except OSError:
+        return False
+
+
+@contextmanager
+def _note(marker: Path) -> Iterator[IO[str] | None]:
+    """The locked note about a file; None where the cache cannot be written: then each process looks for itself."""
+    with ExitStack() as held:
+        try:
+            noted = held.enter_context(locked(marker))
+        except OSError as error:
+            log.warning("%s cannot be written (%s), so files that were verified are verified again", marker.parent, error)
+            noted = None
+        yield noted
+
+
+def _write_note(noted: IO[str]) -> None:
+    try:
+        noted.write("right\n")
+        noted.flush()
+    except OSError as error:  # a full disk: it will be verified again
+        log.warning("%s cannot be written: %s", noted.name, error)
+
+
+def _marker(path: Path, digest: str, record: Path) -> Path:
     status = path.stat()
-    identity = f"{os.path.abspath(path)}\n{status.st_size}\n{status.st_mtime_ns}\n{sha256}"
+    identity = f"{os.path.abspath(path)}\n{status.st_size}\n{status.st_mtime_ns}\n{digest}"
     return record / hashlib.sha256(identity.encode()).hexdigest()

@@ -3,14 +3,13 @@
 n images of a part, D dimensions
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from largescale.commit import committed_file, write_json
+from largescale.commit import DamagedError, array_fault, read_array, read_json, write_array, write_json
 from largescale.corpus.batches import BadImage
 from largescale.corpus.corpus import Corpus
 from largescale.distributed import World
@@ -37,33 +36,35 @@ class Parts:
         return self.ids[first:last]
 
     def is_done(self, part: int) -> bool:
-        return self._marker(part).exists()
+        """Whether a part is there, and what was written."""
+        try:
+            return read_json(self._marker(part)) is not None and array_fault(self._file(part)) is None
+        except (FileNotFoundError, DamagedError):
+            return False
 
     def write(self, part: int, ids: np.ndarray, rows: np.ndarray, bad: list[BadImage]) -> None:
-        """Commit `(n, D)` rows and their image ids; the marker, with those that have none, comes last."""
-        with committed_file(self._file(part)) as temporary, temporary.open("wb") as file:
-            np.savez(file, ids=ids, rows=rows)
-        write_json(self._marker(part), {"images": len(ids), "bad": [[image.key, image.error] for image in bad]})
+        """Commit `(n, D)` rows; the marker, with their image ids and those that have none, comes last."""
+        write_array(self._file(part), rows)
+        write_json(self._marker(part), {"ids": ids.tolist(), "bad": [[image.key, image.error] for image in bad]})
 
     def read(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """`(n,)` image ids and `(n, D)` rows of each part, in the order of ids."""
         for part in range(len(self)):
-            with np.load(self._file(part)) as file:
-                yield file["ids"], file["rows"]
+            yield np.array(self._values(part)["ids"], np.int64), read_array(self._file(part))
 
     def count(self) -> int:
         """Images that have a descriptor."""
-        return sum(self._values(part)["images"] for part in range(len(self)))
+        return sum(len(self._values(part)["ids"]) for part in range(len(self)))
 
     def bad(self) -> list[tuple[str, str]]:
         """(key, error) of images that have none."""
         return [(key, error) for part in range(len(self)) for key, error in self._values(part)["bad"]]
 
     def _values(self, part: int) -> dict:
-        return json.loads(self._marker(part).read_text())
+        return read_json(self._marker(part))
 
     def _file(self, part: int) -> Path:
-        return self.directory / f"part-{part:05d}.npz"
+        return self.directory / f"part-{part:05d}.npy"
 
     def _marker(self, part: int) -> Path:
         return self._file(part).with_suffix(".json")

@@ -1,6 +1,5 @@
 """From a source of pictures to files of descriptors: claim, describe, write, tidy."""
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -8,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from largescale.commit import claim_folder, write_json, write_text
+from largescale.commit import claim_folder, read_json, write_json, write_text
 from largescale.corpus.corpus import Corpus
 from largescale.describing.config import EmbedConfig
 from largescale.describing.formats import nearest_others, write_descriptors, write_pairs
@@ -62,7 +61,7 @@ def _is_done(config: EmbedConfig, about: Mapping[str, str]) -> bool:
     """Take a folder for this result, or see that it has it."""
     path = config.out / RESULT
     if path.exists():
-        found = json.loads(path.read_text())
+        found = read_json(path)
         changed = [f"{name} was {found.get(name)!r}, is {value!r}" for name, value in about.items() if found.get(name) != value]
         if changed:
             raise UserError(f"{config.out} holds other descriptors ({'; '.join(changed)}); give another out, or delete it")

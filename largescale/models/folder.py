@@ -20,7 +20,7 @@ import torch
 from pydantic import PositiveFloat, PositiveInt, ValidationError
 from safetensors.torch import load_file, save_file
 
-from largescale.commit import claim_folder, committed_file, write_json, write_text
+from largescale.commit import claim_folder, committed_file, read_json, write_json, write_text
 from largescale.models.build import restored
 from largescale.models.config import ModelConfig
 from largescale.models.contract import Contract, Fit, Interpolation
@@ -167,16 +167,14 @@ def read_config(directory: Path) -> dict[str, Any]:
     """`config.json` as it is written.
 
     Raises:
-        UserError: there is none, or it is of another version.
+        UserError: there is none, it is damaged, or it is of another version.
     """
     path = Path(directory) / CONFIG
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{directory} is no model folder: it has no {CONFIG}; launch/export.py makes one") from None
-    except ValueError as error:
-        raise UserError(f"{path} cannot be read ({error}); copy the folder again") from None
-    found = (values.get("format"), values.get("version")) if isinstance(values, dict) else None
+    found = values.get("format"), values.get("version")
     if found != (FORMAT, VERSION):
         raise UserError(f"{path}: expected {FORMAT!r} version {VERSION}, found {found}: the model cannot be read by this version")
     return values

@@ -17,7 +17,7 @@ from largescale.mining.config import MiningConfig
 from largescale.mining.search.factory import choose
 from largescale.mining.search.recall import EFFORT, SAMPLE
 from largescale.search.manifest import Entry, Kind, Manifest
-from largescale.search.segment import AT_ONCE, Segment, write_faiss
+from largescale.search.segment import AT_ONCE, Segment, require_whole, write_faiss
 from largescale.search.view import View
 from largescale.settings import UserError
 
@@ -64,20 +64,22 @@ def train(folder: Path, manifest: Manifest, segments: Sequence[Segment]) -> Mani
         ) from None
     number, manifest = manifest.numbered()
     file = f"trained-{number}.faiss"
-    size = write_faiss(folder / file, index)
-    kind = replace(manifest.kind, index=name, search=search, trained=file, trained_bytes=size, trained_rows=manifest.rows)
+    facts = write_faiss(folder / file, index)
+    kind = replace(manifest.kind, index=name, search=search, trained=file, trained_facts=facts, trained_rows=manifest.rows)
     return replace(manifest, kind=kind)
 
 
 def add_lists(folder: Path, manifest: Manifest, segment: Segment) -> tuple[Entry, Manifest]:
     """The segment's part of the approximate index, as a file of the segment."""
     assert manifest.kind.trained is not None
-    index: Any = faiss.read_index(str(folder / manifest.kind.trained))
+    trained = folder / manifest.kind.trained
+    require_whole(trained, manifest.kind.trained_facts)
+    index: Any = faiss.read_index(str(trained))
     for start in range(0, segment.entry.rows, AT_ONCE):
         index.add(np.ascontiguousarray(segment.rows[start : start + AT_ONCE]))
     number, manifest = manifest.numbered()
     name = f"lists-{number}.faiss"
-    files = {file: size for file, size in segment.entry.files.items() if file != segment.entry.lists}
+    files = {file: facts for file, facts in segment.entry.files.items() if file != segment.entry.lists}
     files[name] = write_faiss(segment.folder / name, index)
     return replace(segment.entry, lists=name, files=files), manifest
 

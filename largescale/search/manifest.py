@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from largescale.commit import read_json, write_json
+from largescale.names import component
 from largescale.settings import UserError
 
 FORMAT = "largescale index"
@@ -26,8 +27,8 @@ class Entry:
     rows: int
     largest: float
     """Norm of its longest row."""
-    files: dict[str, int]
-    """The name of each of its files, and its bytes."""
+    files: dict[str, tuple[int, str]]
+    """The name of each of its files, its bytes and their XXH3."""
     lists: str | None = None
     """The file of the segment's rows in the FAISS index; None: they are scanned."""
     removed: str | None = None
@@ -55,7 +56,8 @@ class Kind:
     """FAISS parameters of the search, e.g. nprobe=16."""
     trained: str | None = None
     """The file of the trained, empty FAISS index."""
-    trained_bytes: int = 0
+    trained_facts: tuple[int, str] = (0, "")
+    """Its bytes and their XXH3."""
     trained_rows: int = 0
     """Rows that the index had when it was trained."""
     recall: float | None = None
@@ -103,9 +105,12 @@ class Manifest:
             )
         try:
             segments = tuple(Entry(**entry) for entry in values.pop("segments"))
-            return Manifest(kind=Kind(**values.pop("kind")), segments=segments, **values)
-        except (KeyError, TypeError) as error:
+            manifest = Manifest(kind=Kind(**values.pop("kind")), segments=segments, **values)
+            for name in manifest.names():
+                list(map(component, name.split("/")))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path} lacks or misspells a value ({error}): it was altered; build the index again") from None
+        return manifest
 
     def commit(self, folder: Path) -> None:
         """From here on this is what the folder holds."""

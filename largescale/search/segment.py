@@ -16,7 +16,9 @@ import faiss
 import numpy as np
 import pyarrow as pa
 
-from largescale.commit import committed_directory, committed_file, read_array, write_array
+from largescale.commit import DamagedError, checksum_of, committed_directory, committed_file, read_array, write_array
+from largescale.corpus.cache import check_once, remember
+from largescale.corpus.config import StorageConfig
 from largescale.search.manifest import Entry
 from largescale.settings import UserError
 
@@ -66,12 +68,10 @@ class Segment:
     def open(folder: Path, entry: Entry) -> "Segment":
         """
         Raises:
-            UserError: a file is not of the size that it had.
+            UserError: a file is not what was written.
         """
-        for name, size in entry.files.items():
-            found = (folder / name).stat().st_size
-            if found != size:
-                raise UserError(f"{folder / name} has {found:,} bytes, expected {size:,}: it was altered; build the index again")
+        for name, facts in entry.files.items():
+            require_whole(folder / name, facts)
         rows, table = np.load(folder / ROWS, mmap_mode="r"), pa.ipc.open_file(pa.memory_map(str(folder / TABLE))).read_all()
         return Segment(entry, folder, rows, table, read_array(folder / entry.removed) if entry.removed else np.empty(0, np.int64))
 
@@ -114,7 +114,26 @@ def write_segment(folder: Path, parts: Sequence[Segment], rows: np.ndarray, tabl
             file.write(np.ascontiguousarray(piece).data)
             out.write_table(of_table)
             largest = max(largest, float(np.sqrt(np.einsum("nd,nd->n", piece, piece).max(initial=0))))
-    return Entry(folder.name, count, largest, {name: (folder / name).stat().st_size for name in (ROWS, TABLE)})
+    return Entry(folder.name, count, largest, {name: facts_of(folder / name) for name in (ROWS, TABLE)})
+
+
+def facts_of(path: Path) -> tuple[int, str]:
+    """Bytes of a file and their XXH3. It is taken for verified: who asks has just written it."""
+    digest = checksum_of(path)
+    remember(path, digest, StorageConfig().cache / "verified")
+    return path.stat().st_size, digest
+
+
+def require_whole(path: Path, facts: Sequence[Any]) -> None:
+    """As a shard: read when it is first opened by this user, and when its size or time has changed.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        DamagedError: it is not what was written.
+    """
+    path.stat()
+    if fault := check_once(path, *facts, StorageConfig().cache / "verified"):
+        raise DamagedError(f"{path}: {fault}: it was altered or is damaged; copy the index again, or build it again")
 
 
 def _pieces(parts: Sequence[Segment], rows: np.ndarray, table: pa.Table) -> Iterator[tuple[np.ndarray, pa.Table]]:
@@ -127,19 +146,19 @@ def _header(rows: int, dim: int) -> dict[str, Any]:
     return {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)}
 
 
-def write_removed(folder: Path, number: str, removed: np.ndarray) -> tuple[str, int]:
-    """The file of a segment's removed rows, and its bytes."""
+def write_removed(folder: Path, number: str, removed: np.ndarray) -> tuple[str, tuple[int, str]]:
+    """The file of a segment's removed rows, and its facts."""
     path = folder / f"removed-{number}.npy"
     write_array(path, removed)
-    return path.name, path.stat().st_size
+    return path.name, facts_of(path)
 
 
-def write_faiss(path: Path, index: Any) -> int:
-    """A FAISS index as a file; its bytes."""
+def write_faiss(path: Path, index: Any) -> tuple[int, str]:
+    """A FAISS index as a file; its facts."""
     with committed_file(path) as temporary, temporary.open("wb") as file:
         # FAISS's own writer does not tell when the disk is full before the file is closed
         faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
-    return path.stat().st_size
+    return facts_of(path)
 
 
 @contextmanager

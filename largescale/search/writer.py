@@ -137,8 +137,8 @@ class Writer:
             old = segments[number]
             removed = np.union1d(old.removed, ids[place == number] - self.view.starts[number])
             of_file, manifest = manifest.numbered()
-            name, size = write_removed(old.folder, of_file, removed)
-            files = {file: size for file, size in old.entry.files.items() if file != old.entry.removed} | {name: size}
+            name, facts = write_removed(old.folder, of_file, removed)
+            files = {file: known for file, known in old.entry.files.items() if file != old.entry.removed} | {name: facts}
             segments[number] = Segment.open(old.folder, replace(old.entry, removed=name, removed_rows=len(removed), files=files))
         return manifest, segments
 

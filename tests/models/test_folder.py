@@ -1,9 +1,9 @@
-import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from largescale.commit import read_json, write_json
 from largescale.models.folder import CONFIG, NETWORK, WHITENING, Contents, DescriptorConfig, read_folder, write_folder
 from largescale.models.whitening import Whitening
 from largescale.settings import UserError
@@ -57,7 +57,7 @@ def test_another_network_or_setting_is_another_digest(tmp_path: Path) -> None:
         (lambda folder: (folder / WHITENING).unlink(), "lists whitening.safetensors, which is not there"),
         (lambda folder: (folder / NETWORK).write_bytes(b"x"), "model.safetensors is not the file that was written"),
         (lambda folder: (folder / CONFIG).unlink(), "is no model folder: it has no config.json"),
-        (lambda folder: (folder / CONFIG).write_text("{"), "config.json cannot be read"),
+        (lambda folder: (folder / CONFIG).write_text("{"), "config.json is damaged: it is not valid JSON"),
         (lambda folder: change(folder, version=2), "expected 'largescale model' version 1, found ('largescale model', 2)"),
         (lambda folder: change(folder, files={"../secret": "0"}), "lists ../secret, which is not there"),
         (lambda folder: change(folder, descriptor={"dim": 16, "zoom": 2}), "settings that are not known here"),
@@ -80,5 +80,4 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, contents: Cont
 
 
 def change(folder: Path, **values: object) -> None:
-    config = json.loads((folder / CONFIG).read_text())
-    (folder / CONFIG).write_text(json.dumps(config | values))
+    write_json(folder / CONFIG, read_json(folder / CONFIG) | values)

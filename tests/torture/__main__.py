@@ -1,4 +1,4 @@
-"""`python -m tests.torture [kills=200] [flips=1000]`: by hand and nightly; prints the tables of docs/explanation."""
+"""`python -m tests.torture [kills=200] [flips=1000] [pause=60]`: by hand and nightly; prints the tables of docs/explanation."""
 
 import shutil
 import sys
@@ -10,7 +10,9 @@ from tests.torture import flips, kills
 
 
 def main(arguments: list[str]) -> None:
-    asked = {"kills": 200, "flips": 1000} | {key: int(value) for key, value in (pair.split("=") for pair in arguments)}
+    asked = {"kills": 200, "flips": 1000, "pause": 60} | {
+        key: int(value) for key, value in (pair.split("=") for pair in arguments)
+    }
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
     if asked["flips"]:
         with alone() as world:
@@ -20,7 +22,7 @@ def main(arguments: list[str]) -> None:
         assert not any(of["altered"] or of["traceback"] for of in found.values())
     if asked["kills"]:
         counts = {}
-        for name, of_stage in kills.everything(folder / "kills", asked["kills"]):
+        for name, of_stage in kills.everything(folder / "kills", asked["kills"], asked["pause"]):
             counts[name] = of_stage
             print(name, dict(of_stage), flush=True)
         print(kills.table(counts), flush=True)

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from largescale.commit import checksum_of, claim_folder, read_array, write_array, write_json, write_sealed
+from largescale.commit import OWNER, checksum_of, claim_folder, read_array, write_array, write_json, write_sealed
 from largescale.config import load, to_yaml
 from largescale.corpus.config import StorageConfig
 from largescale.corpus.corpus import Corpus
+from largescale.describing.parts import Parts
 from largescale.distributed import World
 from largescale.evaluation.descriptors.derived import derive, readable
 from largescale.evaluation.descriptors.store import Descriptors, seal
@@ -27,7 +28,10 @@ from largescale.evaluation.search import search
 from largescale.evaluation.search.counting import Counted
 from largescale.mining.generations import Generations
 from largescale.mining.service.watch import RunSettings
+from largescale.models.folder import Contents, DescriptorConfig, read_folder, write_folder
 from largescale.models.weights import load_weights
+from largescale.search.find import Options
+from largescale.search.index import Index
 from largescale.settings import UserError
 from largescale.training.checkpoint import Checkpoints
 from largescale.training.config import CheckpointConfig
@@ -37,9 +41,10 @@ from shards.plan import WORK, Plan, Sharding, settle
 from shards.shard import Job, write_shard
 from shards.sources.folder import Folder
 from tests.corpora import make_corpus
-from tests.evaluation.small import add_ground_truth, make_weights
+from tests.evaluation.small import add_ground_truth, make_weights, tiny_network
 from tests.evaluation.test_results import some_results
 from tests.mining.test_generations import write as write_generation
+from tests.search.rows import DIM, keys, unit_rows
 from tests.shards.photographs import write_photographs
 
 OUTCOMES = ("refused", "repaired", "harmless", "altered", "traceback")
@@ -109,7 +114,7 @@ def table(found: Mapping[str, Counter[str]]) -> str:
 
 def build_kinds(folder: Path, world: World) -> dict[str, Kind]:
     """Every kind, with files below `folder`."""
-    kinds = {**_corpus(folder), **_build(folder), **_run(folder, world), **_evaluation(folder, world)}
+    kinds = {**_corpus(folder), **_build(folder), **_run(folder, world), **_evaluation(folder, world), **_described(folder)}
     assert [name for name, kind in kinds.items() if not same(kind.use(), kind.use())] == []
     return kinds
 
@@ -230,6 +235,46 @@ def _evaluation(folder: Path, world: World) -> dict[str, Kind]:
         "counts of a search": Kind([block], counted),
         "results.json": Kind([out / "results.json"], lambda: read_results(out)),
         "records of queries": Kind([out / "queries.jsonl"], lambda: list(read_records(out / "queries.jsonl", checksum))),
+    }
+
+
+def _described(folder: Path) -> dict[str, Kind]:
+    """What a trained network leaves: its folder, descriptors of photographs, an index."""
+    network = tiny_network()
+    model, anchors = folder / "model", torch.arange(48.0).reshape(2, 24)
+    write_folder(model, Contents(network, DescriptorConfig(size=48, dim=network.dim), anchors=anchors), "")
+
+    def opened() -> Any:
+        contents, digest = read_folder(model)
+        return [digest, contents.settings, contents.about, contents.anchors, dict(contents.network.state_dict())]
+
+    corpus = Corpus.open(str(make_corpus(folder / "photographs-to-embed", labels=2, per_label=3, shards=1, size=16)))
+    parts = Parts(folder / "parts", corpus, np.arange(6))
+    parts.write(0, np.arange(6), unit_rows(6), [])
+
+    def embedded() -> Any:
+        return [*parts.read(), parts.count(), parts.bad()] if parts.is_done(0) else REPAIRED
+
+    exact, approximate = (Index.create(folder / name, DIM, index=name) for name in ("exact", "IVF4,Flat"))
+    for index in (exact, approximate):
+        index.add_rows(unit_rows(300), keys(300), [f"label {n % 7}" for n in range(300)])
+        index.remove(["00003"])
+
+    def found(index: Index) -> Any:
+        opened = Index.open(index.folder)
+        hits = opened.search_rows(unit_rows(20, seed=1), Options(k=5))
+        return [len(opened), hits, opened.view.take(np.flatnonzero(opened.view.live)), opened.view.column("key").to_pylist()]
+
+    def of_index(index: Index) -> Kind:
+        unread = ("COMPLETE", ".lock", OWNER)
+        files = [path for path in index.folder.rglob("*") if path.is_file() and path.name not in unread]
+        return Kind(sorted(path for path in files if not path.name.startswith("trained-")), lambda: found(index))
+
+    return {
+        "model folder": Kind([path for path in sorted(model.iterdir()) if path.name not in ("README.md", OWNER)], opened),
+        "parts of an embedding": Kind(sorted((folder / "parts").iterdir()), embedded),
+        "index": of_index(exact),
+        "approximate index": of_index(approximate),
     }
 
 

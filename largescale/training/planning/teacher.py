@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from largescale.commit import write_array
+from largescale.commit import array_fault, read_array, write_array
 from largescale.corpus.batches import Step
 from largescale.corpus.corpus import Corpus
 from largescale.distributed import World
@@ -93,11 +93,13 @@ class PublishedTeacher:
         """`(images, D)` of the whole corpus; NaN for images without a descriptor."""
         if self._rows is None:
             files = list(self._files())
-            missing = self.world.decide(lambda: [number for number, file in enumerate(files) if not file.exists()])
+            missing = self.world.decide(
+                lambda: [number for number, file in enumerate(files) if not file.exists() or array_fault(file)]
+            )
             for number in missing[self.world.share(len(missing))]:
                 write_array(files[number], self._shard(number))
             self.world.barrier(WAIT_S)
-            self._rows = np.concatenate([np.load(file) for file in files])
+            self._rows = np.concatenate([read_array(file) for file in files])
         return self._rows
 
     def _files(self) -> Iterator[Path]:
