@@ -289,6 +289,8 @@ def _checked(storage: Storage, name: str, files: Any) -> Path:
 
 def _mapped(storage: Storage, name: str, fingerprint: str, shards: tuple[Shard, ...], made: Any, files: Any) -> Manifest:
     columns = map_table(_checked(storage, "images.arrow", files))
+    if missing := IMAGE_COLUMNS.keys() - columns.keys():
+        raise UserError(f"{storage.location}/images.arrow has no column {', '.join(sorted(missing))}; run make shards again")
     return Manifest(storage, name, fingerprint, shards, made, files, columns)
 
 
@@ -325,7 +327,7 @@ def write_manifest(
     write_table(directory / "labels.arrow", {"name": label_names}, {"name": pa.large_string()})
     written = ["images.arrow", "labels.arrow"]
     if pairs is not None:
-        write_table(directory / "pairs.arrow", pairs, {key: PAIR_COLUMNS[key] for key in pairs})
+        write_table(directory / "pairs.arrow", pairs, PAIR_COLUMNS)
         written.append("pairs.arrow")
     if boxes is not None:
         write_table(directory / "boxes.arrow", boxes, BOX_COLUMNS)
@@ -358,8 +360,9 @@ def sha256_of(path: Path) -> str:
 
 
 def write_table(path: Path, columns: Mapping[str, Any], types: Mapping[str, pa.DataType]) -> None:
-    arrays = [pa.array(columns[name], type=kind) for name, kind in types.items()]
-    batch = pa.record_batch(arrays, names=list(types))
+    """The columns that are there, in the order of the types."""
+    known = {name: pa.array(columns[name], type=kind) for name, kind in types.items() if name in columns}
+    batch = pa.record_batch(list(known.values()), names=list(known))
     with committed_file(path) as temporary, pa.ipc.new_file(str(temporary), batch.schema) as writer:
         writer.write_batch(batch)
 

@@ -23,6 +23,7 @@ from .files import IMAGE_SUFFIXES, LARGEST, key_of, not_taken
 from .tables.columns import text
 
 PLACE = re.compile(r"(?P<tar>.*?\.tar)/.*@(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
+CONTROL, SURROGATE = re.compile(r"[\x00-\x1f\x7f]"), re.compile(r"[\ud800-\udfff]")
 LARGEST_SIDECAR = 2**24
 Members = dict[str, tarfile.TarInfo]
 
@@ -95,12 +96,13 @@ def _members(tar: tarfile.TarFile, path: str) -> tuple[Members, list[Skipped]]:
     for member in tar:
         if member.size < 0:
             raise tarfile.ReadError(f"{member.name!r} claims a size below zero")
-        name = _plain(member.name)
         place = f"{path}/{member.name}"
         if member.isdir() or _is_hidden(member.name):
             continue
-        if name is None:
-            skipped.append(Skipped(place, "its name leads out of the archive"))
+        name = _require_plain(path, member.name)
+        if SURROGATE.search(name):
+            shown = place.encode("utf-8", "backslashreplace").decode()
+            skipped.append(Skipped(shown, "its name is not UTF-8"))
         elif member.islnk() or member.issym():
             links[name] = member
         elif not member.isreg() or member.issparse():
@@ -133,6 +135,20 @@ def _target(name: str, links: Members, found: Members) -> tarfile.TarInfo | None
             return found.get(to)
         name = to
     return None
+
+
+def _require_plain(path: str, name: str) -> str:
+    """
+    Raises:
+        UserError: a name that nobody gives to a photograph: it leads elsewhere, or breaks a line.
+    """
+    plain = _plain(name)
+    if plain is None or name.startswith("/") or CONTROL.search(name):
+        raise UserError(
+            f"{path} has a member named {name!r:.100}, which is absolute, leads out of the archive or breaks a line: "
+            "nothing of this archive is taken; make it again from the folder of its images"
+        )
+    return plain
 
 
 def _plain(name: str) -> str | None:

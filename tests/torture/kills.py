@@ -251,7 +251,7 @@ def table(found: Mapping[str, Counter[str]]) -> str:
     lines = [f"| {stage} | " + " | ".join(str(counts[name]) for name in names) + " | 0 |" for stage, counts in found.items()]
     total = sum(found.values(), Counter[str]())
     head = [
-        "| stage | in all | SIGKILL of all ranks | of one | of a worker | of torchrun | SIGSTOP of one | ends compared | differ |",
+        "| stage | in all | SIGKILL of all | of one rank | of a worker | of torchrun | SIGSTOP of one | ends compared | differ |",
         "|---|" + "---:|" * 8,
     ]
     return "\n".join([*head, *lines, "| all | " + " | ".join(str(total[name]) for name in names) + " | 0 |"])
