@@ -110,7 +110,8 @@ class Plan:
     def commit(self, folder: Path) -> None:
         """Make `folder` with the plan in it, unless another part has: the first one counts, nobody's mapped files change."""
         own = folder.with_name(f"{folder.name}.{socket.gethostname()}.{os.getpid()}.partial")
-        write_table(own / "rows.arrow", self.rows, {**ROW_COLUMNS, **(BOX_COLUMNS if self.has_boxes else {})})
+        types = {**ROW_COLUMNS, **(BOX_COLUMNS if self.has_boxes else {})}
+        write_table(own / "rows.arrow", {name: self.rows[name] for name in types}, types)
         write_table(own / "labels.arrow", {"name": self.label_names}, {"name": pa.large_string()})
         tables = {name: checksum_of(own / name) for name in TABLES}
         build = {name: getattr(self, name) for name in ("identity", "shards", "image_bytes", "stem", "suffix")}
