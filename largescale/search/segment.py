@@ -132,7 +132,8 @@ def require_whole(path: Path, facts: Sequence[Any]) -> None:
         DamagedError: it is not what was written.
     """
     path.stat()
-    if fault := check_once(path, *facts, StorageConfig().cache / "verified"):
+    size, digest = facts
+    if fault := check_once(path, size, digest, StorageConfig().cache / "verified"):
         raise DamagedError(f"{path}: {fault}: it was altered or is damaged; copy the index again, or build it again")
 
 
