@@ -48,6 +48,11 @@ class Run:
         return self.train.directory / "weights" / f"step-{self.steps:06d}.safetensors"
 
     @property
+    def begun(self) -> Path:
+        """The settings of the training as the experiment gives them, written before it begins; the run's own have more."""
+        return self.train.directory.with_name(f"{self.train.name}.yaml")
+
+    @property
     def done(self) -> Path:
         """The settings of the evaluation, written when it is finished."""
         return self.evaluate.out / "config.yaml"
@@ -73,6 +78,7 @@ class Run:
         if self._finished():
             return
         if not self.weights.exists():
+            write_text(self.begun, to_yaml(self.train))
             self._launch("train", self.arguments)
         if not self.weights.exists():
             raise UserError(
@@ -90,9 +96,9 @@ class Run:
         Raises:
             UserError: they, or what was trained of them so far, are there of others.
         """
-        if not (self.train.directory / "config.yaml").exists():
+        if not self.begun.exists():
             return False
-        kept = check(TrainConfig, yaml.safe_load((self.train.directory / "config.yaml").read_text()))
+        kept = check(TrainConfig, yaml.safe_load(self.begun.read_text()))
         same = kept.resume_identity() == self.train.resume_identity() and kept.corpus == self.train.corpus
         if not same or (self.done.exists() and self.done.read_text() != to_yaml(self.evaluate)):
             raise UserError(

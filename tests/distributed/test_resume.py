@@ -46,7 +46,7 @@ def test_stop_signal_to_one_rank_stops_all_and_the_same_command_goes_on(uninterr
     taken = max(losses(directory))
     assert taken < STEPS
     assert f"is stopped by a stop signal after step {taken} of {STEPS}" in output
-    assert "torchrun --nproc-per-node 2 launch/train.py corpus=" in output
+    assert "torchrun --nproc-per-node 2 launch/train.py name=default corpus=" in output
     run(arguments, 2)
     assert losses(directory) == losses(uninterrupted(2))
 

@@ -86,7 +86,7 @@ def test_weights_are_not_scored_under_the_name_of_other_settings(described: Path
     """The experiment was interrupted between training and evaluation, and its method was changed then."""
     arguments = [str(described / "tiny.yaml"), f"out={tmp_path}"]
     trained = plan_runs(load(ExperimentConfig, arguments))[0]
-    write_text(trained.train.directory / "config.yaml", to_yaml(trained.train))
+    write_text(trained.begun, to_yaml(trained.train))
     write_text(trained.weights, "")
     changed = plan_runs(load(ExperimentConfig, [*arguments, "methods.batch-hard.loss.margin=0.3"]))[0]
     assert changed.weights == trained.weights

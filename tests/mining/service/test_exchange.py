@@ -132,7 +132,7 @@ def test_a_run_whose_service_shares_only_a_bucket(url: str, tmp_path: Path) -> N
     corpus = make_corpus(tmp_path / "corpus", 8, 4, shards=2, size=48)
     mining = f"mining={{negatives: 2, home: service, wait: always, exchange: '{url}'}}"
     model = ["model={backbone: 'timm:test_resnet', weights: none}", "images.size=48", "loader.workers=0"]
-    plan = ["tuples={per_step: 4, per_epoch: 8}", "epochs=2", "tracking={wandb: 'off', every: 1}"]
+    plan = ["name=default", "tuples={per_step: 4, per_epoch: 8}", "epochs=2", "tracking={wandb: 'off', every: 1}"]
     command = [sys.executable, "launch/mine.py", url, f"folder={tmp_path}"]
     service = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
     try:
