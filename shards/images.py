@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import NamedTuple
 
 import numpy as np
@@ -39,14 +40,12 @@ class Encoding(Settings):
     """JPEG quality (chroma 4:2:0) of the images that are encoded anew."""
 
     def described(self) -> dict[str, str | int]:
-        import torch
-
         libraries = {"simplejpeg": simplejpeg.__version__, "Pillow": PIL.__version__}
         libraries |= {
             name: features.version(part) for name, part in (("libjpeg-turbo", "libjpeg_turbo"), ("LittleCMS", "littlecms2"))
         }
         encoder = ", ".join(f"{name} {version}" for name, version in libraries.items())
-        scaling = f"lanczos of torch {torch.__version__.partition('+')[0]}, after DCT scaling to at least twice the size"
+        scaling = f"lanczos of torch {version('torch').partition('+')[0]}, after DCT scaling to at least twice the size"
         return {"max_side": self.max_side, "filter": scaling, "quality": self.quality, "encoder": encoder}
 
     def shape(self, width: int, height: int) -> tuple[int, int]:

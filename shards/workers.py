@@ -13,6 +13,7 @@ from largescale.processes import end_with_parent
 from largescale.settings import UserError
 
 context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["torch", f"{__package__}.shard"])
 _counter: Any = None  # each worker's view of the counter that it was started with
 
 

@@ -10,7 +10,6 @@ from typing import IO, Any
 
 import numpy as np
 import xxhash
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from largescale.corpus.cache import NoRoomError
 from largescale.corpus.config import StorageConfig
@@ -154,6 +153,8 @@ class Corpus:
 
 def _samples(file: IO[bytes], name: str) -> Iterator[tuple[str, bytes]]:
     """(key, encoded image) of each sample of a tar, through webdataset; a damaged tar ends there."""
+    from webdataset.tariterators import group_by_keys, tar_file_expander  # with torch, which who builds a corpus can do without
+
     try:
         members = tar_file_expander([{"url": name, "stream": file}], select_files=lambda member: not member.endswith(".json"))
         for sample in group_by_keys(members):

@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from largescale.settings import UserError
 
@@ -69,6 +67,9 @@ def split_classes(labels: set[str], groups: list[tuple[str, str]], share: float)
 
 
 def _together(labels: list[str], groups: list[tuple[str, str]]) -> list[set[str]]:
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     number = {label: n for n, label in enumerate(labels)}
     names = {group: len(labels) + n for n, group in enumerate(dict.fromkeys(group for _, group in groups))}
     size = len(labels) + len(names)

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from scipy.io import loadmat
-
 from largescale.settings import UserError
 
 from .. import Source
@@ -64,5 +62,7 @@ def _labeled_test(root: Path) -> Path:
 
 
 def _matlab(path: Path) -> Mapping[str, Any]:
+    from scipy.io import loadmat
+
     with path.open("rb") as file:
         return loadmat(file, squeeze_me=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy.io import loadmat
 
 from largescale.settings import UserError
 
@@ -58,6 +57,8 @@ class Digits(Source):
 @lru_cache(maxsize=1)
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Pixels `(32, 32, 3, n)` and labels `(n,)` from 1 to 10."""
+    from scipy.io import loadmat
+
     try:
         with path.open("rb") as file:
             content = loadmat(file, variable_names=("X", "y"))
