@@ -19,7 +19,6 @@ from largescale.evaluation.search.neighbors import nearest
 
 Rerank = Callable[[np.ndarray], np.ndarray]
 """`(Q, N)` similarities -> scores by which the rows are ranked, in [-1, 1]."""
-MOST = 200_000
 K1, K2, LAMBDA = 20, 6, 0.3
 """Zhong et al. 2017, section 4: neighbors, neighbors whose encodings are averaged, share of the first distance."""
 K_GRAPH, K_QUERY, GAMMA, ALPHA, STEPS = 50, 10, 3, 0.99, 20

@@ -28,7 +28,6 @@ from largescale.evaluation.search.compression import Compressed
 from largescale.evaluation.search.counting import Counted, Exchange, count, count_scores, own_chunks, similarities
 from largescale.evaluation.search.expansion import combine, without
 from largescale.evaluation.search.neighbors import nearest
-from largescale.evaluation.search.reranking import MOST, reranker
 from largescale.evaluation.search.visiting import count_visited
 from largescale.evaluation.task import Task
 from largescale.models.metric import COSINE
@@ -39,6 +38,7 @@ from largescale.settings import UserError
 Again = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """`(Q, D)` queries and the places `(q,)` of some -> their scores `(q, N)`, by which the rows are ranked anew, in [-1, 1]."""
 QUERIES = 256
+MOST = 200_000
 KEPT = 1000
 """Best rows of a query that are stored."""
 PREFIXES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
@@ -201,6 +201,8 @@ class Search:
         if rules.rerank != "none":
             kept = self._digest(rules.rerank, augmentation and augmentation.model_dump(mode="json"))
             with one_thread():
+                from largescale.evaluation.search.reranking import reranker  # with scipy
+
                 rerank = reranker(rules.rerank, gallery, self.store / f"graph-{kept}", world)
             return lambda queries, own: rerank(_present(similarities(queries, gallery, workers)[own], gallery))
         if rules.compression == "none":
