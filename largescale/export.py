@@ -18,6 +18,7 @@ from largescale.extras import Extra
 from largescale.models.folder import Contents
 from largescale.models.multiscale import AtScales, merge_scales
 from largescale.models.pooling import l2_normalize
+from largescale.models.transform import cut
 from largescale.settings import UserError
 
 onnxruntime: Any = Extra("onnxruntime", "export", "an export to ONNX")
@@ -42,7 +43,7 @@ class Standalone(nn.Module):
         super().__init__()
         settings, contract = contents.settings, contents.network.contract
         self.network = AtScales([contents.network] * len(settings.scales), settings.scales)
-        self.exponent, self.unit = settings.exponent, contents.network.metric == "cosine"
+        self.exponent, self.unit, self.dim = settings.exponent, contents.network.metric == "cosine", contents.transform.dim
         self.register_buffer("mean", torch.tensor(contract.mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(contract.std).view(3, 1, 1))
         whitening = contents.whitening
@@ -54,10 +55,10 @@ class Standalone(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         scales = self.network((images.float() / 255 - self.mean) / self.std)  # (B, S, D)
-        if scales.shape[1] == 1 and not self.whitened:
+        if scales.shape[1] == 1 and not self.whitened and self.dim is None:
             return scales[:, 0]
         rows = merge_scales(scales.transpose(0, 1), self.exponent, self.unit)
-        return l2_normalize((rows - self.center) @ self.directions.T) if self.whitened else rows
+        return l2_normalize((rows - self.center) @ self.directions.T) if self.whitened else cut(rows, self.dim, self.unit)
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,9 @@ def export(contents: Contents, kind: Kind, out: Path, pictures: Sequence[np.ndar
             _write(module, kind, temporary)
         run = _runner(kind, temporary)
         expected = [module(batch).numpy() for batch in batches]
-        pairs = zip([run(batch) for batch in batches], expected, strict=True)
-        difference = max(float(np.abs(found - wanted).max()) for found, wanted in pairs)
         several = torch.cat([batches[0], batches[0]])
-        difference = max(difference, float(np.abs(run(several) - np.repeat(expected[0], 2, axis=0)).max()))
+        pairs = zip([*batches, several], [*expected, np.repeat(expected[0], 2, axis=0)], strict=True)
+        difference = max(float(np.abs(_ran(run, batch, path) - wanted).max()) for batch, wanted in pairs)
         if not difference <= TOLERANCE:
             raise UserError(f"{path.name} differs from the network by {difference:.2g}, more than {TOLERANCE:g}: it was not kept")
         seconds, of_torch = _seconds(run, batches), _seconds(module, batches)
@@ -118,6 +118,17 @@ def _write(module: Standalone, kind: Kind, path: Path) -> None:
     except Exception as error:  # tracers raise whatever they stumble on in a network
         reason = (str(error) or repr(error)).strip().splitlines()[0]
         raise UserError(f"this network cannot be exported as {kind} ({type(error).__name__}: {reason})") from None
+
+
+def _ran(run: Callable[[torch.Tensor], np.ndarray], batch: torch.Tensor, path: Path) -> np.ndarray:
+    try:
+        return run(batch)
+    except Exception as error:  # runtimes raise whatever they stumble on, such as a size that the tracer took for impossible
+        count, _, height, width = batch.shape
+        reason = (str(error) or repr(error)).strip().splitlines()[0]
+        raise UserError(
+            f"{path.name} cannot be run on {count} pictures of {width} x {height} ({reason}): it was not kept"
+        ) from None
 
 
 def _runner(kind: Kind, path: Path) -> Callable[[torch.Tensor], np.ndarray]:

@@ -6,7 +6,6 @@ n pictures, D dimensions.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,14 +14,14 @@ import torch
 from largescale.corpus.batches import BadImage
 from largescale.corpus.config import ImagesConfig, LoaderConfig
 from largescale.corpus.corpus import Corpus
-from largescale.corpus.images import target_shapes
+from largescale.corpus.images import decode_into, target_shape, target_shapes
 from largescale.corpus.pictures import Picture, given
 from largescale.embedding import Embedder
 from largescale.inputs import seen_by
 from largescale.models.folder import Contents, DescriptorConfig
 from largescale.models.multiscale import AtScales
 from largescale.models.sizes import least_side
-from largescale.models.sources import open_contents
+from largescale.models.sources import Source, open_contents
 from largescale.precision import resolve
 from largescale.settings import UserError
 
@@ -112,6 +111,21 @@ class Model:
             )
         return found
 
+    def pixels(self, pictures: Sequence[Picture]) -> Iterator[np.ndarray]:
+        """What the network sees of each picture, `(h, w, 3)` uint8: what an exported file of it takes.
+
+        Raises:
+            UserError: a picture that cannot be used.
+        """
+        corpus, faults = given(pictures)
+        for id in range(len(pictures)):
+            if id in faults:
+                raise UserError(f"{corpus.manifest.keys[id].as_py()}: {faults[id]}")
+            stored = int(corpus.manifest.width[id]), int(corpus.manifest.height[id])
+            seen = np.empty((*target_shape(*stored, self.images), 3), np.uint8)
+            decode_into(seen, next(corpus.each([id])), self.images, stored)
+            yield seen
+
     def embedder(
         self, batch_size: int = 64, loader: LoaderConfig | None = None, should_stop: Callable[[], bool] = lambda: False
     ) -> Embedder:
@@ -169,12 +183,12 @@ class Model:
         return regions
 
 
-def load(source: str | Path, device: str | torch.device | None = None) -> Model:
+def load(source: Source, device: str | torch.device | None = None) -> Model:
     """A model, ready to describe pictures: in evaluation mode, on a GPU where there is one.
 
     Args:
-        source: a model folder, `hub:USER/NAME`, the folder of a run, a weights file, or a checkpoint of cirtorch or dirtorch
-            (see `largescale.models.sources`).
+        source: a model folder, `hub:USER/NAME`, the folder of a run, a weights file, a checkpoint of cirtorch or dirtorch, or the
+            settings of a network that was trained elsewhere (see `largescale.models.sources`).
 
     Raises:
         UserError: no model, one of another version, a missing or altered file.

@@ -1,5 +1,6 @@
 """Scores a network: torchrun --nproc-per-node N launch/evaluate.py [STEP] weights=FILE gallery=CORPUS [key=value ...]
 
+In place of weights: model=FOLDER, or a backbone that was never trained here, model.backbone=NAME model.weights=imagenet.
 STEP is one of plan, embed, seal, search, score, report; without one, all are done that are not done yet, and the same command
 continues an evaluation that was stopped, on any number of processes. `--help` lists the settings.
 """
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 STEPS = ("plan", "embed", "seal", "search", "score", "report")
 USAGE = f"torchrun --nproc-per-node N launch/evaluate.py [{'|'.join(STEPS)}] [key=value ...] [--help [GROUP]]"
 COMMON = (
-    *("weights", "gallery", "queries", "distractors", "protocol", "out", "store", "images.size", "scales", "precision"),
+    *("weights", "model", "gallery", "queries", "distractors", "protocol", "out", "store", "images.size", "scales", "precision"),
     *("score.whitening", "whitening_corpus", "score.dim", "score.rerank", "tracking.wandb"),
 )
 
@@ -32,9 +33,11 @@ def main(arguments: list[str]) -> None:
         return
     step = arguments.pop(0) if arguments and arguments[0] in STEPS else None
     config = load(EvaluateConfig, arguments)
-    if config.weights is None and config.descriptors is None:
-        raise UserError("nothing to score: give weights=FILE, or descriptors=FILE.npy with names= and ground_truth=")
-    if config.weights is None and step not in (None, "report"):
+    if config.subject is None and config.descriptors is None:
+        raise UserError(
+            "nothing to score: give weights=FILE, model=FOLDER, or descriptors=FILE.npy with names= and ground_truth="
+        )
+    if config.subject is None and step not in (None, "report"):
         raise UserError(f"{step}: a file of descriptors is scored in one go; leave the step out")
     run(config, step)  # from here on with torch: what is wrong with the settings alone was said at once
 
@@ -54,14 +57,14 @@ def take(step: str | None, config: EvaluateConfig, world: "World", signal: "Stop
         print_plan(config, world)
     elif step == "report":
         report(config, world)
-    elif config.weights is None:
+    elif config.subject is None:
         tell(score_descriptors(config, world), config, world)
         report(config, world)
     elif step is None:
-        tell(stage.evaluate(config.weights, config, world, lambda: signal.received), config, world)
+        tell(stage.evaluate(config.subject, config, world, lambda: signal.received), config, world)
         report(config, world)
     else:
-        context = Context.open(config.weights, config, world, lambda: signal.received)
+        context = Context.open(config.subject, config, world, lambda: signal.received)
         if step == "score":
             tell(stage.score(context), config, world)
         else:

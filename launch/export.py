@@ -1,27 +1,34 @@
 """Makes a model folder, and files for other runtimes: python launch/export.py MODEL OUT [key=value ...]
 
 MODEL is a model folder, hub:USER/NAME, the folder of a run, a weights file of a run, or a checkpoint of cirtorch or dirtorch.
+Without it, the folder is of a backbone that was never trained here: launch/export.py OUT model.backbone=NAME
+model.weights=imagenet.
 `--help` lists the settings.
 """
 
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from largescale.config import asked, explain, load, run_program
+from largescale.models.config import ModelConfig
 from largescale.settings import Settings, UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from largescale.model import Model
+    from largescale.models.sources import Source
 
-USAGE = "python launch/export.py MODEL OUT [key=value ...] [--help [GROUP]]"
+USAGE = "python launch/export.py [MODEL] OUT [key=value ...] [--help [GROUP]]"
 CHECKED_ON = 12
 
 
 class ExportConfig(Settings):
     """What is made of a model beside its folder."""
 
+    model: ModelConfig | None = None
+    """In place of MODEL: a backbone, model.backbone=NAME, with model.weights=imagenet or a published state dict."""
     formats: tuple[Literal["onnx", "program", "torchscript"], ...] = ()
     """onnx: one ONNX file; program: of torch.export; torchscript: for C++. Each is checked against the network first."""
     pictures: str | None = None
@@ -38,15 +45,19 @@ def main(arguments: list[str]) -> None:
     if (group := asked(arguments)) is not None:
         print(explain(ExportConfig, USAGE, ("formats", "pictures", "multiscale", "license", "push"), group))
         return
-    if len(arguments) < 2 or any("=" in argument for argument in arguments[:2]):
-        raise UserError(f"expected a model and a folder for what is made of it; usage: {USAGE}")
-    config = load(ExportConfig, arguments[2:])
+    places = list(takewhile(lambda argument: "=" not in argument, arguments))
+    config = load(ExportConfig, arguments[len(places) :])
+    if len(places) != (2 if config.model is None else 1):
+        raise UserError(
+            f"expected a model (MODEL, or model.backbone=NAME) and a folder for what is made of it, found {places or 'neither'}; "
+            f"usage: {USAGE}"
+        )
     if config.formats and config.pictures is None:
         raise UserError("formats are checked on photographs before they are kept: give pictures=FOLDER, with several sizes in it")
-    make(arguments[0], Path(arguments[1]), config)
+    make(config.model or places[0], Path(places[-1]), config)
 
 
-def make(source: str, out: Path, config: ExportConfig) -> None:
+def make(source: "Source", out: Path, config: ExportConfig) -> None:
     from largescale.export import export
     from largescale.model import Model
     from largescale.models.card import card
@@ -68,25 +79,21 @@ def make(source: str, out: Path, config: ExportConfig) -> None:
 
 
 def pictures(config: ExportConfig, model: "Model") -> "list[np.ndarray]":
-    """Photographs as the reader gives them to the network, the ones of different shapes first."""
+    """Photographs as the network sees them, the ones of different shapes first."""
     import numpy as np
 
-    from largescale.corpus.images import decode_into, target_shape
+    from largescale.corpus.images import target_shapes
     from largescale.corpus.pictures import given
 
     files = sorted(path for path in Path(config.pictures or "").rglob("*") if path.is_file())
     corpus, faults = given(files)
-    found = []
-    for id in (id for id in range(len(files)) if id not in faults):
-        stored = int(corpus.manifest.width[id]), int(corpus.manifest.height[id])
-        picture = np.empty((*target_shape(*stored, model.images), 3), np.uint8)
-        decode_into(picture, next(corpus.each([id])), model.images, stored)
-        found.append(picture)
-    if not found:
+    good = np.array([id for id in range(len(files)) if id not in faults], np.int64)
+    if not len(good):
         raise UserError(f"pictures={config.pictures}: there is no photograph in it")
-    new = [number for number, x in enumerate(found) if x.shape not in {y.shape for y in found[:number]}]
-    rest = [number for number in range(len(found)) if number not in new]
-    return [found[number] for number in (new + rest)[:CHECKED_ON]]
+    shapes = target_shapes(corpus.manifest.width[good], corpus.manifest.height[good], model.images)
+    new = np.sort(np.unique(shapes, axis=0, return_index=True)[1])
+    chosen = good[np.append(new, np.setdiff1d(np.arange(len(good)), new))[:CHECKED_ON]]
+    return list(model.pixels([files[id] for id in chosen]))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from largescale.config import explain, load, run_program
+from largescale.config import asked, chosen, explain, load, run_program
 from largescale.search.config import (
     AddConfig,
     BuildConfig,
@@ -38,14 +38,11 @@ VERBS: dict[str, type[Settings]] = {
 
 
 def main(arguments: list[str]) -> None:
-    verb = arguments[0] if arguments else "--help"
-    if verb == "--help":
-        print(__doc__, *(f"  {known:<12}{config.__doc__}" for known, config in VERBS.items()), sep="\n")
+    verb = chosen(arguments, VERBS, __doc__, "verb")
+    if verb is None:
         return
-    if verb not in VERBS:
-        raise UserError(f"there is no verb {verb!r}; known are {', '.join(VERBS)}")
-    if "--help" in arguments:
-        print(explain(VERBS[verb], f"launch/search.py {verb} [key=value ...] [--help]", (), "all"))
+    if (group := asked(arguments)) is not None:
+        print(explain(VERBS[verb], f"launch/search.py {verb} [key=value ...] [--help]", tuple(VERBS[verb].model_fields), group))
         return
     actions[verb](load(VERBS[verb], arguments[1:]))
 

@@ -8,7 +8,7 @@ rankings (`python launch/study.py conventions scores=FILE`) and neither weights 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from largescale.config import asked, explain, load, run_program
+from largescale.config import asked, chosen, explain, load, run_program
 from largescale.evaluation.studies.config import (
     AnchorsConfig,
     ConventionsConfig,
@@ -20,7 +20,6 @@ from largescale.evaluation.studies.config import (
     ScalesConfig,
     StudyConfig,
 )
-from largescale.settings import UserError
 
 if TYPE_CHECKING:
     from largescale.evaluation.report.study import Study
@@ -38,14 +37,11 @@ STUDIES: dict[str, type[StudyConfig] | type[ConventionsConfig]] = {
 
 
 def main(arguments: list[str]) -> None:
-    name = arguments[0] if arguments else "--help"
-    if name == "--help":
-        print(__doc__, *(f"  {known:<16}{config.__doc__}" for known, config in STUDIES.items()), sep="\n")
+    name = chosen(arguments, STUDIES, __doc__, "study")
+    if name is None:
         return
-    if name not in STUDIES:
-        raise UserError(f"there is no study {name!r}; known are {', '.join(STUDIES)}")
     if (group := asked(arguments)) is not None:
-        first = ["weights", "gallery", "out"] if issubclass(STUDIES[name], StudyConfig) else []
+        first = ["weights", "model", "gallery", "out"] if issubclass(STUDIES[name], StudyConfig) else []
         own = [key for key in STUDIES[name].model_fields if key not in StudyConfig.model_fields or not first]
         usage = f"torchrun --nproc-per-node N launch/study.py {name} [key=value ...] [--help [GROUP]]"
         print(explain(STUDIES[name], usage, [*first, *own], group))

@@ -45,6 +45,7 @@ def train(config: TrainConfig, dry: bool) -> None:
         if trainer.finished:
             world.decide(lambda: leave_model(config))
             final.score(config, world)
+            world.decide(lambda: leave_model(config))  # again: as these evaluations have it
 
 
 if __name__ == "__main__":

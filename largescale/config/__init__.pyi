@@ -1,4 +1,5 @@
 from .help import asked as asked
+from .help import chosen as chosen
 from .help import explain as explain
 from .keys import walk as walk
 from .loading import check as check

@@ -1,7 +1,7 @@
 """The text of `--help`: a page with the settings that most people change, and the rest group by group."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import yaml
@@ -31,6 +31,26 @@ def asked(arguments: Sequence[str]) -> str | None:
         return None
     rest = list(arguments)[list(arguments).index("--help") + 1 :]
     return rest[0] if rest and "=" not in rest[0] else ""
+
+
+def chosen(arguments: Sequence[str], verbs: Mapping[str, type[Settings]], about: str | None, what: str) -> str | None:
+    """The first argument of a program of several verbs; None where it asks for the list of them, which is printed then.
+
+    Args:
+        about: what the program says of itself, above the list.
+        what: its verbs are, for the error.
+
+    Raises:
+        UserError: there is no such verb.
+    """
+    name = arguments[0] if arguments else "--help"
+    if name == "--help":
+        width = max(map(len, verbs)) + 2
+        print(about, *(f"  {known:{width}}{_sentence(cls.__doc__)}" for known, cls in verbs.items()), sep="\n")
+        return None
+    if name not in verbs:
+        raise UserError(f"there is no {what} {name!r}; did you mean {nearest(name, verbs)[0]}? known are {', '.join(verbs)}")
+    return name
 
 
 def explain(cls: type[Settings], usage: str, common: Sequence[str], group: str) -> str:

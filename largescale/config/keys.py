@@ -20,7 +20,7 @@ def walk(cls: type[Settings], prefix: str = "") -> Iterator[tuple[str, FieldInfo
     Where a setting is a choice of classes, the settings of each follow one another.
     """
     groups = {name: _groups(field.annotation) for name, field in cls.model_fields.items()}
-    yield from ((prefix + name, field, cls) for name, field in cls.model_fields.items() if not groups[name])
+    yield from ((prefix + name, field, cls) for name, field in cls.model_fields.items() if _is_value(field.annotation))
     for name, classes in groups.items():
         for group in classes:
             yield from walk(group, f"{prefix}{name}.")
@@ -39,7 +39,7 @@ def with_defaults(
     for name, field in cls.model_fields.items():
         given = isinstance(within, cls)
         defaults[name] = getattr(within, name) if given else field.get_default(call_default_factory=True, validated_data=defaults)
-        if not groups[name]:
+        if _is_value(field.annotation):
             yield prefix + name, field, cls, defaults[name]
     for name, classes in groups.items():
         for group in classes:
@@ -48,11 +48,21 @@ def with_defaults(
 
 def _groups(annotation: Any) -> list[type[Settings]]:
     """The settings classes in an annotation: the class itself, or the members of a union."""
-    if isinstance(annotation, type) and issubclass(annotation, Settings):
-        return [annotation]
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
-        return [group for part in typing.get_args(annotation) for group in _groups(part)]
-    return []
+    return [member for member in _members(annotation) if isinstance(member, type) and issubclass(member, Settings)]
+
+
+def _is_value(annotation: Any) -> bool:
+    """Whether a setting can be written as `key=value`: it is no group, or a value may stand in place of one."""
+    members = _members(annotation)
+    return not _groups(annotation) or any(member in (str, int, float, bool) for member in members)
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The annotation itself, or the members of a union."""
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _members(parts[0])
+    return [member for part in parts for member in _members(part)] if origin in (typing.Union, types.UnionType) else [annotation]
 
 
 def locate(cls: type[Settings], location: list[str]) -> tuple[str, list[str]]:
@@ -64,7 +74,7 @@ def locate(cls: type[Settings], location: list[str]) -> tuple[str, list[str]]:
     parts: list[str] = []
     groups, valid = [cls], [key for key, _, _ in walk(cls)]
     for part in location:
-        chosen = [group for group in groups if len(groups) > 1 and part in (group.__name__, _tag(group))]
+        chosen = [group for group in groups if part == group.__name__ or (len(groups) > 1 and part == _tag(group))]
         if chosen:
             prefix = ".".join(parts) + "."
             own = [key for key, _, _ in walk(chosen[0], prefix)]

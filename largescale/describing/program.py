@@ -46,9 +46,9 @@ def describe_source(model: Model, source: Source, config: EmbedConfig, world: Wo
         "precision": model.precision,
         "metric": model.metric,
         "source": config.source,
+        "images": source.corpus.manifest.fingerprint,
         "format": config.format,
     }
-    about |= {"source": config.source, "images": source.corpus.manifest.fingerprint, "format": config.format}
     if world.decide(lambda: _is_done(config, about)):
         return
     parts = Parts(config.out / "parts", source.corpus, source.ids)

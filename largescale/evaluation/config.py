@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, PositiveFloat, PositiveInt, Tag, model_validator
 
 from largescale.corpus.config import ImagesConfig, LoaderConfig, StorageConfig
+from largescale.models.config import ModelConfig
 from largescale.names import Location
 from largescale.precision import Precision
 from largescale.settings import Settings
@@ -15,6 +16,11 @@ from largescale.tracking import TrackingConfig
 ProtocolName = Literal[
     "auto", "labels", "oxford5k", "paris6k", "roxford5k", "rparis6k", "holidays", "holidays-upright", "gldv2", "ilias", "ukbench"
 ]
+Source = Annotated[
+    Annotated[str, Tag("value")] | Annotated[ModelConfig, Tag(ModelConfig.__name__)],
+    Discriminator(lambda value: ModelConfig.__name__ if isinstance(value, dict | ModelConfig) else "value"),
+]
+FITTED = ("pca", "learned", "learned_paper")
 SCALES: Mapping[str, tuple[float, ...]] = {"single": (1.0,), "multi": (1.0, 2**-0.5, 0.5), "multi_up": (2**0.5, 1.0, 2**-0.5)}
 
 
@@ -31,7 +37,7 @@ class TwoStageConfig(Settings):
     """Search over class anchors (CAM): rows are filed under their nearest anchor, and a query visits its nearest lists first."""
 
     anchors: Path | None = None
-    """.npy file (C, D); null: the one that training with loss.name=class_anchor wrote beside the weights."""
+    """.npy file (C, D); null: those of the model, which training with loss.name=class_anchor left."""
     probes: PositiveInt = 1
     """Lists that a query visits, ranked together; the others follow in the order of their anchors."""
 
@@ -41,11 +47,12 @@ class ScoreConfig(Settings):
 
     exponent: Literal["auto"] | PositiveFloat = "auto"
     """Of the mean over scales; auto: GeM's own where its result is the descriptor, else 1 (cirtorch)."""
-    whitening: Literal["none", "pca", "learned", "learned_paper"] = "none"
-    """Fitted on the descriptors of `whitening_corpus`, at the same scales: from principal components, or learned from its
-    matching pairs, as cirtorch computes it or as the paper has it (Radenović 2018, §3.4)."""
+    whitening: Literal["own", "none", "pca", "learned", "learned_paper"] = "own"
+    """own: that of the model folder or checkpoint, where it has one; else fitted on the descriptors of `whitening_corpus`, at the
+    same scales: from principal components, or learned from its matching pairs, as cirtorch computes it or as the paper has it
+    (Radenović 2018, §3.4)."""
     dim: PositiveInt | None = None
-    """Dimensions that are kept after whitening; null: all."""
+    """Dimensions that are kept: after whitening, or of a network trained to be cut there (loss.matryoshka); null: all."""
     query_expansion: ExpansionConfig | None = None
     """A query is searched again after its best images were added to it (AQE with alpha 0, else αQE); null: it is not."""
     database_augmentation: ExpansionConfig | None = None
@@ -64,14 +71,8 @@ class ScoreConfig(Settings):
 
     @model_validator(mode="after")
     def _stages_of_plain_rows(self) -> "ScoreConfig":
-        if self.two_stage is not None and (self.mixes_rows or self.whitening != "none"):
+        if self.two_stage is not None and (self.mixes_rows or self.is_fitted):
             raise ValueError("two_stage compares descriptors with anchors as they were trained: leave the other settings out")
-        return self
-
-    @model_validator(mode="after")
-    def _dimensions_of_whitening(self) -> "ScoreConfig":
-        if self.dim is not None and self.whitening == "none":
-            raise ValueError("dim: the first dimensions of what is not whitened mean nothing; set whitening=pca or learned")
         return self
 
     @model_validator(mode="after")
@@ -81,6 +82,11 @@ class ScoreConfig(Settings):
                 f"compression={self.compression} with rerank={self.rerank}: each makes the rankings anew; choose one"
             )
         return self
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether a whitening is fitted."""
+        return self.whitening in FITTED
 
     @property
     def mixes_rows(self) -> bool:
@@ -93,6 +99,9 @@ class EvaluateConfig(Settings):
 
     weights: Path | None = None
     """Weights file of a run (runs/NAME/weights/step-N.safetensors)."""
+    model: Source | None = None
+    """In place of weights: a model folder, hub:USER/NAME, a finished run, or a checkpoint of cirtorch or dirtorch, scored with
+    its own size, scales and whitening; or a backbone that was never trained here: model.backbone=NAME model.weights=imagenet."""
     descriptors: Path | None = None
     """In place of weights: .npy file of descriptors (rows, D); they are scaled to unit length."""
     names: Path | None = None
@@ -114,8 +123,8 @@ class EvaluateConfig(Settings):
     crop: bool = True
     """Cut queries to the box in their ground truth before they are resized; part of the protocol's name."""
     images: ImagesConfig = ImagesConfig()
-    scales: Literal["single", "multi", "multi_up"] = "single"
-    """Images go through the network at scale 1; at 1, 1/√2 and 1/2 (cirtorch); or at √2, 1 and 1/√2."""
+    scales: Literal["single", "multi", "multi_up"] | None = None
+    """Images go through the network at scale 1; at 1, 1/√2 and 1/2 (cirtorch); or at √2, 1 and 1/√2. null: as the model says."""
     whitening_corpus: Location | None = None
     """Corpus that whitening is fitted on: a training corpus, never one of a test."""
     whitening_images: PositiveInt = 100_000
@@ -139,7 +148,7 @@ class EvaluateConfig(Settings):
 
     @model_validator(mode="after")
     def _whitening_needs_a_corpus(self) -> "EvaluateConfig":
-        whitened = any(score.whitening != "none" for score in (self.score, *self.tuned.values()))
+        whitened = any(score.is_fitted for score in (self.score, *self.tuned.values()))
         if whitened and self.descriptors is not None:
             raise ValueError(
                 "score.whitening: a file of descriptors comes without a training corpus to fit it on; whiten its rows before "
@@ -151,8 +160,11 @@ class EvaluateConfig(Settings):
 
     @model_validator(mode="after")
     def _one_source(self) -> "EvaluateConfig":
-        if self.weights is not None and self.descriptors is not None:
-            raise ValueError("weights and descriptors: one of them is scored, not both; remove one")
+        given = [name for name in ("weights", "model", "descriptors") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)}: one of them is scored, not both; remove one")
+        if isinstance(self.model, ModelConfig) and "weights" not in self.model.model_fields_set:
+            raise ValueError("model.weights: which does the backbone have? give imagenet, a file, or none (random)")
         if self.descriptors is not None:
             missing = [name for name in ("names", "ground_truth") if getattr(self, name) is None]
             if missing:
@@ -162,6 +174,11 @@ class EvaluateConfig(Settings):
                     "gallery, queries, distractors, whitening_corpus: weights embed corpora; with descriptors, remove them"
                 )
         return self
+
+    @property
+    def subject(self) -> Path | str | ModelConfig | None:
+        """The network that is scored; None where descriptors are."""
+        return self.weights if self.model is None else self.model
 
     def rules(self, family: str) -> ScoreConfig:
         """What happens between descriptors and scores under the protocols of a family."""

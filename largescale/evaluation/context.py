@@ -13,25 +13,30 @@ from largescale.commit import claim_folder
 from largescale.corpus.corpus import Corpus
 from largescale.distributed import World
 from largescale.embedding import Embedder
-from largescale.evaluation.config import SCALES, EvaluateConfig, ScoreConfig
+from largescale.evaluation.config import FITTED, SCALES, EvaluateConfig, ScoreConfig
 from largescale.evaluation.descriptors.derived import derive, digest_of
 from largescale.evaluation.descriptors.fitting import fitted, images_to_fit
 from largescale.evaluation.descriptors.store import SEALED, Descriptors, network_digest
 from largescale.evaluation.plan import Plan
 from largescale.evaluation.results import CorpusUsed
 from largescale.evaluation.search.search import Search
-from largescale.evaluation.search.visiting import read_anchors
+from largescale.evaluation.search.visiting import anchors_of, checked_anchors, read_anchors
 from largescale.evaluation.task import Described, Rows, Task
 from largescale.inputs import seen_by
-from largescale.models.build import load_network
+from largescale.models.config import ModelConfig
+from largescale.models.folder import Contents
 from largescale.models.metric import COSINE, Space
 from largescale.models.network import RetrievalNet
+from largescale.models.sources import Source, of_network, open_contents
 from largescale.models.transform import Transform
+from largescale.models.whitening import Whitening
 from largescale.precision import resolve
 from largescale.settings import UserError
 
-Network = RetrievalNet | Path
+Network = RetrievalNet | Source
+"""In memory, or what `open_contents` opens."""
 Scales = Sequence[Descriptors]
+IN_MEMORY = "a network in memory"
 TYPICAL = 10_000
 """Rows from which a typical length is taken."""
 
@@ -53,7 +58,8 @@ class Context:
     config: EvaluateConfig
     world: World
     plan: Plan
-    network: RetrievalNet
+    contents: Contents
+    """The network, and how it describes an image where `config` does not say otherwise."""
     subject: Subject
     should_stop: Callable[[], bool]
     seconds: dict[str, float] = field(default_factory=dict)
@@ -61,17 +67,27 @@ class Context:
 
     @staticmethod
     def open(network: Network, config: EvaluateConfig, world: World, should_stop: Callable[[], bool]) -> "Context":
-        source, metadata = "a network in memory", dict[str, Any]()
-        if isinstance(network, Path):
-            source = str(network)
-            network, metadata = load_network(network)
-            network.to(world.device)
-        _check_metric(network, config)
-        _check_dimensions(network, config)
-        config = config.model_copy(update={"images": seen_by(network.contract, config.images)})
-        subject = Subject(source, network_digest(network), metadata, _preprocess(config, world))
+        if isinstance(network, RetrievalNet):
+            source, contents = IN_MEMORY, of_network(network, {})
+        else:
+            source = f"{network.backbone}, weights={network.weights}" if isinstance(network, ModelConfig) else str(network)
+            contents, _ = open_contents(network, multiscale=config.scales not in (None, "single"))
+            contents.network.to(world.device)
+        _check_metric(contents.network, config)
+        _check_dimensions(contents, config)
+        config = _as_described(config, contents)
+        subject = Subject(source, network_digest(contents.network), contents.about, _preprocess(config, world))
         world.decide(lambda: claim_folders(config))
-        return Context(config, world, Plan.open(config), network, subject, should_stop)
+        return Context(config, world, Plan.open(config), contents, subject, should_stop)
+
+    @property
+    def network(self) -> RetrievalNet:
+        return self.contents.network
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the network belongs to somebody who goes on with it."""
+        return self.subject.source == IN_MEMORY
 
     @property
     def unit(self) -> bool:
@@ -106,8 +122,13 @@ class Context:
 
     def _scales(self, corpus: Corpus, ids: np.ndarray | None = None, boxes: np.ndarray | None = None) -> Scales:
         identity = {"network": self.subject.digest, "preprocess": self.subject.preprocess}
-        scales = SCALES[self.config.scales]
-        return [Descriptors(self.store, corpus, identity, self.network.dim, scale, ids, boxes, self.unit) for scale in scales]
+        return [
+            Descriptors(self.store, corpus, identity, self.network.dim, scale, ids, boxes, self.unit) for scale in self.scales
+        ]
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        return self.contents.settings.scales if self.config.scales is None else SCALES[self.config.scales]
 
     @property
     def tuned(self) -> bool:
@@ -120,21 +141,37 @@ class Context:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What happens between descriptors and scores, as the results say it."""
-        corpus = self.plan.whitening.manifest.fingerprint if self.plan.whitening and self.rules.whitening != "none" else None
-        exponent = self.network.scale_exponent if self.rules.exponent == "auto" else self.rules.exponent
-        more = {
+        rules, own = self.rules, self.contents.settings
+        corpus = self.plan.whitening.manifest.fingerprint if self.plan.whitening and rules.is_fitted else None
+        of_scales = own.exponent if self.scales == own.scales else self.network.scale_exponent
+        more: dict[str, Any] = {
             "metric": self.network.metric,
-            "scales": list(SCALES[self.config.scales]),
-            "exponent": exponent,
+            "scales": list(self.scales),
+            "exponent": of_scales if rules.exponent == "auto" else rules.exponent,
             "whitening_corpus": corpus,
         }
-        return {**self.rules.model_dump(mode="json"), **more}
+        if rules.whitening == "own":
+            more |= {"whitening": own.whitening, "dim": self._kept}
+        if self._own is not None:
+            more |= {"whitening_corpus": f"of the model, {self.contents.transform.digest}"}
+        return {**rules.model_dump(mode="json"), **more}
+
+    @property
+    def _own(self) -> Whitening | None:
+        """The whitening of the model, where it is asked for and there is one."""
+        return self.contents.whitening if self.rules.whitening == "own" else None
+
+    @property
+    def _kept(self) -> int | None:
+        """Dimensions that are kept; None: all."""
+        own = self.contents.settings.dim if self.rules.whitening == "own" else self.network.dim
+        return self.rules.dim or (None if own == self.network.dim else own)
 
     @cached_property
     def transform(self) -> Transform:
         exponent, kind = self.settings["exponent"], self.rules.whitening
-        if kind == "none":
-            return Transform(exponent, unit=self.unit)
+        if kind not in FITTED:
+            return Transform(exponent, self._own, self._kept, self.unit)
         scales = self.sets["whitening"]
         parts = self._transformed(scales, Transform(exponent))
         path = self.store / f"whitening-{digest_of(kind, exponent, [described.directory.name for described in scales])}.npz"
@@ -143,7 +180,7 @@ class Context:
 
     def _transformed(self, scales: Scales, transform: Transform) -> Sequence[np.ndarray]:
         """`(n_i, D)` rows of each shard."""
-        if len(scales) == 1 and transform.whitening is None:
+        if len(scales) == 1 and not transform.changes:
             return scales[0].parts()
         stored, dtype = [described.parts() for described in scales], scales[0].dtype
         key = digest_of(transform.digest, [described.directory.name for described in scales])
@@ -183,11 +220,13 @@ class Context:
         return Search(self.task, self.rules, self.store, digest_of(names, self.transform.digest, filed), anchors=anchors)
 
     def _anchors(self) -> np.ndarray | None:
-        """`(C, D)` of a two-stage search; by default those beside the weights."""
+        """`(C, D)` of a two-stage search; by default those of the model."""
         if self.rules.two_stage is None:
             return None
-        file = self.rules.two_stage.anchors or Path(self.subject.source).with_suffix(".anchors.npy")
-        return read_anchors(file, self.network.dim, self.task.space)
+        file, own = self.rules.two_stage.anchors, self.contents.anchors
+        if file is not None:
+            return read_anchors(file, self.network.dim, self.task.space)
+        return checked_anchors(anchors_of(self.subject.source, own), self.network.dim, self.task.space)
 
 
 def store_of(config: EvaluateConfig) -> Path:
@@ -200,16 +239,31 @@ def claim_folders(config: EvaluateConfig) -> None:
     claim_folder(store_of(config), "descriptors", "store=")
 
 
-def _check_dimensions(network: RetrievalNet, config: EvaluateConfig) -> None:
-    wanted = max((score.dim or 0 for score in (config.score, *config.tuned.values())), default=0)
-    if wanted > network.dim:
-        raise UserError(
-            f"score.dim={wanted}: this network's descriptors have {network.dim} dimensions; use {network.dim} or fewer"
-        )
+def _as_described(config: EvaluateConfig, contents: Contents) -> EvaluateConfig:
+    """Images and numbers as the model has them where `config` says nothing."""
+    own, images = contents.settings, config.images
+    values = {name: getattr(images, name) or getattr(own, name) for name in ("size", "fit", "interpolation")}
+    precision = own.precision if config.precision == "auto" else config.precision
+    seen = seen_by(contents.network.contract, images.model_copy(update=values))
+    return config.model_copy(update={"images": seen, "precision": precision})
+
+
+def _check_dimensions(contents: Contents, config: EvaluateConfig) -> None:
+    network, own = contents.network, contents.settings
+    for score in (config.score, *config.tuned.values()):
+        most = own.dim if score.whitening == "own" else network.dim
+        if (score.dim or 0) > most:
+            raise UserError(f"score.dim={score.dim}: this network's descriptors have {most} dimensions; use {most} or fewer")
+        whitened = score.is_fitted or (score.whitening == "own" and contents.whitening is not None)
+        if score.dim not in (None, own.dim, *contents.about.get("matryoshka", ())) and not whitened:
+            raise UserError(
+                f"score.dim={score.dim}: the first dimensions of what is not whitened mean nothing, unless the network was "
+                "trained to be cut there (loss.matryoshka); set score.whitening=pca or learned"
+            )
 
 
 def _check_metric(network: RetrievalNet, config: EvaluateConfig) -> None:
-    whitened = any(score.whitening != "none" for score in (config.score, *config.tuned.values()))
+    whitened = any(score.is_fitted for score in (config.score, *config.tuned.values()))
     if network.metric == "l2" and whitened:
         raise UserError(
             "score.whitening makes unit rows, but this network's descriptors are compared by distance (model.metric=l2), lengths "

@@ -11,6 +11,7 @@ from largescale.evaluation.context import Context, Network
 from largescale.evaluation.descriptors.sizes import check_sizes
 from largescale.evaluation.descriptors.store import describe
 from largescale.evaluation.descriptors.store import seal as seal_all
+from largescale.evaluation.leaving import leave_model
 from largescale.evaluation.publish import clock, publish, timed
 from largescale.evaluation.results import RESULTS, ProtocolResult, Results, read_results, records_fault
 from largescale.evaluation.task import Task
@@ -22,7 +23,7 @@ def evaluate(network: Network, config: EvaluateConfig, world: World, should_stop
     The network is left as it was, and so is the random state. Every rank of the world must call this with the same weights.
 
     Args:
-        network: in memory, or a weights file.
+        network: in memory, or what holds one (see `open_contents`); of the latter, `config.out / "model"` is left.
         should_stop: asked by each rank for itself while it embeds and searches; must not wait for other ranks.
 
     Returns:
@@ -94,6 +95,8 @@ def score(context: Context) -> Results:
     """From the counts on disk to `results.json`; the same on every rank."""
     wanted, world, out = context.search, context.world, context.config.out
     protocols = timed(context.seconds, "score", lambda: world.decide(lambda: wanted.score(out)))
+    if not context.in_memory:
+        world.decide(lambda: leave_model(context, protocols))
     return publish(context.task, protocols, context.subject, context.settings, context.tuned, world, out, context.seconds)
 
 

@@ -19,7 +19,8 @@ def card(contents: Contents, license: str = "other") -> str:
         "numbers": settings.precision,
     }
     table = "".join(f"| {name} | {value} |\n" for name, value in rows.items())
-    about = json.dumps(dict(contents.about), indent=1, ensure_ascii=False, default=str)
+    rest = {name: value for name, value in contents.about.items() if name != "scores"}
+    about = json.dumps(rest, indent=1, ensure_ascii=False, default=str)
     return f"""---
 license: {license}
 library_name: largescale
@@ -38,9 +39,19 @@ model = largescale.load("FOLDER")
 rows = model.embed(["a.jpg", "b.jpg"])
 ```
 
-## Where it comes from
+{_scored(contents)}## Where it comes from
 
 ```json
 {about}
 ```
 """
+
+
+def _scored(contents: Contents) -> str:
+    """A table of the scores, where there are any."""
+    scores = contents.about.get("scores", {})
+    lines = [
+        f"| {name} | {x['value']:.4f} | {x['low']:.4f} to {x['high']:.4f} | `{x['protocol']}` |" for name, x in scores.items()
+    ]
+    head = ["## Scores", "", "| protocol and measure | | 95 % | hash of the protocol |", "|---|---|---|---|"]
+    return "\n".join([*head, *lines, "", ""]) if lines else ""

@@ -87,7 +87,10 @@ class Contents:
 
     @property
     def transform(self) -> Transform:
-        return Transform(self.settings.exponent, self.whitening, unit=self.network.metric == "cosine")
+        whole = self.whitening is not None or self.settings.dim == self.network.dim
+        return Transform(
+            self.settings.exponent, self.whitening, None if whole else self.settings.dim, self.network.metric == "cosine"
+        )
 
 
 def write_folder(directory: Path, contents: Contents, card: str) -> None:

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from largescale.commit import read_array
 from largescale.models.build import build_network, restored
 from largescale.models.config import ModelConfig
 from largescale.models.folder import CONFIG, Contents, DescriptorConfig, digest_of, read_folder
@@ -13,8 +16,10 @@ from largescale.models.released import read_released
 from largescale.models.weights import load_weights
 from largescale.settings import UserError
 
+Source = str | Path | ModelConfig
 
-def open_contents(source: str | Path | ModelConfig, multiscale: bool = False) -> tuple[Contents, str]:
+
+def open_contents(source: Source, multiscale: bool = False) -> tuple[Contents, str]:
     """What a source holds, and the hash of all that its descriptors depend on.
 
     Args:
@@ -26,25 +31,42 @@ def open_contents(source: str | Path | ModelConfig, multiscale: bool = False) ->
         UserError: none of these, damaged, or of another version.
     """
     if isinstance(source, ModelConfig):
-        return _of_network(build_network(source).eval(), {"weights": source.weights})
+        contents = of_network(build_network(source).eval(), {"published": f"{source.backbone}, weights={source.weights}"})
+        return contents, digest_of(contents)
     if str(source).startswith(PREFIX):
         return read_folder(fetch(str(source)))
     path = Path(source)
     if path.is_dir():
         inner = path / "model"
-        return read_folder(inner if not (path / CONFIG).exists() and inner.is_dir() else path)
+        if not (inner / CONFIG).exists() and (path / "weights").is_dir():
+            raise UserError(
+                f"the run {path} has not been finished, so it has no model yet: give one of the files in {path / 'weights'}"
+            )
+        return read_folder(path if (path / CONFIG).exists() else inner if inner.is_dir() else path)
     if not path.exists():
         raise UserError(f"there is no model {path}: give a folder, hub:USER/NAME, a run, a weights file or a checkpoint")
     if path.suffix == ".safetensors":
         weights = load_weights(path)
-        return _of_network(restored(weights, str(path)).eval(), weights.metadata)
-    contents = read_released(path, multiscale)
+        contents = of_network(restored(weights, str(path)).eval(), weights.metadata, _anchors(path))
+    else:
+        contents = read_released(path, multiscale)
     return contents, digest_of(contents)
 
 
-def _of_network(network: RetrievalNet, about: Mapping[str, Any]) -> tuple[Contents, str]:
+def of_network(network: RetrievalNet, about: Mapping[str, Any], anchors: torch.Tensor | None = None) -> Contents:
     """With the size and fit of its training, or as published."""
     contract = network.contract
-    settings = DescriptorConfig(size=contract.size, fit=contract.fit, interpolation=contract.interpolation, dim=network.dim)
-    contents = Contents(network, settings, about=about)
-    return contents, digest_of(contents)
+    settings = DescriptorConfig(
+        size=contract.size,
+        fit=contract.fit,
+        interpolation=contract.interpolation,
+        exponent=network.scale_exponent,
+        dim=network.dim,
+    )
+    return Contents(network, settings, None, anchors, about)
+
+
+def _anchors(weights: Path) -> torch.Tensor | None:
+    """`(C, D)`, which training with class anchors writes beside the weights."""
+    file = weights.with_suffix(".anchors.npy")
+    return torch.from_numpy(read_array(file)) if file.exists() else None

@@ -1,43 +1,55 @@
-"""What a finished run leaves for use: RUN/model, a model folder of its best weights."""
+"""What a finished run leaves for use: RUN/model, a model folder of its best weights, as they were scored."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from largescale.commit import read_array
+from largescale.evaluation.leaving import MODEL, scores
 from largescale.evaluation.results import RESULTS, read_results
+from largescale.inputs import seen_by
 from largescale.models.card import card
-from largescale.models.folder import write_folder
+from largescale.models.folder import CONFIG, Contents, read_folder, write_folder
 from largescale.models.sources import open_contents
-from largescale.training.final import scored_weights
+from largescale.training.callbacks.evaluation import stage_config
+from largescale.training.final import finals, scored_weights
 from largescale.training.recipe import TrainConfig
-
-MODEL = "model"
 
 
 def leave_model(config: TrainConfig) -> Path:
     """Write the model folder of a finished run, and return it. One rank calls this.
 
+    Size, scales and whitening are those of the first evaluation that the recipe ends with, where it has been done, else those
+    of the run's own.
+
     Raises:
         UserError: the run has no weights, or its folder `model` holds something else.
     """
     weights, folder = scored_weights(config.directory), config.directory / MODEL
-    contents, _ = open_contents(weights)
-    about = {**contents.about, "run": config.name, "corpus": config.corpus, "recipe": config.resume_identity()}
-    beside = weights.with_suffix(".anchors.npy")
-    anchors = torch.from_numpy(read_array(beside)) if beside.exists() else None
-    contents = replace(contents, anchors=anchors, about={**about, **_scores(config.directory / "evaluation" / weights.stem)})
+    contents = _last_scored(config) or _plain(config, weights)
+    about = {"run": config.name, "corpus": config.corpus, "recipe": config.resume_identity()}
+    contents = replace(contents, about={**contents.about, **about})
     write_folder(folder, contents, card(contents))
     return folder
 
 
+def _last_scored(config: TrainConfig) -> Contents | None:
+    """As the first evaluation has it that the recipe ends with and that has been done."""
+    folders = [final.settings.out / MODEL for final in finals(config)]
+    return next((read_folder(folder)[0] for folder in folders if (folder / CONFIG).exists()), None)
+
+
+def _plain(config: TrainConfig, weights: Path) -> Contents:
+    """As the run's own evaluations describe images."""
+    contents, evaluation = open_contents(weights)[0], config.directory / "evaluation" / weights.stem
+    seen = seen_by(contents.network.contract, stage_config(config, evaluation).images)
+    settings = contents.settings.model_copy(update=seen.model_dump(include={"size", "fit", "interpolation"}))
+    return replace(contents, settings=settings, about={**contents.about, **_scores(evaluation)})
+
+
 def _scores(evaluation: Path) -> Mapping[str, Any]:
-    """The headline of each protocol with its interval, and of which images it is; nothing where these weights were not scored."""
+    """The headline of each protocol, and of which images it is; nothing where these weights were not scored."""
     if not (evaluation / RESULTS).exists():
         return {}
     results = read_results(evaluation)
-    scores = {f"{x.protocol}/{x.main}": asdict(x.metrics[x.main]) for x in results.protocols}
-    return {"scores": scores, "scored network": results.digest, "scored gallery": asdict(results.gallery)}
+    return {"scores": scores(results.protocols), "scored on": asdict(results.gallery)}

@@ -93,7 +93,7 @@ def test_step_by_step(tmp_path: Path, world: World, signal: StopSignal, capsys: 
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        ([], "nothing to score: give weights=FILE, or descriptors=FILE.npy"),
+        ([], "nothing to score: give weights=FILE, model=FOLDER, or descriptors=FILE.npy"),
         (["weigths=a"], "unknown setting 'weigths'; did you mean weights"),
         (["weights=a", "descriptors=b"], "weights and descriptors: one of them is scored"),
         (["weights=a", "score.whitening=pca"], "whitening is fitted on descriptors of a training corpus"),
@@ -101,7 +101,8 @@ def test_step_by_step(tmp_path: Path, world: World, signal: StopSignal, capsys: 
             ["descriptors=b", "names=c", "ground_truth=d", "score.whitening=pca"],
             "score.whitening: a file of descriptors comes without a training corpus to fit it on; whiten its rows before",
         ),
-        (["weights=a", "score.dim=32"], "score: dim: the first dimensions of what is not whitened"),
+        (["weights=a", "model=b"], "weights and model: one of them is scored"),
+        (["model.backbone=resnet18"], "model.weights: which does the backbone have? give imagenet, a file, or none"),
         (["seal", "descriptors=b", "names=c", "ground_truth=d"], "a file of descriptors is scored in one go"),
         (["descriptors=b"], "names and ground_truth: descriptors say nothing about their rows"),
         (["weights=a", "gallery=b", "protocol=oxford6k"], "protocol: Input should be 'auto', 'labels'"),
@@ -143,7 +144,7 @@ def test_a_stop_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_no_weights_file(tmp_path: Path, world: World, signal: StopSignal) -> None:
-    with pytest.raises(UserError, match="there is no weights file"):
+    with pytest.raises(UserError, match="there is no model"):
         take(None, settings(tmp_path / "out", weights=tmp_path / "w.safetensors", gallery=str(tmp_path)), world, signal)
 
 

@@ -1,23 +1,30 @@
-"""launch/study.py as a user starts it."""
+"""launch/study.py: what is wrong with its arguments is said before anything is opened."""
 
-import subprocess
-import sys
+import pytest
 
-from tests.conftest import ROOT
-
-
-def launch(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, f"launch/{program}.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+from largescale.settings import UserError
+from launch.study import STUDIES, main
 
 
-def test_what_is_wrong_is_said_at_once() -> None:
-    for arguments, error in [
-        (["anchor"], "there is no study 'anchor'; known are anchors, conventions, decomposability, distractors, "),
-        (["anchors"], "weights and gallery: a study embeds a corpus; give both"),
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["anchor"], "there is no study 'anchor'; did you mean anchors? known are anchors, conventions, decomposability,"),
+        (["anchors"], "weights (or model) and gallery: a study embeds a corpus; give both"),
         (["anchors", "probe=3"], "unknown setting 'probe'; did you mean probes"),
-    ]:
-        found = launch("study", *arguments)
-        assert found.returncode == 2
-        assert error in found.stderr
-        assert "Traceback" not in found.stderr
+        (["anchors", "model=a", "weights=b", "gallery=c"], "weights and model: one of them is scored"),
+    ],
+)
+def test_what_is_wrong_is_said_at_once(arguments: list[str], error: str) -> None:
+    with pytest.raises(UserError) as found:
+        main(arguments)
+    assert error in str(found.value)
+
+
+def test_help_of_each_study(capsys: pytest.CaptureFixture[str]) -> None:
+    main([])
+    listed = capsys.readouterr().out
+    for name in STUDIES:
+        assert f"\n  {name} " in listed
+        main([name, "--help"])
+        assert f"launch/study.py {name} " in capsys.readouterr().out

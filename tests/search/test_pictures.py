@@ -59,7 +59,7 @@ def test_questions_that_cannot_be_answered(model: Model, tmp_path: Path) -> None
         ({"key": "nobody.jpg"}, "'nobody.jpg' is not in the index"),
         ({"pictures": [path, path], "box": (0, 0, 9, 9)}, "belongs to one picture"),
         ({"pictures": path, "box": (0, 0, 900, 9)}, "not inside its 96 x 72 pixels"),
-        ({"pictures": path, "labels": "x"}, "labels: no such setting; the nearest is label"),
+        ({"pictures": path, "labels": "x"}, "unknown setting 'labels'; did you mean label"),
         ({"pictures": b"GIF89a"}, "cannot be used"),
         ({"pictures": tmp_path / "nothing.jpg"}, "No such file"),
     ]

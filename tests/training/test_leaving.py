@@ -32,6 +32,7 @@ def test_a_finished_run_leaves_a_model_of_its_best_weights(tmp_path: Path) -> No
     assert score["value"] == result.metrics[result.main].value
     assert score["low"] <= score["value"] <= score["high"]
     assert (about["run"], about["corpus"]) == ("first", str(corpus))
-    assert f'"{result.protocol}/{result.main}"' in (folder / "README.md").read_text()
+    assert score["protocol"] == result.hash
+    assert f"| {result.protocol}/{result.main} | {score['value']:.4f} |" in (folder / "README.md").read_text()
     with pytest.raises(FileNotFoundError):
         (folder / "anchors.safetensors").read_bytes()

@@ -13,8 +13,8 @@ class StudyConfig(EvaluateConfig):
 
     @model_validator(mode="after")
     def _of_weights(self) -> "StudyConfig":
-        if self.weights is None or self.gallery is None:
-            raise ValueError("weights and gallery: a study embeds a corpus; give both")
+        if self.subject is None or self.gallery is None:
+            raise ValueError("weights (or model) and gallery: a study embeds a corpus; give both")
         return self
 
 
@@ -22,7 +22,7 @@ class AnchorsConfig(StudyConfig):
     """Two-stage search over class anchors, beside exhaustive search and FAISS's inverted file."""
 
     anchors: Path | None = None
-    """.npy file (C, D); null: the one that training with loss.name=class_anchor wrote beside the weights."""
+    """.npy file (C, D); null: those of the model, which training with loss.name=class_anchor left."""
     probes: tuple[PositiveInt, ...] = Field(default=(1, 2, 5, 10), min_length=1)
     """How many anchors a query visits, one after the other setting."""
 

@@ -1,17 +1,17 @@
 """What launch/study.py measures, by name."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from largescale.commit import read_array
 from largescale.corpus.corpus import Corpus
 from largescale.distributed import World
 from largescale.evaluation.plan import Plan
 from largescale.evaluation.report.study import Cell, Study
+from largescale.evaluation.search.visiting import anchors_of
 from largescale.evaluation.stage import embed_task
 from largescale.evaluation.studies import decomposability as gap
 from largescale.evaluation.studies import two_stage, variants
@@ -19,9 +19,9 @@ from largescale.evaluation.studies.config import AnchorsConfig, DecomposabilityC
 from largescale.evaluation.studies.hashes import Hashes, hash_corpus, read_hashes
 from largescale.evaluation.studies.leaks import Pairs, Used, find_by_descriptor, find_by_hash
 from largescale.evaluation.task import Task
-from largescale.models.build import load_network
 from largescale.models.metric import Space
 from largescale.models.network import RetrievalNet
+from largescale.models.sources import Source, open_contents
 from largescale.settings import UserError
 
 
@@ -34,31 +34,33 @@ class StudyContext:
     should_stop: Callable[[], bool] = lambda: False
 
     @property
-    def weights(self) -> Path:
-        assert self.config.weights is not None
-        return self.config.weights
+    def source(self) -> Source:
+        assert self.config.subject is not None
+        return self.config.subject
 
     def network(self) -> RetrievalNet:
-        return load_network(self.weights)[0].to(self.world.device)
+        return open_contents(self.source)[0].network.to(self.world.device)
 
-    def task(self) -> Task:
-        return embed_task(self.weights, self.config, self.world, self.should_stop)
+    def task(self, of: Source | None = None) -> Task:
+        return embed_task(of or self.source, self.config, self.world, self.should_stop)
 
 
 def two_stage_search(config: AnchorsConfig, context: StudyContext) -> Study:
-    file = config.anchors or context.weights.with_suffix(".anchors.npy")
-    if not file.exists():
-        raise UserError(f"there are no anchors in {file}: train with loss.name=class_anchor, or give anchors=FILE.npy")
+    if config.anchors is None:
+        anchors = anchors_of(str(context.source), open_contents(context.source)[0].anchors)
+    elif config.anchors.exists():
+        anchors = np.load(config.anchors)
+    else:
+        raise UserError(f"there is no file of anchors {config.anchors}: give anchors=FILE.npy")
     task = context.task()
-    anchors = read_array(file) if config.anchors is None else np.load(file)
     return context.world.decide(lambda: two_stage.measure_task(task, anchors, config.probes))
 
 
 def decomposability(config: DecomposabilityConfig, context: StudyContext) -> Study:
     networks = []
-    for weights in (context.weights, *config.against):
-        task = replace(context, config=config.model_copy(update={"weights": weights})).task()
-        networks.append((weights, np.concatenate(task.gallery.parts).astype(np.float32), task.space))
+    for source in (context.source, *config.against):
+        task = context.task(source)
+        networks.append((Path(str(source)), np.concatenate(task.gallery.parts).astype(np.float32), task.space))
     manifest = Plan.open(config).gallery.manifest
     return context.world.decide(lambda: gap.measure(networks, manifest, config.sizes, config.sample))
 
@@ -91,7 +93,7 @@ def _used_and_trained(config: LeaksConfig, context: StudyContext) -> tuple[list[
     """What the evaluation uses, and the descriptors of the training corpus, shard by shard; how they are compared."""
     plan = Plan.open(config)
     both = config.model_copy(update={"distractors": (*config.distractors, config.training)})
-    task = embed_task(context.weights, both, context.world, context.should_stop)
+    task = embed_task(context.source, both, context.world, context.should_stop)
     used = [Used("gallery", plan.gallery, np.arange(len(task.gallery)), task.gallery.parts)]
     if not plan.leave_one_out:
         used.append(Used("queries", plan.queries, task.truth.query, [task.rows(slice(0, len(task.truth.query)))]))

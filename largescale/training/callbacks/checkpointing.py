@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -61,7 +61,9 @@ class Checkpointing(Callback):
     def _export(self, tensors: Mapping[str, Tensor]) -> None:
         """Write the weights that evaluation and mining use; of earlier ones, keep the first and those with a checkpoint."""
         trainer = self.trainer
-        about = {"step": self.saved, "run": trainer.config.name, "corpus": trainer.corpus.manifest.fingerprint}
+        about: dict[str, Any] = {"step": self.saved, "run": trainer.config.name, "corpus": trainer.corpus.manifest.fingerprint}
+        if trainer.config.loss.matryoshka:
+            about["matryoshka"] = trainer.config.loss.matryoshka
         network = cast(RetrievalNet, trainer.engine.module.net)
         weights = part(tensors, "model.net." if trainer.average is None else "ema.")
         file = self.weights / f"step-{self.saved:06d}.safetensors"
