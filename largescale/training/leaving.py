@@ -1,6 +1,6 @@
 """What a finished run leaves for use: RUN/model, a model folder of its best weights, as they were scored."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,17 +26,18 @@ def leave_model(config: TrainConfig) -> Path:
         UserError: the run has no weights, or its folder `model` holds something else.
     """
     weights, folder = scored_weights(config.directory), config.directory / MODEL
-    contents = _last_scored(config) or _plain(config, weights)
+    plain = _plain(config, weights)
+    contents = next((scored for scored in _scored_last(config) if scored.about.get("step") == plain.about.get("step")), plain)
     about = {"run": config.name, "corpus": config.corpus, "recipe": config.resume_identity()}
     contents = replace(contents, about={**contents.about, **about})
     write_folder(folder, contents, card(contents))
     return folder
 
 
-def _last_scored(config: TrainConfig) -> Contents | None:
-    """As the first evaluation has it that the recipe ends with and that has been done."""
+def _scored_last(config: TrainConfig) -> Iterator[Contents]:
+    """As the evaluations have it that the recipe ends with, those that have been done; perhaps of earlier weights."""
     folders = [final.settings.out / MODEL for final in finals(config)]
-    return next((read_folder(folder)[0] for folder in folders if (folder / CONFIG).exists()), None)
+    return (read_folder(folder)[0] for folder in folders if (folder / CONFIG).exists())
 
 
 def _plain(config: TrainConfig, weights: Path) -> Contents:
