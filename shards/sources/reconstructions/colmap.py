@@ -6,6 +6,7 @@ n images of a model, p points of it, M pairs.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,6 +145,12 @@ def read_model(folder: Path) -> Model:
     images = sorted((image for image in found.images.values() if image.has_pose), key=lambda image: image.name)
     if not images:
         raise UserError(f"{folder} has no registered image; leave this model out")
+    names = [image.name for image in images]
+    if twice := next((name for name, after in pairwise(names) if name == after), None):
+        raise UserError(
+            f"{folder} has several images called {twice}: the text format of COLMAP cuts names at the first space; "
+            "export the model as .bin, or rename the images"
+        )
     column = {id: n for n, id in enumerate(sorted(found.points3D))}
     points = np.array([found.points3D[id].xyz for id in column]).reshape(-1, 3)
     rows = [_sizes(image, column, points) for image in images]
@@ -152,7 +159,7 @@ def read_model(folder: Path) -> Model:
         (np.concatenate([size for _, size in rows]), np.concatenate([numbers for numbers, _ in rows]), start),
         shape=(len(images), len(column)),
     )
-    return Model([image.name for image in images], sizes, np.array([image.projection_center() for image in images]))
+    return Model(names, sizes, np.array([image.projection_center() for image in images]))
 
 
 def _sizes(image: Any, column: Mapping[int, int], points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

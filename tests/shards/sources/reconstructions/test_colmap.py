@@ -76,3 +76,15 @@ def test_a_damaged_model_is_named(folder: Path, tmp_path: Path) -> None:
         list(Colmap().read(Request(tmp_path))[""].items())
     with pytest.raises(UserError, match="holds no model"):
         Colmap().read(Request(tmp_path / "nowhere"))
+
+
+def test_names_that_the_text_format_cuts_are_said(folder: Path, tmp_path: Path) -> None:
+    model = pycolmap.Reconstruction(str(folder / "sparse/1"))
+    for number, image in enumerate(model.images.values()):
+        image.name = f"facade {number}.jpg"
+    model.write_text(str(tmp_path))
+    with pytest.raises(UserError, match=r"several images called facade: .* export the model as \.bin"):
+        read_model(tmp_path)
+    model.write_binary(str(tmp_path))
+    read_model.cache_clear()
+    assert "facade 0.jpg" in read_model(tmp_path).names
