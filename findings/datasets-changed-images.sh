@@ -17,7 +17,7 @@ PYTHONPATH=$packages HF_HOME=$packages/cache HF_HUB_OFFLINE=1 python3 - "$packag
 import sys
 from importlib.metadata import version
 
-from datasets import Dataset
+from datasets import Features, Image as ImageFeature
 from PIL import Image
 
 print(f"datasets {version('datasets')}, pillow {version('pillow')}")
@@ -26,8 +26,11 @@ Image.linear_gradient("L").resize((400, 300)).convert("RGB").save(file)
 small = Image.open(file)
 small.thumbnail((64, 64))
 resized = Image.open(file).resize((64, 48))
-rows = Dataset.from_list([{"image": small}, {"image": resized}])
-stored = [row["image"].size for row in rows]
+features = Features({"image": ImageFeature()})
+stored = []
+for image in (small, resized):
+    row = features.encode_example({"image": image})  # what a data set writes
+    stored.append(features.decode_example(row)["image"].size)
 print(f"given {small.size}, stored {stored[0]}; resized {resized.size}, stored {stored[1]}")
 assert small.size == resized.size == (64, 48)
 assert stored == [(400, 300), (64, 48)]
