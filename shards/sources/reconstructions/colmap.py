@@ -151,6 +151,10 @@ def read_model(folder: Path) -> Model:
             f"{folder} has several images called {twice}: the text format of COLMAP cuts names at the first space; "
             "export the model as .bin, or rename the images"
         )
+    if panorama := next((image.name for image in images if not image.camera.mean_focal_length()), None):
+        raise UserError(
+            f"{folder} has panoramas (such as {panorama}), which have no focal length to compare sizes by; leave this model out"
+        )
     column = {id: n for n, id in enumerate(sorted(found.points3D))}
     points = np.array([found.points3D[id].xyz for id in column]).reshape(-1, 3)
     rows = [_sizes(image, column, points) for image in images]

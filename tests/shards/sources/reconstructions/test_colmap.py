@@ -88,3 +88,12 @@ def test_names_that_the_text_format_cuts_are_said(folder: Path, tmp_path: Path) 
     model.write_binary(str(tmp_path))
     read_model.cache_clear()
     assert "facade 0.jpg" in read_model(tmp_path).names
+
+
+def test_panoramas_are_refused(folder: Path, tmp_path: Path) -> None:
+    model = pycolmap.Reconstruction(str(folder / "sparse/1"))
+    for camera in model.cameras.values():
+        camera.model, camera.params = pycolmap.CameraModelId.EQUIRECTANGULAR, [camera.width, camera.height]
+    model.write_binary(str(tmp_path))
+    with pytest.raises(UserError, match=r"has panoramas \(such as .*\), which have no focal length"):
+        read_model(tmp_path)
