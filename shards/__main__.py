@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from largescale.config import check, load
+from largescale.config.program import fault_of_place
 from largescale.cpu import own_cores
 from largescale.settings import UserError
 
@@ -29,6 +30,12 @@ def main(arguments: Sequence[str]) -> int:
         return options.run(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        sentence = fault_of_place(error)
+        if sentence is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from what is finished", file=sys.stderr)

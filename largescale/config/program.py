@@ -1,8 +1,10 @@
 """How our programs begin and end."""
 
 import atexit
+import errno
 import json
 import os
+import re
 import select
 import signal
 import sys
@@ -15,9 +17,16 @@ from largescale.logs import show_logs
 from largescale.names import without_secrets
 from largescale.settings import UserError
 
+PLACES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST), "choose a folder that can be written"),
+}
+"""What helps against errors of the place that is written to."""
+
 
 def run_program(main: Any) -> None:
     """Run `main(arguments)` and end the process; a UserError is printed as a sentence, without a traceback, with exit status 2.
+    So is a disk that is full, or a folder that cannot be written.
 
     Where nobody reads its output any more (`| head`), it ends without a word, with the status that SIGPIPE gives other programs.
     The process ends without the interpreter's finalization, in which the threads of process groups that are still referenced
@@ -28,20 +37,39 @@ def run_program(main: Any) -> None:
     try:
         main(sys.argv[1:])
         sys.stdout.flush()
-    except UserError as error:
-        said = f"error: {without_secrets(str(error))}"
-        print(said, file=sys.stderr)
-        _tell_torchrun(said)
-        status = 2
     except BrokenPipeError:
         if not _nobody_reads():
             raise
         status = 128 + signal.SIGPIPE
+    except Exception as error:
+        sentence = str(error) if isinstance(error, UserError) else fault_of_place(error)
+        if sentence is None:
+            raise
+        said = f"error: {without_secrets(sentence)}"
+        print(said, file=sys.stderr)
+        _tell_torchrun(said)
+        status = 2
     atexit._run_exitfuncs()
     with suppress(BrokenPipeError):
         sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def fault_of_place(error: Exception) -> str | None:
+    """A sentence for an error of the place that was written to; None for any other error."""
+    number = getattr(error, "errno", None)
+    if number is None and (found := re.search(r"os error (\d+)", str(error))):  # of safetensors
+        number = int(found[1])
+    if number is None and isinstance(error, OSError) and " requested and " in str(error):  # of numpy
+        number = errno.ENOSPC
+    if number not in PLACES:
+        return None
+    place = f"{error.filename}: " if getattr(error, "filename", None) else ""
+    return (
+        f"{place}{os.strerror(number)} while writing; what was committed before is whole: {PLACES[number]}, and give the same "
+        "command again"
+    )
 
 
 def _tell_torchrun(message: str) -> None:

@@ -82,6 +82,14 @@ class TestLocal:
         with pytest.raises(UserError, match=r"manifest\.json does not exist"):
             Corpus.open(str(tmp_path / "nowhere"))
 
+    def test_a_cache_that_cannot_be_written_is_done_without(
+        self, corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (tmp_path / "file").touch()
+        unwritable = StorageConfig(cache=tmp_path / "file" / "cache")
+        assert everything(Corpus.open(str(corpus), unwritable)) == everything(Corpus.open(str(corpus)))
+        assert "so files that were verified are verified again" in caplog.text
+
 
 class TestHTTP:
     def test_equals_the_folder_and_fetches_once(self, corpus: Path, server: FileServer, tmp_path: Path) -> None:

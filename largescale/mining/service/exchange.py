@@ -17,6 +17,7 @@ from pathlib import Path
 import fsspec
 
 from largescale.commit import OWNER, committed_directory, committed_file, is_complete, remove_directory
+from largescale.corpus.storage import Bound
 from largescale.settings import UserError
 
 SYNC_S = 2
@@ -27,11 +28,13 @@ DEAD_S = 30
 """A service whose beat has stood still for so long is dead."""
 CONFIG, WEIGHTS, NEGATIVES, OWN = "config.yaml", "weights", "negatives", "mining"
 OBJECTS = {
-    WEIGHTS: r"step-\d{6,}\.safetensors",
-    NEGATIVES: r"gen-\d{6,}-\d{6,}\.tar",
-    OWN: r"[a-z]+(\.[a-z]+)?",
+    WEIGHTS: r"step-\d{6,12}\.safetensors",
+    NEGATIVES: r"gen-\d{6,12}-\d{6,12}\.tar",
+    OWN: r"[a-z]{1,40}(\.[a-z]{1,10})?",
 }
 """Names that objects of each kind have: others at the URL are not looked at, and never become paths here."""
+MEMBER = r"generation\.json|index\.npy|(part|stored)-\d{5,12}\.npy"
+"""Names of the files of a generation."""
 UNKNOWN = "a process that is not known yet"
 RECORD = {"log.jsonl", "tracking.json"}
 log = logging.getLogger(__name__)
@@ -50,6 +53,7 @@ class Exchange:
         self._files, self._root = fsspec.url_to_fs(self.url, use_listings_cache=False)
         self._stop, self._thread = threading.Event(), threading.Thread(target=self._work, daemon=True)
         self._told, self._stamps, self._is_ours = "", dict[str, int](), False
+        self._refused: set[str] = set()
 
     def start(self) -> None:
         self._thread.start()
@@ -98,8 +102,9 @@ class Exchange:
             self._stamps[name] = stamp
 
     def _get(self, name: str, path: Path) -> None:
+        place = f"{self._root}/{name}"
         with committed_file(path) as temporary:
-            self._files.get_file(f"{self._root}/{name}", str(temporary))
+            self._files.get_file(place, str(temporary), callback=Bound(self._files.size(place)))
 
     def _remove(self, name: str) -> None:
         assert self._is_ours or name.startswith(OWN)
@@ -113,12 +118,24 @@ class Exchange:
         return {f"{path.name}.tar": path for path in self.folder.glob(f"{NEGATIVES}/gen-*") if is_complete(path)}
 
     def _fetch_generations(self, names: set[str]) -> None:
-        for name in sorted(names):
+        for name in sorted(names - self._refused):
             packed = self.folder / NEGATIVES / f".{name}"
             self._get(f"{NEGATIVES}/{name}", packed)
-            with committed_directory(packed.with_name(name.removesuffix(".tar"))) as place, tarfile.open(packed) as tar:
-                tar.extractall(place, filter="data")
+            try:
+                self._unpack(packed, packed.with_name(name.removesuffix(".tar")))
+            except tarfile.TarError as error:
+                log.warning("%s/%s/%s is no generation (%s): it is not taken", self.url, NEGATIVES, name, error)
+                self._refused.add(name)
             packed.unlink()
+
+    def _unpack(self, packed: Path, directory: Path) -> None:
+        """Plain files with the names of a generation's, and no more bytes than came: neither compressed nor sparse."""
+        with tarfile.open(packed, "r:") as tar:
+            members = tar.getmembers()
+            if strange := [m.name for m in members if not m.isreg() or m.issparse() or not re.fullmatch(MEMBER, m.name)]:
+                raise tarfile.ReadError(f"it holds {strange[0]!r:.100}")
+            with committed_directory(directory) as place:
+                tar.extractall(place, members, filter="data")
 
 
 class TrainingExchange(Exchange):
@@ -234,7 +251,7 @@ class ServiceExchange(Exchange):
     def _send(self, name: str, path: Path) -> None:
         packed = path.with_name(f".{name}")
         with tarfile.open(packed, "w") as tar:
-            for file in sorted(path.iterdir()):
+            for file in sorted(file for file in path.iterdir() if re.fullmatch(MEMBER, file.name)):
                 tar.add(file, file.name)
         self._put(packed, f"{NEGATIVES}/{name}")
         packed.unlink()

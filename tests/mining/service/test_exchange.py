@@ -2,8 +2,9 @@
 
 import subprocess
 import sys
+import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import boto3
@@ -147,6 +148,41 @@ def test_a_run_whose_service_shares_only_a_bucket(url: str, tmp_path: Path) -> N
     assert names <= objects(url)
     assert "mining/lease" not in objects(url)
     assert not list(tmp_path.glob("mining-*"))
+
+
+HOSTILE: dict[str, Callable[[tarfile.TarFile], None]] = {
+    "climbing": lambda tar: add_member(tar, "../../escaped"),
+    "hidden": lambda tar: add_member(tar, ".bashrc"),
+    "link": lambda tar: add_member(tar, "part-00000.npy", tarfile.SYMTYPE, "/etc/passwd"),
+    "pipe": lambda tar: add_member(tar, "part-00000.npy", tarfile.FIFOTYPE),
+}
+
+
+def add_member(tar: tarfile.TarFile, name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> None:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, target
+    tar.addfile(member)
+
+
+def test_what_a_stranger_puts_at_the_url_stays_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    there, ours = tmp_path / "url", tmp_path / "training"
+    for kind in ("weights", "negatives", "mining"):
+        (there / kind).mkdir(parents=True)
+    for number, (_, put) in enumerate(HOSTILE.items()):
+        with tarfile.open(there / "negatives" / f"gen-{number:06d}-000000.tar", "w") as tar:
+            put(tar)
+    with tarfile.open(there / "negatives" / "gen-000007-000000.tar", "w:gz") as bomb:
+        add_member(bomb, "generation.json")
+    for name in ("gen-0-0.tar", "gen-000001-000002.tar.gz", f"gen-{'9' * 60}-000001.tar", ".gen-000001-000001.tar"):
+        (there / "negatives" / name).write_bytes(b"x")
+    (there / ".largescale").write_text("exchange\n")
+    exchange = TrainingExchange(f"file://{there}", ours)
+    exchange.sync()
+    assert not [path for path in ours.rglob("*") if path.is_file()]
+    assert not (tmp_path / "escaped").exists()
+    assert len(caplog.records) == len(HOSTILE) + 1
+    exchange.sync()
+    assert len(caplog.records) == len(HOSTILE) + 1, "what was refused is not fetched again"
 
 
 def test_an_exchange_needs_a_service_and_a_url() -> None:
