@@ -113,7 +113,7 @@ def corpora(request: Request, layout: Layout) -> Mapping[str, Source]:
     """
     found = layout.read(request)
     if request.split is None:
-        return {"": next(iter(found.values()))} if len(found) == 1 and "" in found else found
+        return {"": next(iter(found.values()))} if len(found) == 1 else found
     if request.split not in found:
         raise UserError(f"{request.source} has no split {request.split!r} under layout {layout.name}; it has: {', '.join(found)}")
     return {"": found[request.split]}

@@ -65,7 +65,8 @@ def fault_of_place(error: Exception) -> str | None:
         number = errno.ENOSPC
     if number not in PLACES:
         return None
-    place = f"{error.filename}: " if getattr(error, "filename", None) else ""
+    name = getattr(error, "filename", None)
+    place = f"{name}: " if name else ""
     return (
         f"{place}{os.strerror(number)} while writing; what was committed before is whole: {PLACES[number]}, and give the same "
         "command again"

@@ -96,5 +96,5 @@ class RunMirror(TrainingExchange):
         with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".mirror-") as packed:
             self._files.get_file(f"{self._root}/{name}", packed.name)
             place = self.folder / name.removesuffix(".tar")
-            with tarfile.open(packed.name) as tar, committed_directory(place) as partial:
+            with tarfile.open(packed.name, "r:") as tar, committed_directory(place) as partial:
                 tar.extractall(partial, filter="data")

@@ -1,4 +1,4 @@
-"""`python -m tests.torture [kills=200] [flips=1000] [pause=60]`: by hand and nightly; prints the tables of docs/explanation."""
+"""`python -m tests.torture [kills=200] [flips=1000] [pause=60] [reads=30]`, by hand and nightly: the tables of the docs."""
 
 import shutil
 import sys
@@ -6,11 +6,11 @@ import tempfile
 from pathlib import Path
 
 from tests.evaluation.small import alone
-from tests.torture import flips, kills
+from tests.torture import flips, kills, proxy
 
 
 def main(arguments: list[str]) -> None:
-    asked = {"kills": 200, "flips": 1000, "pause": 60} | {
+    asked = {"kills": 200, "flips": 1000, "pause": 60, "reads": 30} | {
         key: int(value) for key, value in (pair.split("=") for pair in arguments)
     }
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
@@ -20,6 +20,10 @@ def main(arguments: list[str]) -> None:
             found = flips.flips(kinds, -(-asked["flips"] // len(kinds)))
         print(flips.table(found), flush=True)
         assert not any(of["altered"] or of["traceback"] for of in found.values())
+    if asked["reads"]:
+        read = proxy.everything(folder / "proxy", asked["reads"])
+        print(proxy.table(read), flush=True)
+        assert not any(outcomes["altered"] or outcomes["traceback"] for _, outcomes in read.values())
     if asked["kills"]:
         counts = {}
         for name, of_stage in kills.everything(folder / "kills", asked["kills"], asked["pause"]):

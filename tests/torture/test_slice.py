@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+from largescale.corpus.corpus import Corpus
+from tests.corpora import make_corpus
+from tests.corpus.servers import serve
 from tests.evaluation.small import alone
-from tests.torture import flips, kills
+from tests.torture import flips, kills, proxy
 
 
 def test_no_flipped_byte_alters_what_is_read_without_a_word(tmp_path: Path) -> None:
@@ -12,6 +15,16 @@ def test_no_flipped_byte_alters_what_is_read_without_a_word(tmp_path: Path) -> N
     assert len(found) >= 16
     assert {name: dict(of) for name, of in found.items() if of["altered"] or of["traceback"]} == {}
     assert sum(of["refused"] + of["repaired"] for of in found.values()) > 60
+
+
+def test_a_server_behind_a_bad_line_gives_the_right_bytes_or_an_error(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path / "corpus", labels=4, per_label=3, shards=3, size=32)
+    right = Corpus.open(str(corpus)).read(range(12))
+    with serve(corpus) as server, proxy.before("127.0.0.1", server.server_address[1]) as line:
+        found = proxy.read_through(f"http://127.0.0.1:{line.port}", right, tmp_path / "cache", 8)
+    assert not found["altered"] + found["traceback"]
+    assert found["right"]
+    assert all(line.counts[fault] for fault in ("cut", "repeated", "falsified"))
 
 
 def test_killed_work_ends_as_undisturbed_work(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ OBJECTS = {
     OWN: r"[a-z]{1,40}(\.[a-z]{1,10})?",
 }
 """Names that objects of each kind have: others at the URL are not looked at, and never become paths here."""
-MEMBER = r"generation\.json|index\.npy|(part|stored)-\d{5,12}\.npy"
+MEMBER = r"COMPLETE|generation\.json|index\.npy|(part|stored)-\d{5,12}\.npy"
 """Names of the files of a generation."""
 UNKNOWN = "a process that is not known yet"
 RECORD = {"log.jsonl", "tracking.json"}
@@ -122,13 +122,13 @@ class Exchange:
             packed = self.folder / NEGATIVES / f".{name}"
             self._get(f"{NEGATIVES}/{name}", packed)
             try:
-                self._unpack(packed, packed.with_name(name.removesuffix(".tar")))
+                self._extract(packed, packed.with_name(name.removesuffix(".tar")))
             except tarfile.TarError as error:
                 log.warning("%s/%s/%s is no generation (%s): it is not taken", self.url, NEGATIVES, name, error)
                 self._refused.add(name)
             packed.unlink()
 
-    def _unpack(self, packed: Path, directory: Path) -> None:
+    def _extract(self, packed: Path, directory: Path) -> None:
         """Plain files with the names of a generation's, and no more bytes than came: neither compressed nor sparse."""
         with tarfile.open(packed, "r:") as tar:
             members = tar.getmembers()

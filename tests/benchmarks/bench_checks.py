@@ -1,0 +1,99 @@
+"""What checks cost: checksums against the work that they guard, and all of it against an older checkout.
+
+`python -m tests.benchmarks.bench_checks [CHECKOUT]`, on photographs of the shared data where they are, else on generated ones.
+Seconds of processor time for 1,000 images; with a checkout, images/s of either, in turns.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import simplejpeg
+import xxhash
+
+from largescale.commit import checksum_of
+from largescale.corpus.corpus import Corpus
+from shards.images import Encoding, store
+from tests.benchmarks.bench_reading import photographs
+from tests.benchmarks.table import Row, report
+from tests.corpora import write_corpus
+
+MOST, ROUNDS, SIDE = 0.02, 7, 256
+PROBE = """
+import io, json, sys, time
+from pathlib import Path
+import numpy as np
+from PIL import Image
+from largescale.corpus.config import ImagesConfig
+from largescale.corpus.images import decode_into, target_shape
+from shards.images import Encoding, store
+config, encoding = ImagesConfig(size=224), Encoding(max_side=int(sys.argv[2]))
+def decode(data):
+    image = Image.open(io.BytesIO(data))
+    decode_into(np.empty((*target_shape(*image.size, config), 3), np.uint8), data, config, image.size)
+files = [path.read_bytes() for path in sorted(Path(sys.argv[1]).iterdir())]
+rates = []
+for work in (lambda data: store(data, encoding), decode):
+    [work(data) for data in files]
+    start = time.process_time()
+    [work(data) for data in files]
+    rates.append(len(files) / (time.process_time() - start))
+print(json.dumps(rates))
+"""
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """The median of rounds."""
+    taken = []
+    for _ in range(ROUNDS):
+        start = time.process_time()
+        work()
+        taken.append(time.process_time() - start)
+    return statistics.median(taken)
+
+
+def rows(folder: Path) -> Iterator[Row]:
+    encoded = photographs()[:500]
+    thousand = 1000 / len(encoded)
+    sums = thousand * seconds(lambda: [xxhash.xxh3_64_intdigest(data) for data in encoded])
+    decoding = thousand * seconds(lambda: [simplejpeg.decode_jpeg(data) for data in encoded])
+    storing = thousand * seconds(lambda: [store(data, Encoding(max_side=SIDE)) for data in encoded])
+    yield Row("checksums of images against decoding them (mining, evaluation, training)", sums, decoding, MOST, True)
+    yield Row("checksums of images against make shards of them", sums, storing, MOST, True)
+    home = write_corpus(folder / "corpus", ((data, 8, 8) for data in encoded), [-1] * len(encoded), 1)
+    columns = thousand * seconds(lambda: [checksum_of(home / name) for name in ("images.arrow", "labels.arrow")])
+    yield Row("checksums of columns against decoding the images that they name", columns, decoding, MOST, True)
+    corpus = Corpus.open(str(home))
+    reading = thousand * seconds(lambda: corpus.read(range(len(encoded))))
+    yield Row("reading with checksums against decoding", reading, decoding, 0.1, True)
+
+
+def against(checkout: Path, folder: Path) -> Iterator[Row]:
+    (folder / "images").mkdir()
+    for number, data in enumerate(photographs()[:250]):
+        (folder / "images" / f"{number:05d}.jpg").write_bytes(data)
+    found = [[_probe(place, folder) for place in (Path.cwd(), checkout)] for _ in range(5)]
+    for number, name in enumerate(
+        ("make shards, images/s, against the other checkout", "decoding for a network, images/s, against the other checkout")
+    ):
+        ours, peer = (statistics.median(round_[side][number] for round_ in found) for side in (0, 1))
+        yield Row(name, ours, peer, 0.95)
+
+
+def _probe(place: Path, folder: Path) -> list[float]:
+    """images/s of storing and of decoding in a checkout."""
+    command = [sys.executable, "-c", PROBE, str(folder / "images"), str(SIDE)]
+    done = subprocess.run(command, cwd=place, env={"PYTHONPATH": str(place)}, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as place:
+        good = report(rows(Path(place)))
+        good &= len(sys.argv) < 2 or report(against(Path(sys.argv[1]), Path(place)))
+    sys.exit(not good)
