@@ -4,7 +4,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +17,8 @@ class FileServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), partial(_Handler, directory=str(folder)))
         self.requests: Counter[str] = Counter()
         self.faults: dict[str, list[str]] = defaultdict(list)
+        self.sent = 0
+        """Bytes of answers without end."""
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
 
@@ -31,6 +33,8 @@ class _Handler(SimpleHTTPRequestHandler):
             return super().do_GET()
         if fault == "503":
             return self.send_error(503)
+        if fault == "endless":
+            return self._send_without_end()
         content = Path(self.translate_path(self.path)).read_bytes()
         self.send_response(200)
         self.send_header("Content-Length", str(len(content) // 2 if fault == "short" else len(content)))
@@ -43,6 +47,15 @@ class _Handler(SimpleHTTPRequestHandler):
         if fault == "stalled":
             self.wfile.flush()
             time.sleep(30)
+
+    def _send_without_end(self) -> None:
+        """64 MiB, without a length, or until the other side has had enough."""
+        self.send_response(200)
+        self.end_headers()
+        with suppress(OSError):
+            for _ in range(1024):
+                self.wfile.write(bytes(1 << 16))
+                self.server.sent += 1 << 16
 
     def log_message(self, format: str, *args: object) -> None:
         pass

@@ -120,6 +120,13 @@ class TestHTTP:
         assert server.requests["shard-00000.tar"] == 2
         assert not list((tmp_path / "shards").iterdir())
 
+    def test_a_body_without_end_is_cut_off_at_the_promised_length(self, server: FileServer, tmp_path: Path) -> None:
+        server.faults["shard-00000.tar"] = ["endless"] * 2
+        with pytest.raises(UserError, match=r"shard-00000\.tar: it has more bytes than the .* that were promised, fetched twice"):
+            fetch(server, StorageConfig(cache=tmp_path))
+        assert server.sent < 32 << 20
+        assert not list((tmp_path / "shards").iterdir())
+
     def test_missing_files(self, server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(UserError, match=r"manifest\.json does not exist"):
             Corpus.open(f"{server.url}/nowhere", StorageConfig(cache=tmp_path))

@@ -37,7 +37,7 @@ from tests.training.small import small_engine, train
 from tests.world import run_world, start_world
 
 STEPS, LIVES, PART = 6, 6, 40
-PATIENCE_S, ENDS_S = 20, 90
+PATIENCE_S, ENDS_S, SLOW_S = 20, 90, 600
 """How long a rank waits for another, which it may do as it finds the others and for each of its two groups."""
 WAYS = ("all", "all", "one", "paused")
 """What happens to the processes: SIGKILL of all, or of one, whose others must end by themselves; SIGSTOP of one for a while."""
@@ -159,7 +159,7 @@ def torture(name: str, stage: Stage, folder: Path, kills: int, pause_s: float = 
     moments, counts = random.Random(f"{seed} {name}"), Counter[str]()
     for calm in ("warm", "calm"):  # the first starts the fork server
         began = time.monotonic()
-        run_world(stage.ranks, stage.work, *stage.arguments(folder / calm))
+        run_world(stage.ranks, stage.work, *stage.arguments(folder / calm), timeout_s=SLOW_S)
     span, expected = time.monotonic() - began, stage.found(folder / "calm")
     assert expected
     while counts["disturbed"] < kills:
@@ -171,7 +171,7 @@ def torture(name: str, stage: Stage, folder: Path, kills: int, pause_s: float = 
                 break
             counts["disturbed"] += 1
             counts[way] += 1
-        run_world(stage.ranks, stage.work, *stage.arguments(place))
+        run_world(stage.ranks, stage.work, *stage.arguments(place), timeout_s=SLOW_S)
         assert stage.found(place) == expected, f"{name}: the end differs from the undisturbed one, see {place}"
         assert list(place.rglob("*.partial")) == [], f"{name}: partial files are left behind"
         shutil.rmtree(place)

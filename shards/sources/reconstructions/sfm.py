@@ -3,6 +3,7 @@
 Beside it lies a second pickle, `…-whiten.pkl`: the pairs that cirtorch learns its whitening from.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..files import read_file, require_files
 from ..layout import Layout, Request
 from ..pickles import load_plain
 
+log = logging.getLogger(__name__)
 COLUMNS = ("cids", "cluster", "qidxs", "pidxs")
 WHITEN = "whiten"
 """The split that is a pickle of its own, without splits and without clusters."""
@@ -69,8 +71,12 @@ class StructureFromMotion(Source):
         return read_file(self.root / place)
 
     def pairs(self) -> Mapping[str, np.ndarray]:
+        """Without those of an image and itself, which teach nothing."""
         columns = self._columns()
-        return {"query": columns["qidxs"], "positive": columns["pidxs"]}
+        other = columns["qidxs"] != columns["pidxs"]
+        if left := int((~other).sum()):
+            log.warning("%s: %d of %d pairs are an image and itself, and are left out", self.path, left, len(other))
+        return {"query": columns["qidxs"][other], "positive": columns["pidxs"][other]}
 
     def _columns(self) -> dict[str, Any]:
         splits = _load(self.path)

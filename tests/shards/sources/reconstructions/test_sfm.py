@@ -103,6 +103,13 @@ def test_types_as_people_make_them(folder: Path) -> None:
             list(source(folder).items())
 
 
+def test_a_pair_of_an_image_and_itself_is_left_out(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pairs = {"qidxs": [0, 1, 5], "pidxs": [0, 4, 3]}
+    (folder / "retrieval-SfM-120k.pkl").write_bytes(pickle.dumps({"train": {**SPLIT, **pairs}}, 2))
+    assert {name: column.tolist() for name, column in source(folder).pairs().items()} == {"query": [1, 5], "positive": [4, 3]}
+    assert "1 of 3 pairs are an image and itself" in caplog.text
+
+
 def test_the_folder_as_published_has_the_whitening_pickle_beside_the_other(folder: Path) -> None:
     whitening = {name: SPLIT[name] for name in ("cids", "qidxs", "pidxs")}
     (folder / "retrieval-SfM-120k-whiten.pkl").write_bytes(pickle.dumps(whitening, 2))
