@@ -28,7 +28,7 @@ from largescale.settings import UserError
 SHOWN = 20
 
 
-class Rows(NamedTuple):
+class PictureRows(NamedTuple):
     """Descriptors of some pictures."""
 
     ids: np.ndarray
@@ -140,7 +140,7 @@ class Model:
         *,
         boxes: np.ndarray | None = None,
         embedder: Embedder | None = None,
-    ) -> Iterator[Rows]:
+    ) -> Iterator[PictureRows]:
         """Descriptors of images of a corpus, in groups as they come.
 
         Args:
@@ -152,7 +152,7 @@ class Model:
         network = AtScales([self.contents.network] * len(scales), scales)
         for group in (embedder or self.embedder()).embed(network, corpus, ids, boxes=boxes):
             rows = group.descriptors.cpu().numpy().reshape(len(group.ids), len(scales), network.dim)
-            yield Rows(group.ids, transform([*rows.swapaxes(0, 1)]), group.bad)
+            yield PictureRows(group.ids, transform([*rows.swapaxes(0, 1)]), group.bad)
 
     def too_small(self, corpus: Corpus, ids: np.ndarray, boxes: np.ndarray | None = None) -> dict[int, str]:
         """Of sorted image ids, those of which the network makes no feature, and why."""

@@ -16,7 +16,7 @@ from largescale.settings import UserError
 
 if TYPE_CHECKING:
     from largescale.distributed import StopSignal, World
-    from largescale.evaluation.report import Pictures
+    from largescale.evaluation.report import RankedPictures
     from largescale.evaluation.results import Interval, Results
 
 STEPS = ("plan", "embed", "seal", "search", "score", "report")
@@ -95,22 +95,22 @@ def score_descriptors(config: EvaluateConfig, world: "World") -> "Results":
     return evaluate_descriptors(config, Published.parse(values, str(config.ground_truth)), world)
 
 
-def pictures(config: EvaluateConfig) -> "Pictures | None":
+def pictures(config: EvaluateConfig) -> "RankedPictures | None":
     """Where the images of the report are; none where only descriptors were given."""
     from largescale.corpus.loading import Corpus
-    from largescale.evaluation.report import Pictures
+    from largescale.evaluation.report import RankedPictures
 
     if config.gallery is None:
         return None
     gallery, *distractors = (Corpus.open(location, config.storage) for location in (config.gallery, *config.distractors))
-    return Pictures(Corpus.open(config.queries, config.storage) if config.queries else gallery, gallery, distractors)
+    return RankedPictures(Corpus.open(config.queries, config.storage) if config.queries else gallery, gallery, distractors)
 
 
 def print_plan(config: EvaluateConfig, world: "World") -> None:
-    from largescale.evaluation.plan import Plan
+    from largescale.evaluation.plan import EvaluationPlan
 
     if world.is_first:
-        print(Plan.open(config).summary())
+        print(EvaluationPlan.open(config).summary())
 
 
 def table(results: "Results") -> str:

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from largescale.config import asked, explain, load, run_program
 from largescale.experiments.config import ExperimentConfig, Point
-from largescale.experiments.runs import FailedError, Run, plan_runs
+from largescale.experiments.runs import ExperimentRun, FailedError, plan_runs
 from largescale.settings import UserError
 
 USAGE = "launch/experiment.py EXPERIMENT.yaml [key=value ...] [--help [GROUP]]"
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"not in the table for a run that failed: {names} (see above); the same command tries again")
 
 
-def succeeds(run: Run, place: str) -> bool:
+def succeeds(run: ExperimentRun, place: str) -> bool:
     """Train and evaluate; what fails is said, and does not keep the other methods from their table."""
     print(f"{place}: {run.point.name}, seed {run.seed}", flush=True)
     try:

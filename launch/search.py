@@ -163,9 +163,9 @@ def upload(config: UploadConfig) -> None:
 def opened(config: OfModel | ServeConfig) -> "Index":
     """The index with its model."""
     from largescale.search.index import Index
-    from largescale.search.manifest import Manifest
+    from largescale.search.manifest import IndexManifest
 
-    location = config.model or Manifest.read(config.index).location
+    location = config.model or IndexManifest.read(config.index).location
     if location is None:
         raise UserError(f"{config.index} does not say where its model is: give model=…")
     return Index.open(config.index, read_model(location))

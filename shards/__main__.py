@@ -21,7 +21,7 @@ from .sources import Source
 from .sources.layout import Layout, Request
 from .sources.split import SIDES, ClassSplit
 from .verify import verify
-from .writer import Part, build
+from .writer import BuildPart, build
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -180,20 +180,20 @@ def _demo(options: argparse.Namespace) -> int:
     return 0
 
 
-def parse_part(text: str) -> Part:
+def parse_part(text: str) -> BuildPart:
     number, _, count = text.partition("/")
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
         raise argparse.ArgumentTypeError(f"expected NUMBER/COUNT with 1 <= NUMBER <= COUNT, found {text!r}")
-    return Part(int(number) - 1, int(count))
+    return BuildPart(int(number) - 1, int(count))
 
 
-def part_of(environment: Mapping[str, str]) -> Part:
+def part_of(environment: Mapping[str, str]) -> BuildPart:
     """The part of this process by the rank that torchrun or SLURM (a step of srun) gave it; all of it without them."""
     if "RANK" in environment:
-        return Part(int(environment["RANK"]), int(environment["WORLD_SIZE"]))
+        return BuildPart(int(environment["RANK"]), int(environment["WORLD_SIZE"]))
     if "SLURM_STEP_ID" in environment:
-        return Part(int(environment["SLURM_PROCID"]), int(environment["SLURM_NTASKS"]))
-    return Part()
+        return BuildPart(int(environment["SLURM_PROCID"]), int(environment["SLURM_NTASKS"]))
+    return BuildPart()
 
 
 if __name__ == "__main__":

@@ -54,14 +54,14 @@ class Encoding(Settings):
         return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-class Stored(NamedTuple):
+class StoredImage(NamedTuple):
     data: bytes
     suffix: str
     width: int
     height: int
 
 
-def stored_image(source: Source, place: str, encoding: Encoding) -> Stored:
+def stored_image(source: Source, place: str, encoding: Encoding) -> StoredImage:
     """An image of a source as the corpus holds it; UserError where the source cannot be read, BadImageError as in `store`."""
     try:
         data = source.read(place)
@@ -72,7 +72,7 @@ def stored_image(source: Source, place: str, encoding: Encoding) -> Stored:
     return store(data, encoding)
 
 
-def store(data: bytes, encoding: Encoding) -> Stored:
+def store(data: bytes, encoding: Encoding) -> StoredImage:
     """The image in the form that the corpus holds; its own bytes where nothing has to change.
 
     Raises:
@@ -84,7 +84,7 @@ def store(data: bytes, encoding: Encoding) -> Stored:
         shape = encoding.shape(width, height)
         fits = shape == (height, width)
         if fits and image.format in KEPT and as_shown(image):
-            return Stored(data, KEPT[image.format], *decoded_size(data))
+            return StoredImage(data, KEPT[image.format], *decoded_size(data))
         pixels, scale = _decode(image, data, shape)
         orientation = orientation_of(image)  # of a TIFF, none is left once it is decoded
         shrunk = pixels if fits else shrink(pixels, shape, (height * scale, width * scale))
@@ -145,9 +145,9 @@ def decoded_size(data: bytes) -> tuple[int, int]:
         return size
 
 
-def _encode(image: Image.Image, quality: int) -> Stored:
+def _encode(image: Image.Image, quality: int) -> StoredImage:
     data = simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=quality, colorsubsampling="420")
-    return Stored(data, "jpg", *image.size)
+    return StoredImage(data, "jpg", *image.size)
 
 
 def size_in_file(data: bytes) -> tuple[int, int]:

@@ -22,7 +22,7 @@ from largescale.commit import committed_directory, is_complete
 from largescale.corpus.config import StorageConfig
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.manifest import map_table, write_table
-from largescale.corpus.pictures import NO_HEADER, Content, Header, Pictures, content_of, header_of, listed, unreadable
+from largescale.corpus.pictures import NO_HEADER, Content, Header, PictureCorpus, content_of, header_of, listed, unreadable
 from largescale.corpus.pixels import BadImageError
 from largescale.distributed import World
 from largescale.settings import UserError
@@ -32,7 +32,7 @@ from .sources.files import image_files
 from .sources.folder import Folder
 from .sources.layout import Request
 from .sources.tables.pictures import Tables
-from .sources.tables.table import Rows, Table
+from .sources.tables.table import Table, TableSource
 from .sources.tars import Tars, tar_files
 
 COLUMNS = {
@@ -48,12 +48,12 @@ PART = 1000
 """Most images of what stands for a shard."""
 AT_ONCE = 16
 """Files whose headers are asked for together: the answers of a remote disk take their time."""
-FILES = (Folder, Rows)
+FILES = (Folder, TableSource)
 """Sources of files below their root."""
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedPlaces:
     """Images in the order of their list."""
 
     corpus: Corpus
@@ -64,7 +64,7 @@ class Listed:
 
 
 @dataclass(frozen=True)
-class Contents:
+class ListedContents:
     """The content of each image of a list, by its id; picklable."""
 
     folder: Path
@@ -82,10 +82,10 @@ class Contents:
         return map_table(self.folder / "images.arrow")
 
     def __reduce__(self) -> Any:
-        return Contents, (self.folder, self.source)
+        return ListedContents, (self.folder, self.source)
 
 
-def open_source(location: str, listing: Path, world: World, storage: StorageConfig | None = None) -> Listed:
+def open_source(location: str, listing: Path, world: World, storage: StorageConfig | None = None) -> ListedPlaces:
     """Images for which there may be no corpus yet.
 
     Args:
@@ -98,7 +98,7 @@ def open_source(location: str, listing: Path, world: World, storage: StorageConf
     """
     if "://" in location or (Path(location) / "manifest.json").exists():
         corpus = Corpus.open(location, storage)
-        return Listed(corpus, np.arange(len(corpus.manifest)), {})
+        return ListedPlaces(corpus, np.arange(len(corpus.manifest)), {})
     source = _source(Path(location))
     if not world.decide(lambda: is_complete(listing)):
         items = world.decide(lambda: list(_items(source)))
@@ -109,7 +109,7 @@ def open_source(location: str, listing: Path, world: World, storage: StorageConf
     return _open(location, listing, source)
 
 
-def _open(location: str, listing: Path, source: Source) -> Listed:
+def _open(location: str, listing: Path, source: Source) -> ListedPlaces:
     columns = map_table(listing / "images.arrow")
     count = len(columns["key"])
     sizes = np.stack([columns[name].astype(np.int64) for name in ("width", "height", "bytes")], axis=1)
@@ -119,7 +119,7 @@ def _open(location: str, listing: Path, source: Source) -> Listed:
     manifest = listed(location, columns["key"], sizes, np.diff(bounds).tolist(), fingerprint)
     faults = {id: fault for id, fault in enumerate(columns["fault"].to_pylist()) if fault}
     ids = np.delete(np.arange(count), list(faults))
-    return Listed(Pictures(manifest, Contents(listing, source)), ids, faults)
+    return ListedPlaces(PictureCorpus(manifest, ListedContents(listing, source)), ids, faults)
 
 
 def _write(listing: Path, items: list[tuple[str, str]], headers: list[Header | str]) -> None:
@@ -171,7 +171,7 @@ def _source(path: Path) -> Source:
             raise UserError(f"{path} holds {len(found)} collections ({', '.join(found)}): give the file or folder of one of them")
         return next(iter(found.values()))
     if path.is_file():
-        return Rows(Table.open(path, path.parent), path.parent)
+        return TableSource(Table.open(path, path.parent), path.parent)
     return Tars(path) if tar_files(path) and not any(isinstance(file, str) for file in image_files(path)) else Folder(path, 0)
 
 

@@ -31,7 +31,7 @@ from largescale.names import component
 from largescale.progress import tracked
 from largescale.settings import Settings, UserError
 
-from .images import Encoding, Stored, stored_image
+from .images import Encoding, StoredImage, stored_image
 from .sources import Item, Skipped, Source
 
 ROW_COLUMNS = {"key": pa.large_string(), "place": pa.large_string(), "label": pa.int32(), "item": pa.int64()}
@@ -60,7 +60,7 @@ class Sharding(Settings):
 
 
 @dataclass(frozen=True)
-class Plan:
+class CorpusPlan:
     """The rows of a corpus before a pixel is read."""
 
     rows: Any
@@ -98,14 +98,14 @@ class Plan:
         return sum(int(self.bounds[shard + 1] - self.bounds[shard]) for shard in shards)
 
     @staticmethod
-    def open(folder: Path) -> "Plan":
+    def open(folder: Path) -> "CorpusPlan":
         """Raises: DamagedError: a file is not what was written."""
         build = read_json(folder / "build.json")
         for name, expected in build.pop("tables").items():
             if checksum_of(folder / component(name)) != expected:
                 raise DamagedError(f"{folder / name} is damaged; delete {folder}, and the same command begins anew")
         rows, labels = (map_table(folder / name) for name in TABLES)
-        return Plan(rows, labels["name"].to_pylist(), **build)
+        return CorpusPlan(rows, labels["name"].to_pylist(), **build)
 
     def commit(self, folder: Path) -> None:
         """Make `folder` with the plan in it, unless another part has: the first one counts, nobody's mapped files change."""
@@ -124,7 +124,7 @@ class Plan:
                 raise
 
 
-def settle(source: Source, out: Path, encoding: Encoding, sharding: Sharding) -> Plan | None:
+def settle(source: Source, out: Path, encoding: Encoding, sharding: Sharding) -> CorpusPlan | None:
     """The plan of this source and these options, written down in `out / WORK`; None when `out` is already complete.
 
     Raises:
@@ -145,8 +145,8 @@ def settle(source: Source, out: Path, encoding: Encoding, sharding: Sharding) ->
         image_bytes = sum(len(image.data) + TAR_OVERHEAD for image in sample) // len(sample)
         suffix = "png" if all(image.suffix == "png" for image in sample) else "jpg"
         shards, stem = sharding.count(len(rows), image_bytes), f"{_plain_name(out)}-{_token(identity, sample)}"
-        Plan(rows, label_names, identity, shards, image_bytes, stem, suffix).commit(out / WORK)
-    plan = Plan.open(out / WORK)
+        CorpusPlan(rows, label_names, identity, shards, image_bytes, stem, suffix).commit(out / WORK)
+    plan = CorpusPlan.open(out / WORK)
     require_same(out, plan.identity, identity)
     return plan
 
@@ -281,7 +281,7 @@ def _plain_name(out: Path) -> str:
     return re.sub(r"[^A-Za-z0-9_]+", "-", out.resolve().name).strip("-")[:64] or "corpus"
 
 
-def _token(identity: Mapping[str, Any], sample: Sequence[Stored]) -> str:
+def _token(identity: Mapping[str, Any], sample: Sequence[StoredImage]) -> str:
     """Changes with the options, the list of images, and the sampled images."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
     for image in sample:
@@ -289,7 +289,7 @@ def _token(identity: Mapping[str, Any], sample: Sequence[Stored]) -> str:
     return digest.hexdigest()[:8]
 
 
-def _sample(source: Source, rows: pa.RecordBatch, encoding: Encoding) -> list[Stored]:
+def _sample(source: Source, rows: pa.RecordBatch, encoding: Encoding) -> list[StoredImage]:
     """Some images as they will be stored, spread over the rows."""
     stored, errors = [], []
     for row in np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int):

@@ -13,12 +13,12 @@ from largescale.corpus.manifest import BOX_COLUMNS, Shard, write_manifest
 from largescale.settings import UserError
 
 from .images import stored_box
-from .plan import NO_BOX, WORK, Plan
-from .shard import Job
+from .plan import NO_BOX, WORK, CorpusPlan
+from .shard import ShardJob
 from .sources import Source
 
 
-def publish(job: Job, plan: Plan, sidecars: Sequence[Mapping[str, Any]]) -> None:
+def publish(job: ShardJob, plan: CorpusPlan, sidecars: Sequence[Mapping[str, Any]]) -> None:
     """Write the manifest over all shards and remove the build's own files. Two processes may do it at once."""
     try:
         _publish(job, plan, sidecars)
@@ -27,7 +27,7 @@ def publish(job: Job, plan: Plan, sidecars: Sequence[Mapping[str, Any]]) -> None
             raise  # else the other process was faster and has cleaned up
 
 
-def _publish(job: Job, plan: Plan, sidecars: Sequence[Mapping[str, Any]]) -> None:
+def _publish(job: ShardJob, plan: CorpusPlan, sidecars: Sequence[Mapping[str, Any]]) -> None:
     shards = [Shard(*(sidecar[name] for name in ("name", "samples", "bytes", "sha256"))) for sidecar in sidecars]
     kept = _column(sidecars, "row")
     images = {name: _column(sidecars, name) for name in ("offset", "size", "width", "height", "checksum")}
@@ -54,7 +54,7 @@ def tidy(out: Path) -> None:
         shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
 
 
-def write_undecodable(out: Path, plan: Plan, bad: Sequence[tuple[int, str]]) -> None:
+def write_undecodable(out: Path, plan: CorpusPlan, bad: Sequence[tuple[int, str]]) -> None:
     """`undecodable.txt`: key, place and error of each image that was left out, a line each; no file where there is none."""
     if not bad:
         (out / "undecodable.txt").unlink(missing_ok=True)
@@ -73,7 +73,7 @@ def _boxes(sidecars: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     return dict(zip(BOX_COLUMNS, np.array(found, np.float32).reshape(-1, 4).T, strict=True))
 
 
-def _pairs(source: Source, plan: Plan, kept: np.ndarray) -> dict[str, np.ndarray] | None:
+def _pairs(source: Source, plan: CorpusPlan, kept: np.ndarray) -> dict[str, np.ndarray] | None:
     """The source's pairs with image ids for positions; pairs of an undecodable image are left out."""
     pairs = source.pairs()
     if pairs is None:
@@ -85,7 +85,7 @@ def _pairs(source: Source, plan: Plan, kept: np.ndarray) -> dict[str, np.ndarray
     return {name: np.asarray(column)[usable] for name, column in {**pairs, **ends}.items()}
 
 
-def _ground_truth(source: Source, plan: Plan, kept: np.ndarray, images: Mapping[str, Any]) -> dict[str, Any] | None:
+def _ground_truth(source: Source, plan: CorpusPlan, kept: np.ndarray, images: Mapping[str, Any]) -> dict[str, Any] | None:
     """The source's ground truth with boxes in stored pixels; undecodable images leave the lists."""
     truth = source.ground_truth()
     if truth is None:

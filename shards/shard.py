@@ -16,15 +16,15 @@ from largescale.commit import DamagedError, committed_file, read_json, write_jso
 from largescale.corpus.manifest import sha256_of
 from largescale.corpus.pixels import BadImageError
 
-from .images import Encoding, Stored, stored_box, stored_image
-from .plan import WORK, Plan
+from .images import Encoding, StoredImage, stored_box, stored_image
+from .plan import WORK, CorpusPlan
 from .sources import Source
 
 COLUMNS = ("row", "offset", "size", "width", "height", "checksum")
 
 
 @dataclass(frozen=True)
-class Job:
+class ShardJob:
     """What a worker needs to write any shard of a build."""
 
     source: Source
@@ -49,7 +49,7 @@ class Job:
         return sidecar | {name: np.array(sidecar[name], kinds.get(name, np.int64)) for name in COLUMNS} if complete else None
 
 
-def write_shard(job: Job, shard: int, advance: Callable[[], None]) -> dict[str, Any]:
+def write_shard(job: ShardJob, shard: int, advance: Callable[[], None]) -> dict[str, Any]:
     """Write the tar of a shard, then its sidecar; its bytes follow from the plan and the source alone.
 
     Args:
@@ -85,17 +85,17 @@ def write_shard(job: Job, shard: int, advance: Callable[[], None]) -> dict[str, 
 
 
 @lru_cache(maxsize=1)
-def open_plan(folder: Path) -> Plan:
-    return Plan.open(folder)
+def open_plan(folder: Path) -> CorpusPlan:
+    return CorpusPlan.open(folder)
 
 
-def _box(source: Source, plan: Plan, row: int, image: Stored) -> list[float] | None:
+def _box(source: Source, plan: CorpusPlan, row: int, image: StoredImage) -> list[float] | None:
     """The box of an image in the pixels that are stored."""
     box = plan.box(row)
     return None if box is None else stored_box(box, source.read(plan.rows["place"][row].as_py()), image.width, image.height)
 
 
-def _add_sample(tar: tarfile.TarFile, plan: Plan, row: int, image: Stored, box: list[float] | None) -> int:
+def _add_sample(tar: tarfile.TarFile, plan: CorpusPlan, row: int, image: StoredImage, box: list[float] | None) -> int:
     """Add the image and `key.json`; the byte position of the image."""
     key, place = plan.rows["key"][row].as_py(), plan.rows["place"][row].as_py()
     label = int(plan.rows["label"][row])

@@ -18,19 +18,19 @@ from largescale.progress import progress_bar
 from largescale.settings import UserError
 
 from .images import Encoding
-from .plan import WORK, Plan, Sharding, settle
+from .plan import WORK, CorpusPlan, Sharding, settle
 from .publish import publish, tidy, write_undecodable
-from .shard import Job, write_shard
+from .shard import ShardJob, write_shard
 from .sources import Source
 from .sources.files import MissingImagesError
 from .workers import advance, context, pool
 
 Sidecars = Mapping[int, dict[str, Any] | None]
-"""What `Job.finished` says about some shards."""
+"""What `ShardJob.finished` says about some shards."""
 
 
 @dataclass(frozen=True)
-class Part:
+class BuildPart:
     """The shards that one of several processes writes: `index`, `index + count`, and so on."""
 
     index: int = 0
@@ -46,7 +46,7 @@ def build(
     encoding: Encoding | None = None,
     sharding: Sharding | None = None,
     *,
-    part: Part | None = None,
+    part: BuildPart | None = None,
     workers: int | None = None,
     bad_budget: float = 0.01,
 ) -> bool:
@@ -62,7 +62,7 @@ def build(
     Raises:
         UserError: nothing or something else to build, too little disk, too many undecodable images, a dead worker.
     """
-    encoding, sharding, part = encoding or Encoding(), sharding or Sharding(), part or Part()
+    encoding, sharding, part = encoding or Encoding(), sharding or Sharding(), part or BuildPart()
     plan = _settle(source, out, encoding, sharding)
     if plan is None:
         tidy(out)
@@ -74,7 +74,7 @@ def build(
     if (out / "manifest.json").exists():  # another process has finished it since the plan was read
         tidy(out)
         return True
-    job = Job(source, out, encoding, plan.stem)
+    job = ShardJob(source, out, encoding, plan.stem)
     own = {shard: job.finished(shard) for shard in part.of(plan.shards)}
     _remove_partial(job, own)
     _require_disk(job, plan)
@@ -82,7 +82,7 @@ def build(
     return _publish_if_finished(job, plan, bad_budget)
 
 
-def _settle(source: Source, out: Path, encoding: Encoding, sharding: Sharding) -> Plan | None:
+def _settle(source: Source, out: Path, encoding: Encoding, sharding: Sharding) -> CorpusPlan | None:
     try:
         return settle(source, out, encoding, sharding)
     except MissingImagesError as error:
@@ -92,7 +92,7 @@ def _settle(source: Source, out: Path, encoding: Encoding, sharding: Sharding) -
         ) from None
 
 
-def _write(job: Job, plan: Plan, own: Sidecars, workers: int, bad_budget: float) -> None:
+def _write(job: ShardJob, plan: CorpusPlan, own: Sidecars, workers: int, bad_budget: float) -> None:
     """Write the shards of `own` that have no sidecar."""
     todo = [shard for shard, sidecar in own.items() if sidecar is None]
     bad = [entry for sidecar in own.values() if sidecar for entry in sidecar["bad"]]
@@ -109,18 +109,18 @@ def _write(job: Job, plan: Plan, own: Sidecars, workers: int, bad_budget: float)
             _require_budget(job, plan, bad, bad_budget)
 
 
-def _run(job: Job, shard: int) -> list[Any]:
+def _run(job: ShardJob, shard: int) -> list[Any]:
     return write_shard(job, shard, advance)["bad"]
 
 
-def _remove_partial(job: Job, own: Sidecars) -> None:
+def _remove_partial(job: ShardJob, own: Sidecars) -> None:
     """Delete what killed workers left of the shards that are now written again."""
     for path in job.out.glob(".*.tar.*.partial"):
         if own.get(int(path.name.partition(".tar.")[0].rpartition("-")[2]), "of another part") is None:
             path.unlink(missing_ok=True)
 
 
-def _require_disk(job: Job, plan: Plan) -> None:
+def _require_disk(job: ShardJob, plan: CorpusPlan) -> None:
     images = plan.images(shard for shard in range(plan.shards) if not job.sidecar(shard).exists())
     needed, free = images * plan.image_bytes, shutil.disk_usage(job.out).free
     if needed > free:
@@ -130,7 +130,7 @@ def _require_disk(job: Job, plan: Plan) -> None:
         )
 
 
-def _require_budget(job: Job, plan: Plan, bad: Sequence[Any], bad_budget: float) -> None:
+def _require_budget(job: ShardJob, plan: CorpusPlan, bad: Sequence[Any], bad_budget: float) -> None:
     if len(bad) <= bad_budget * len(plan):
         return
     write_undecodable(job.out, plan, bad)
@@ -141,7 +141,7 @@ def _require_budget(job: Job, plan: Plan, bad: Sequence[Any], bad_budget: float)
     )
 
 
-def _publish_if_finished(job: Job, plan: Plan, bad_budget: float) -> bool:
+def _publish_if_finished(job: ShardJob, plan: CorpusPlan, bad_budget: float) -> bool:
     found = [job.finished(shard) for shard in range(plan.shards)]
     sidecars = [sidecar for sidecar in found if sidecar is not None]
     if len(sidecars) == plan.shards:

@@ -60,7 +60,7 @@ class Given:
         return content_of(self.pictures[id], self.as_shown[id])
 
 
-class Pictures(Corpus):
+class PictureCorpus(Corpus):
     """Pictures as a corpus: `content` gives each by its id."""
 
     def __init__(self, manifest: Manifest, content: Callable[[int], Content]) -> None:
@@ -68,7 +68,7 @@ class Pictures(Corpus):
         self.content = content
 
     def __reduce__(self) -> Any:
-        return Pictures, (self.manifest, self.content)
+        return PictureCorpus, (self.manifest, self.content)
 
     def each(self, ids: Sequence[int] | np.ndarray) -> Iterator[Any]:
         return map(self.content, np.asarray(ids).tolist())
@@ -79,7 +79,7 @@ class Pictures(Corpus):
         return zip(wanted.tolist(), self.each(wanted), strict=True)
 
 
-def given(pictures: Sequence[Picture]) -> tuple[Pictures, dict[int, str]]:
+def given(pictures: Sequence[Picture]) -> tuple[PictureCorpus, dict[int, str]]:
     """Pictures in memory, or files, as a corpus of one shard, and what is wrong with some, by their place."""
     headers, faults = list[Header](), dict[int, str]()
     for place, picture in enumerate(pictures):
@@ -91,7 +91,7 @@ def given(pictures: Sequence[Picture]) -> tuple[Pictures, dict[int, str]]:
     names = [str(picture) if isinstance(picture, (str, Path)) else f"picture {i}" for i, picture in enumerate(pictures)]
     sizes = np.array([header[:3] for header in headers], np.int64).reshape(-1, 3)
     manifest = listed("pictures", names, sizes, [len(pictures)])
-    return Pictures(manifest, Given(pictures, [header.as_shown for header in headers])), faults
+    return PictureCorpus(manifest, Given(pictures, [header.as_shown for header in headers])), faults
 
 
 def listed(

@@ -16,7 +16,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {"max_inliers": ("inliers",), "relaxed_in
 """Columns of the pairs that a rule reads."""
 
 
-class Candidates(NamedTuple):
+class PositiveCandidates(NamedTuple):
     """Images that may be the positive, query after query; by inliers, the most first, where the rule asks for them."""
 
     queries: np.ndarray
@@ -35,7 +35,7 @@ class Candidates(NamedTuple):
         return np.where(inside, self.positives[np.where(inside, self.starts[rows][:, None] + place, 0)], -1)
 
 
-def find_candidates(manifest: Manifest, config: TuplePlanConfig) -> Candidates:
+def find_candidates(manifest: Manifest, config: TuplePlanConfig) -> PositiveCandidates:
     """The pairs that a rule admits; a query without any is no query.
 
     Raises:
@@ -50,7 +50,7 @@ def find_candidates(manifest: Manifest, config: TuplePlanConfig) -> Candidates:
     inliers = pairs["inliers"][rows] if config.positive == "max_inliers" else np.zeros(len(rows), np.int8)
     rows = rows[np.lexsort((-inliers, pairs["query"][rows]))]
     queries, starts, lengths = np.unique(pairs["query"][rows], return_index=True, return_counts=True)
-    return Candidates(queries, starts, lengths, pairs["positive"][rows])
+    return PositiveCandidates(queries, starts, lengths, pairs["positive"][rows])
 
 
 def _columns(manifest: Manifest, config: TuplePlanConfig) -> Mapping[str, np.ndarray]:

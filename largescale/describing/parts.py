@@ -20,7 +20,7 @@ from largescale.settings import UserError
 
 
 @dataclass(frozen=True)
-class Parts:
+class PassParts:
     """The parts of a pass over some images of a corpus: one for each shard, and the marker that it is complete."""
 
     directory: Path
@@ -70,7 +70,7 @@ class Parts:
         return self._file(part).with_suffix(".json")
 
 
-def describe_parts(model: Model, parts: Parts, embedder: Embedder, world: World) -> bool:
+def describe_parts(model: Model, parts: PassParts, embedder: Embedder, world: World) -> bool:
     """Describe what is not described yet; each rank a run of parts. Whether everything is.
 
     Every rank of the world calls this.
@@ -84,7 +84,7 @@ def describe_parts(model: Model, parts: Parts, embedder: Embedder, world: World)
     return not world.any(embedder.should_stop())
 
 
-def _describe(model: Model, parts: Parts, mine: list[int], embedder: Embedder, shows: bool) -> None:
+def _describe(model: Model, parts: PassParts, mine: list[int], embedder: Embedder, shows: bool) -> None:
     manifest = parts.corpus.manifest
     begun = {part: _Part(parts.images(part), model.dim) for part in mine}
     number = {shard.name: part for part, shard in enumerate(manifest.shards)}
@@ -135,6 +135,6 @@ class _Part:
     def is_whole(self) -> bool:
         return int(self.described.sum()) + len(self.bad) == len(self.ids)
 
-    def commit(self, parts: Parts, part: int) -> None:
+    def commit(self, parts: PassParts, part: int) -> None:
         rows = self.rows[self.described] if self.described.any() else np.empty((0, self.dim), np.float32)
         parts.write(part, self.ids[self.described], rows, self.bad)

@@ -11,7 +11,7 @@ from largescale.commit import claim_folder, read_json, write_json, write_text
 from largescale.corpus.corpus import Corpus
 from largescale.describing.config import EmbedConfig
 from largescale.describing.formats import nearest_others, write_descriptors, write_pairs
-from largescale.describing.parts import Parts, describe_parts
+from largescale.describing.parts import PassParts, describe_parts
 from largescale.distributed import World
 from largescale.model import Model
 from largescale.processes import StoppedError
@@ -26,7 +26,7 @@ def claim(config: EmbedConfig, world: World) -> None:
     world.decide(lambda: claim_folder(config.out, "embedding", "out="))
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """Images, some of which may have no header."""
 
     corpus: Corpus
@@ -34,7 +34,9 @@ class Source(Protocol):
     faults: dict[int, str]
 
 
-def describe_source(model: Model, source: Source, config: EmbedConfig, world: World, should_stop: Callable[[], bool]) -> None:
+def describe_source(
+    model: Model, source: ImageSource, config: EmbedConfig, world: World, should_stop: Callable[[], bool]
+) -> None:
     """Describe every picture of a source that can be decoded, and write the files of `config.format`.
 
     Raises:
@@ -51,7 +53,7 @@ def describe_source(model: Model, source: Source, config: EmbedConfig, world: Wo
     }
     if world.decide(lambda: _is_done(config, about)):
         return
-    parts = Parts(config.out / "parts", source.corpus, source.ids)
+    parts = PassParts(config.out / "parts", source.corpus, source.ids)
     if not describe_parts(model, parts, model.embedder(config.batch_size, config.loader, should_stop), world):
         raise StoppedError
     world.decide(lambda: _publish(model, source, parts, config, about))
@@ -72,7 +74,7 @@ def _is_done(config: EmbedConfig, about: Mapping[str, str]) -> bool:
     return False
 
 
-def _publish(model: Model, source: Source, parts: Parts, config: EmbedConfig, about: Mapping[str, str]) -> None:
+def _publish(model: Model, source: ImageSource, parts: PassParts, config: EmbedConfig, about: Mapping[str, str]) -> None:
     keys, count = source.corpus.manifest.keys, parts.count()
     bad = [(keys[id].as_py(), fault) for id, fault in source.faults.items()] + parts.bad()
     if bad:

@@ -5,7 +5,7 @@ from .protocol.metrics import average_precision as average_precision
 from .protocol.metrics import evaluate_rankings as evaluate_rankings
 from .protocol.metrics import metric as metric
 from .protocol.protocols import Protocol as Protocol
-from .protocol.relevance import Gallery as Gallery
+from .protocol.relevance import GalleryRows as GalleryRows
 from .results import Histogram as Histogram
 from .results import Interval as Interval
 from .results import ProtocolResult as ProtocolResult

@@ -17,11 +17,11 @@ from largescale.evaluation.config import FITTED, SCALES, EvaluateConfig, ScoreCo
 from largescale.evaluation.descriptors.derived import derive, digest_of
 from largescale.evaluation.descriptors.fitting import fitted, images_to_fit
 from largescale.evaluation.descriptors.store import SEALED, Descriptors, network_digest
-from largescale.evaluation.plan import Plan
+from largescale.evaluation.plan import EvaluationPlan
 from largescale.evaluation.results import CorpusUsed
-from largescale.evaluation.search.search import Search
+from largescale.evaluation.search.search import QuerySearch
 from largescale.evaluation.search.visiting import anchors_of, checked_anchors, read_anchors
-from largescale.evaluation.task import Described, Rows, Task
+from largescale.evaluation.task import Described, QueryRows, Task
 from largescale.inputs import seen_by
 from largescale.models.config import ModelConfig
 from largescale.models.folder import Contents
@@ -57,7 +57,7 @@ class Context:
 
     config: EvaluateConfig
     world: World
-    plan: Plan
+    plan: EvaluationPlan
     contents: Contents
     """The network, and how it describes an image where `config` does not say otherwise."""
     subject: Subject
@@ -78,7 +78,7 @@ class Context:
         config = _as_described(config, contents)
         subject = Subject(source, network_digest(contents.network), contents.about, _preprocess(config, world))
         world.decide(lambda: claim_folders(config))
-        return Context(config, world, Plan.open(config), contents, subject, should_stop)
+        return Context(config, world, EvaluationPlan.open(config), contents, subject, should_stop)
 
     @property
     def network(self) -> RetrievalNet:
@@ -213,11 +213,11 @@ class Context:
                 raise UserError(f"{directory} is not sealed, so there is no score: run the steps embed and seal first")
 
     @cached_property
-    def search(self) -> Search:
+    def search(self) -> QuerySearch:
         names = {role: [described.directory.name for described in scales] for role, scales in self.sets.items()}
         anchors = self.world.decide(self._anchors)
         filed = None if anchors is None else hashlib.sha256(anchors.tobytes()).hexdigest()
-        return Search(self.task, self.rules, self.store, digest_of(names, self.transform.digest, filed), anchors=anchors)
+        return QuerySearch(self.task, self.rules, self.store, digest_of(names, self.transform.digest, filed), anchors=anchors)
 
     def _anchors(self) -> np.ndarray | None:
         """`(C, D)` of a two-stage search; by default those of the model."""
@@ -278,7 +278,7 @@ def _space(parts: Sequence[np.ndarray]) -> Space:
     return Space.of_length(float(np.median(np.concatenate(lengths))))
 
 
-def _rows(parts: Sequence[np.ndarray], position: np.ndarray) -> Rows:
+def _rows(parts: Sequence[np.ndarray], position: np.ndarray) -> QueryRows:
     """Descriptors of queries by their number; `position` `(queries,)` is that of each among the rows."""
     start = np.cumsum([0, *map(len, parts)])
 

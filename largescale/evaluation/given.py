@@ -15,7 +15,7 @@ from largescale.evaluation.protocol.ground_truth import ListedTruth, Published
 from largescale.evaluation.protocol.protocols import landmark_protocols
 from largescale.evaluation.publish import clock, publish, timed
 from largescale.evaluation.results import RESULTS, CorpusUsed, Results
-from largescale.evaluation.search.search import Search
+from largescale.evaluation.search.search import QuerySearch
 from largescale.evaluation.task import Described, Task
 from largescale.settings import UserError
 
@@ -42,7 +42,7 @@ def evaluate_descriptors(config: EvaluateConfig, published: Published, world: Wo
         truth, landmark_protocols(family, False), lambda queries: rows[truth.query[queries]], gallery.used, names, gallery, []
     )
     rules = config.rules(family)
-    search = Search(task, rules, store_of(config), digest)
+    search = QuerySearch(task, rules, store_of(config), digest)
     with clock(seconds, "search"):
         search.run(world)
     protocols = timed(seconds, "score", lambda: world.decide(lambda: search.score(config.out)))

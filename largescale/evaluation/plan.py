@@ -18,7 +18,7 @@ SOME = 0.1
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvaluationPlan:
     """An evaluation before it begins."""
 
     gallery: Corpus
@@ -34,7 +34,7 @@ class Plan:
     """What whitening is fitted on."""
 
     @staticmethod
-    def open(config: EvaluateConfig) -> "Plan":
+    def open(config: EvaluateConfig) -> "EvaluationPlan":
         """Open the corpora and resolve the ground truth.
 
         Raises:
@@ -51,12 +51,14 @@ class Plan:
             ukbench = config.protocol == "ukbench"
             truth, protocols = _ukbench_truth(gallery, queries) if ukbench else _label_truth(gallery, queries)
             protocols = with_own_metrics(protocols, config.metrics)
-            return Plan(gallery, queries, distractors, truth, "ukbench" if ukbench else "labels", protocols, None, whitening)
+            return EvaluationPlan(
+                gallery, queries, distractors, truth, "ukbench" if ukbench else "labels", protocols, None, whitening
+            )
         listed = ListedTruth(published, gallery.manifest.keys, queries.manifest.keys)
         boxes = _boxes(listed, queries) if config.crop and any(listed.boxes) else None
         family = published.family if config.protocol == "auto" else config.protocol
         protocols = with_own_metrics(landmark_protocols(family, config.crop), config.metrics)
-        return Plan(gallery, queries, distractors, listed, family, protocols, boxes, whitening)
+        return EvaluationPlan(gallery, queries, distractors, listed, family, protocols, boxes, whitening)
 
     @property
     def leave_one_out(self) -> bool:

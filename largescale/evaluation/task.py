@@ -29,7 +29,7 @@ class Described:
         return sum(map(len, self.parts))
 
 
-class Rows(Interface):
+class QueryRows(Interface):
     """Descriptors of queries by position, `(Q, D)`."""
 
     def __call__(self, queries: slice) -> np.ndarray: ...
@@ -41,7 +41,7 @@ class Task:
 
     truth: Truth
     protocols: Sequence[Protocol]
-    rows: Rows
+    rows: QueryRows
     queries: CorpusUsed
     query_keys: pa.Array
     """Of the corpus of the queries."""

@@ -10,29 +10,31 @@ from largescale.evaluation.report.charts import COLORS, svg
 from largescale.evaluation.report.site import Site
 from largescale.evaluation.report.study import Study
 from largescale.experiments.config import ExperimentConfig
-from largescale.experiments.table import Row, columns_of, note
+from largescale.experiments.table import MethodRow, columns_of, note
 
 
-def write_page(config: ExperimentConfig, rows: Sequence[Row]) -> Path:
+def write_page(config: ExperimentConfig, rows: Sequence[MethodRow]) -> Path:
     """`table.html` in the folder of the experiment."""
     lines = [columns_of(config, row) for row in rows]
     study = Study("table", config.name, note(config, rows), lines, plots(config, rows))
     return Site(config.out / config.name, None).page("study.html", "table.html", study=study)
 
 
-def plots(config: ExperimentConfig, rows: Sequence[Row]) -> dict[str, str]:
+def plots(config: ExperimentConfig, rows: Sequence[MethodRow]) -> dict[str, str]:
     """Title -> SVG: each metric over its seeds, and the seconds of an epoch with its mining."""
     columns = {f"{name} (%)": [[100 * value for value in row.values[name]] for row in rows] for name in config.metrics}
     columns["seconds of an epoch, with mining"] = [np.sum(list(row.seconds.values()), 0).tolist() for row in rows]
     return {title: _plot(config, rows, own, title) for title, own in columns.items()}
 
 
-def _plot(config: ExperimentConfig, rows: Sequence[Row], columns: Sequence[list[float]], title: str) -> str:
+def _plot(config: ExperimentConfig, rows: Sequence[MethodRow], columns: Sequence[list[float]], title: str) -> str:
     draw = _over_values if config.vary else _over_methods
     return svg(lambda axes: draw(axes, config, rows, columns, title))
 
 
-def _over_methods(axes: Axes, config: ExperimentConfig, rows: Sequence[Row], columns: Sequence[list[float]], title: str) -> None:
+def _over_methods(
+    axes: Axes, config: ExperimentConfig, rows: Sequence[MethodRow], columns: Sequence[list[float]], title: str
+) -> None:
     """A line for each method: its seeds `(S,)` as dots, their mean as a stroke."""
     for place, own in enumerate(columns):
         axes.plot(own, [place] * len(own), "o", markersize=3, color=COLORS[0])
@@ -42,7 +44,9 @@ def _over_methods(axes: Axes, config: ExperimentConfig, rows: Sequence[Row], col
     axes.set_xlabel(title)
 
 
-def _over_values(axes: Axes, config: ExperimentConfig, rows: Sequence[Row], columns: Sequence[list[float]], title: str) -> None:
+def _over_values(
+    axes: Axes, config: ExperimentConfig, rows: Sequence[MethodRow], columns: Sequence[list[float]], title: str
+) -> None:
     """A curve for each method over numbers; over names, points side by side."""
     assert config.vary is not None
     values = config.vary.values

@@ -26,7 +26,7 @@ class FailedError(UserError):
 
 
 @dataclass(frozen=True)
-class Run:
+class ExperimentRun:
     """One point of the experiment from one seed."""
 
     point: Point
@@ -115,7 +115,7 @@ class Run:
             raise FailedError(f"{program} of {self.point.name}, seed {self.seed} failed, see above")
 
 
-def plan_runs(config: ExperimentConfig) -> list[Run]:
+def plan_runs(config: ExperimentConfig) -> list[ExperimentRun]:
     """All runs, checked, in the order of the seeds: after the first seed there is a whole table.
 
     Raises:
@@ -129,7 +129,7 @@ def plan_runs(config: ExperimentConfig) -> list[Run]:
     return [_run(config, folder, point, seed) for seed in config.seeds for point in config.points]
 
 
-def _run(config: ExperimentConfig, folder: Path, point: Point, seed: int) -> Run:
+def _run(config: ExperimentConfig, folder: Path, point: Point, seed: int) -> ExperimentRun:
     arguments = [str(folder / "train.yaml"), str(folder / f"{point.method}.yaml")]
     if config.vary:
         arguments.append(f"{config.vary.setting}={point.value}")
@@ -140,7 +140,7 @@ def _run(config: ExperimentConfig, folder: Path, point: Point, seed: int) -> Run
     weights = train.directory / "weights" / f"step-{steps:06d}.safetensors"
     out = {"weights": str(weights), "out": str(train.directory / "score")}
     evaluate = check(EvaluateConfig, config.evaluate | out)
-    return Run(point, seed, train, evaluate, [*arguments, setting], steps, config.processes)
+    return ExperimentRun(point, seed, train, evaluate, [*arguments, setting], steps, config.processes)
 
 
 def _budget(train: TrainConfig, images: int) -> tuple[int, str]:

@@ -11,14 +11,14 @@ from largescale.evaluation.report.study import Cell
 from largescale.evaluation.results import ProtocolResult, QueryRecord, read_records, read_results
 from largescale.evaluation.scoring.statistics import Comparison, compare, holm
 from largescale.experiments.config import ExperimentConfig, Point
-from largescale.experiments.runs import Run
+from largescale.experiments.runs import ExperimentRun
 from largescale.settings import UserError
 
 STEPS, MINING = "epoch (s)", "mining (s)"
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodRow:
     """A method, or a method at one value of what varies."""
 
     point: Point
@@ -37,7 +37,7 @@ class Row:
         return float(np.mean(self.values[metric]))
 
 
-def table_of(config: ExperimentConfig, runs: Sequence[Run]) -> list[Row]:
+def table_of(config: ExperimentConfig, runs: Sequence[ExperimentRun]) -> list[MethodRow]:
     """A row per method, the best first; of a study in the order of its file.
 
     Args:
@@ -52,22 +52,22 @@ def table_of(config: ExperimentConfig, runs: Sequence[Run]) -> list[Row]:
     return rows if config.vary else sorted(rows, key=lambda row: -row.mean(config.metrics[0]))
 
 
-def _row(runs: Sequence[Run], metrics: Sequence[str], gain: Comparison | None, p: float | None) -> Row:
+def _row(runs: Sequence[ExperimentRun], metrics: Sequence[str], gain: Comparison | None, p: float | None) -> MethodRow:
     found = [_protocol(run).metrics for run in runs]
     missing = [metric for metric in metrics if metric not in found[0]]
     if missing:
         raise UserError(f"metrics: the protocol has no {missing[0]}; it has {', '.join(found[0])}")
     values = {metric: [own[metric].value for own in found] for metric in metrics}
     seconds = zip((STEPS, MINING), zip(*(run.seconds() for run in runs), strict=True), strict=True)
-    return Row(runs[0].point, runs[0].images, values, {name: list(own) for name, own in seconds}, gain, p)
+    return MethodRow(runs[0].point, runs[0].images, values, {name: list(own) for name, own in seconds}, gain, p)
 
 
-def _protocol(run: Run) -> ProtocolResult:
+def _protocol(run: ExperimentRun) -> ProtocolResult:
     """The first of the evaluation: corpora of labels have one."""
     return read_results(run.evaluate.out).protocols[0]
 
 
-def _per_query(runs: Sequence[Run], metric: str) -> dict[str, tuple[str, float]]:
+def _per_query(runs: Sequence[ExperimentRun], metric: str) -> dict[str, tuple[str, float]]:
     """Label and mean over seeds of each query, by its key."""
     scored = [(run.evaluate.out, _protocol(run)) for run in runs]
     records = [list(read_records(out / result.records, result.records_checksum)) for out, result in scored]
@@ -83,7 +83,7 @@ def _gain(base: dict[str, tuple[str, float]], other: dict[str, tuple[str, float]
     return compare(np.array(values), np.array([other[key][1] for key in base]), np.array(labels))
 
 
-def write_table(config: ExperimentConfig, rows: Sequence[Row]) -> Path:
+def write_table(config: ExperimentConfig, rows: Sequence[MethodRow]) -> Path:
     """`table.md` and `table.json` in the folder of the experiment."""
     folder = config.out / config.name
     write_json(folder / "table.json", {"reference": config.reference, "methods": [_plain(row) for row in rows]})
@@ -91,19 +91,19 @@ def write_table(config: ExperimentConfig, rows: Sequence[Row]) -> Path:
     return folder / "table.md"
 
 
-def _plain(row: Row) -> dict[str, object]:
+def _plain(row: MethodRow) -> dict[str, object]:
     values = asdict(row)
     return {**values.pop("point"), **values}
 
 
-def markdown(config: ExperimentConfig, rows: Sequence[Row]) -> str:
+def markdown(config: ExperimentConfig, rows: Sequence[MethodRow]) -> str:
     lines = [columns_of(config, row) for row in rows]
     head = list(lines[0])
     body = [head, ["---", *["---:"] * (len(head) - 1)], *([str(cell) for cell in line.values()] for line in lines)]
     return "\n".join([f"# {config.name}", "", *(f"| {' | '.join(line)} |" for line in body), "", note(config, rows), ""])
 
 
-def note(config: ExperimentConfig, rows: Sequence[Row]) -> str:
+def note(config: ExperimentConfig, rows: Sequence[MethodRow]) -> str:
     """What one must know to read the table."""
     seeds = len(next(iter(rows[0].values.values())))
     return (
@@ -114,7 +114,7 @@ def note(config: ExperimentConfig, rows: Sequence[Row]) -> str:
     )
 
 
-def columns_of(config: ExperimentConfig, row: Row) -> Mapping[str, Cell]:
+def columns_of(config: ExperimentConfig, row: MethodRow) -> Mapping[str, Cell]:
     """A line of the table, percentages."""
     varied = {config.vary.setting: str(row.point.value)} if config.vary else {}
     scores = {metric: mean_and_spread([100 * value for value in row.values[metric]], 2) for metric in config.metrics}
@@ -123,7 +123,7 @@ def columns_of(config: ExperimentConfig, row: Row) -> Mapping[str, Cell]:
     return {"method": row.point.method, **varied, "images": f"{row.images:,}", **scores, **dict(compared), **seconds}
 
 
-def _compared(row: Row) -> tuple[str, str, str]:
+def _compared(row: MethodRow) -> tuple[str, str, str]:
     if row.gain is None:
         return "", "", ""
     gain = row.gain

@@ -26,7 +26,7 @@ from largescale.commit import (
 )
 from largescale.corpus.batches import BadImage
 from largescale.corpus.manifest import sha256_of
-from largescale.mining.stored import Stored
+from largescale.mining.stored import StoredPool
 from largescale.names import component
 from largescale.settings import UserError
 
@@ -35,7 +35,7 @@ ANSWERS, DESCRIPTORS, INDEX = "part-", "stored-", "index.npy"
 
 
 @dataclass(frozen=True)
-class Part:
+class QueryPart:
     """The queries that one rank answered."""
 
     rows: np.ndarray
@@ -75,7 +75,7 @@ class Generation:
     faults: list[BadImage] = field(repr=False)
     """Images of the pool and queries without a usable descriptor."""
     statistics: Mapping[str, float] = field(repr=False)
-    stored: Stored | None = field(default=None, repr=False)
+    stored: StoredPool | None = field(default=None, repr=False)
     """Descriptors, where the settings ask for them."""
     index: np.ndarray | None = field(default=None, repr=False)
     """The trained, empty index that found them, as bytes, where it is approximate: the next generation begins with it."""
@@ -122,7 +122,7 @@ class Generations:
                 "image ids would name other images; use the corpus of the run, or start a new run (name=...)"
             )
         rows = np.concatenate([table for name, table in parts.items() if name.startswith(ANSWERS)])
-        stored = Stored.read([table for name, table in parts.items() if name.startswith(DESCRIPTORS)])
+        stored = StoredPool.read([table for name, table in parts.items() if name.startswith(DESCRIPTORS)])
         index = parts.get(INDEX)
         rows = rows[np.argsort(rows["row"])]
         queries, negatives, similarities = (np.ascontiguousarray(rows[name]) for name in ("query", "negatives", "similarities"))
@@ -154,11 +154,11 @@ class Generations:
         for remains in self.directory.glob(".gen-*.partial"):
             remove_directory(remains)
 
-    def write_part(self, epoch: int, step: int, rank: int, part: Part) -> tuple[str, str]:
+    def write_part(self, epoch: int, step: int, rank: int, part: QueryPart) -> tuple[str, str]:
         """Write the queries of a rank; returns the name and the SHA-256 of the file."""
         return self._write(epoch, step, f"{ANSWERS}{rank:05d}.npy", part.table())
 
-    def write_stored(self, epoch: int, step: int, rank: int, stored: Stored) -> tuple[str, str]:
+    def write_stored(self, epoch: int, step: int, rank: int, stored: StoredPool) -> tuple[str, str]:
         """Write the descriptors that a rank holds; returns the name and the SHA-256 of the file."""
         return self._write(epoch, step, f"{DESCRIPTORS}{rank:05d}.npy", stored.table())
 

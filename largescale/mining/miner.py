@@ -21,7 +21,7 @@ from largescale.embedding import Embedder
 from largescale.mining.config import MiningConfig
 from largescale.mining.faults import within_budget, without_descriptor
 from largescale.mining.fill import RandomNegatives
-from largescale.mining.generations import Generation, Generations, Part, distances
+from largescale.mining.generations import Generation, Generations, QueryPart, distances
 from largescale.mining.search.embedding_buffer import EmbeddingBuffer
 from largescale.mining.search.factory import Trained, choose
 from largescale.mining.search.faster import QUERIES, faster_exact
@@ -31,7 +31,7 @@ from largescale.mining.search.recall import SAMPLE, RecallProbe
 from largescale.mining.search.select import NO_IMAGE, cluster_keys, norms
 from largescale.mining.search.similarity_caps import caps
 from largescale.mining.stages import Stages
-from largescale.mining.stored import Stored, choose_stored
+from largescale.mining.stored import StoredPool, choose_stored
 from largescale.models.metric import COLUMNS, COSINE, Space
 from largescale.models.network import RetrievalNet
 from largescale.processes import StoppedError
@@ -193,7 +193,9 @@ class Miner:
         index.bytes_sent = 0
         return index, {"recall": recall, "effort": self._trained.effort}
 
-    def _search(self, index: ShardedIndex, queries: EmbeddingBuffer, epoch: int, tuples: Tuples, limits: Tensor | None) -> Part:
+    def _search(
+        self, index: ShardedIndex, queries: EmbeddingBuffer, epoch: int, tuples: Tuples, limits: Tensor | None
+    ) -> QueryPart:
         """The negatives of the queries that this rank holds; rank 0 answers for those that no rank could embed."""
         rows, excluded = np.flatnonzero(np.isin(tuples.queries, queries.ids)), excluded_clusters(tuples)  # (q,), (Q, 2)
         with progress_bar(self._label(epoch, "searching"), len(rows), "query") as bar:
@@ -211,9 +213,9 @@ class Miner:
         similarities = np.append(similarities, np.full((len(lost), ids.shape[1]), np.nan, np.float32), axis=0)
         similarities[negatives == NO_IMAGE] = np.nan
         RandomNegatives(self.corpus.manifest, self.seed, epoch).fill(negatives, excluded[rows], rows)
-        return Part(rows, tuples.queries[rows], negatives, similarities)
+        return QueryPart(rows, tuples.queries[rows], negatives, similarities)
 
-    def _stored(self, pool: EmbeddingBuffer, part: Part, epoch: int, tuples: Tuples) -> Stored | None:
+    def _stored(self, pool: EmbeddingBuffer, part: QueryPart, epoch: int, tuples: Tuples) -> StoredPool | None:
         """This rank's share of the descriptors that the generation carries; None where it carries none."""
         if not self.config.stored:
             return None
@@ -221,7 +223,7 @@ class Miner:
         negatives = np.unique(np.concatenate(self.world.gather(own)))
         ids = choose_stored(self.corpus.manifest, self.config, negatives, excluded_clusters(tuples), self.seed, epoch)
         places = np.flatnonzero(np.isin(ids, pool.ids))
-        return Stored(places, ids[places], self._space.descriptors(pool.take(ids[places])).cpu().numpy())
+        return StoredPool(places, ids[places], self._space.descriptors(pool.take(ids[places])).cpu().numpy())
 
     def _lost(self, rows: np.ndarray, count: int) -> np.ndarray:
         """On rank 0 the rows of the plan that no rank holds, elsewhere none."""
@@ -230,7 +232,7 @@ class Miner:
         dist.all_reduce(holders)
         return np.flatnonzero(holders.cpu().numpy() == 0) if self.world.is_first else rows[:0]
 
-    def _statistics(self, part: Part, pool: EmbeddingBuffer, index: ShardedIndex) -> dict[str, float]:
+    def _statistics(self, part: QueryPart, pool: EmbeddingBuffer, index: ShardedIndex) -> dict[str, float]:
         random = np.isnan(part.similarities)  # (q, N)
         mined = part.similarities[~random].astype(np.float64)
         sums = (
@@ -259,8 +261,8 @@ class Miner:
         self,
         epoch: int,
         step: int,
-        part: Part,
-        stored: Stored | None,
+        part: QueryPart,
+        stored: StoredPool | None,
         trained: Trained | None,
         faults: list[BadImage],
         statistics: Mapping[str, float],

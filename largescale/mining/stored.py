@@ -15,7 +15,7 @@ from largescale.mining.search.select import cluster_keys
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredPool:
     """Images of the pool with their descriptors, or one rank's share of them."""
 
     places: np.ndarray
@@ -33,13 +33,13 @@ class Stored:
         return records
 
     @staticmethod
-    def read(tables: Sequence[np.ndarray]) -> "Stored | None":
+    def read(tables: Sequence[np.ndarray]) -> "StoredPool | None":
         """The shares of all ranks, in the order of the places; None of no tables."""
         if not tables:
             return None
         records = np.concatenate(tables)
         records = records[np.argsort(records["place"])]
-        return Stored(*(np.ascontiguousarray(records[name]) for name in ("place", "id", "descriptor")))
+        return StoredPool(*(np.ascontiguousarray(records[name]) for name in ("place", "id", "descriptor")))
 
 
 def choose_stored(

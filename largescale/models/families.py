@@ -49,7 +49,7 @@ HEAD = (
 
 
 @dataclass(frozen=True)
-class Row:
+class FamilyRow:
     """A family, as one of its models shows it."""
 
     family: str
@@ -60,12 +60,12 @@ class Row:
         return "| " + " | ".join((self.family, f"`{self.model}`", *self.cells)) + " |"
 
 
-def tried(family: str, model: str) -> Row:
+def tried(family: str, model: str) -> FamilyRow:
     """Build the model, and run it forward and backward."""
     try:
         net = build_network(ModelConfig(backbone=f"timm:{model}"))
     except UserError as error:
-        return Row(family, model, (f"refused: {str(error)[:90]}",) + ("",) * (len(HEAD) - 3))
+        return FamilyRow(family, model, (f"refused: {str(error)[:90]}",) + ("",) * (len(HEAD) - 3))
     contract, idle = net.contract, freeze_idle(net)
     net(torch.zeros(2, 3, *(contract.borne(64),) * 2)).sum().backward()
     learning = [name for name, parameter in net.named_parameters() if parameter.requires_grad and parameter.grad is None]
@@ -81,7 +81,7 @@ def tried(family: str, model: str) -> Row:
         "yes" if linear else "no",
         str(len(idle)) if idle else "none",
     )
-    return Row(family, model, cells)
+    return FamilyRow(family, model, cells)
 
 
 PAGE = """# Families of timm

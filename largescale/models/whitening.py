@@ -22,7 +22,7 @@ FLOOR = 1e-10
 
 
 @dataclass(frozen=True)
-class Parts:
+class RowParts:
     """Rows in several arrays `(n_i, D)`, side by side: memory maps of shards, of which only what is asked for is read."""
 
     arrays: Sequence[np.ndarray]
@@ -43,7 +43,7 @@ class Parts:
         return found
 
 
-Rows = torch.Tensor | np.ndarray | Parts
+Rows = torch.Tensor | np.ndarray | RowParts
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field, NonNegativeInt, model_validator
 
 from largescale.search.find import Options
-from largescale.search.manifest import Kind, Manifest
+from largescale.search.manifest import IndexManifest, Kind
 from largescale.settings import Settings
 
 
@@ -43,7 +43,7 @@ class BuildConfig(OfIndex):
     """auto: gigabytes (2**30 bytes) of rows up to which search is exact."""
     min_recall: float = Field(default=Kind.min_recall, ge=0, le=1)
     """Share of the true 20 neighbors that an approximate index shall find; measured on 256 rows, and said."""
-    thumbnails: NonNegativeInt = Field(default=Manifest.thumbnails, le=1024)
+    thumbnails: NonNegativeInt = Field(default=IndexManifest.thumbnails, le=1024)
     """Longest side of the small pictures that are kept to be shown; 0: none."""
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ from largescale.corpus.pixels import BadImageError, rgb_pixels
 from largescale.search.lists import sample
 from largescale.search.scan import exact_scores, slack
 from largescale.search.source import describe_pictures
-from largescale.search.view import View
+from largescale.search.view import IndexView
 from largescale.settings import UserError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Threshold(NamedTuple):
         )
 
 
-def threshold_of(view: View, known: np.ndarray, share: float) -> Threshold:
+def threshold_of(view: IndexView, known: np.ndarray, share: float) -> Threshold:
     """The similarity that a share of the known duplicates reach.
 
     Args:
@@ -61,7 +61,7 @@ def threshold_of(view: View, known: np.ndarray, share: float) -> Threshold:
     return Threshold(value, len(known), others)
 
 
-def known_pairs(view: View, path: Path) -> np.ndarray:
+def known_pairs(view: IndexView, path: Path) -> np.ndarray:
     """`(M,)` similarities of the pairs of keys in a file, two in each line with a tab between."""
     try:
         lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -77,7 +77,7 @@ def known_pairs(view: View, path: Path) -> np.ndarray:
     return exact_scores(view.take(ids[:, 0]), np.arange(len(ids)), view.take(ids[:, 1]), view.manifest.metric)
 
 
-def made_pairs(view: View, model: "Model") -> np.ndarray:
+def made_pairs(view: IndexView, model: "Model") -> np.ndarray:
     """`(M,)` similarities of some pictures of the index with the same pictures halved, cut at the border, and compressed."""
     stride = max(1, view.manifest.rows // SAMPLE)
     ids = np.flatnonzero(view.live)[::stride][:SAMPLE]
@@ -103,7 +103,7 @@ def _altered(path: Path) -> bytes | None:
     return buffer.getvalue()
 
 
-def groups(view: View, threshold: float) -> Iterator[list[tuple[int, float]]]:
+def groups(view: IndexView, threshold: float) -> Iterator[list[tuple[int, float]]]:
     """Groups of rows of which each is as similar to another of the group as the threshold: a chain makes one group.
 
     Returns:
@@ -122,7 +122,7 @@ def groups(view: View, threshold: float) -> Iterator[list[tuple[int, float]]]:
         )
 
 
-def _pairs(view: View, threshold: float) -> Iterator[np.ndarray]:
+def _pairs(view: IndexView, threshold: float) -> Iterator[np.ndarray]:
     """`(m, 2)` rows, the lower number first, that are as similar as the threshold."""
     ids = np.flatnonzero(view.live)
     approximate = view.manifest.kind.trained is not None
@@ -131,14 +131,14 @@ def _pairs(view: View, threshold: float) -> Iterator[np.ndarray]:
         yield _listed(view, own, threshold) if approximate else _compared(view, own, ids[start:], threshold)
 
 
-def _listed(view: View, own: np.ndarray, threshold: float) -> np.ndarray:
+def _listed(view: IndexView, own: np.ndarray, threshold: float) -> np.ndarray:
     """As far as an approximate index finds them."""
     near, scores = view.nearest(view.take(own), NEIGHBORS)
     query, column = np.nonzero((near >= 0) & (scores >= threshold) & (near != own[:, None]))
     return np.sort(np.stack([own[query], near[query, column]], axis=1), axis=1)
 
 
-def _compared(view: View, own: np.ndarray, others: np.ndarray, threshold: float) -> np.ndarray:
+def _compared(view: IndexView, own: np.ndarray, others: np.ndarray, threshold: float) -> np.ndarray:
     """With all rows from the first of the block on."""
     rows, metric, found = view.take(own), view.manifest.metric, [np.empty((0, 2), np.int64)]
     off = slack(rows, max(segment.entry.largest for segment in view.segments), metric)[:, None]
@@ -154,7 +154,7 @@ def _compared(view: View, own: np.ndarray, others: np.ndarray, threshold: float)
     return np.concatenate(found)
 
 
-def written(view: View, found: Sequence[list[tuple[int, float]]]) -> str:
+def written(view: IndexView, found: Sequence[list[tuple[int, float]]]) -> str:
     """A line for each row: group, similarity to the first of the group, key."""
     lines = []
     for number, group in enumerate(found, 1):

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow.compute as pc
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from largescale.evaluation.protocol.relevance import Gallery
+from largescale.evaluation.protocol.relevance import GalleryRows
 from largescale.evaluation.search.expansion import combine, without
 from largescale.evaluation.search.neighbors import nearest
 from largescale.evaluation.search.reranking import K1, K_GRAPH, Diffusion, KReciprocal
-from largescale.search.view import View
+from largescale.search.view import IndexView
 from largescale.settings import Settings, UserError
 
 SHORTLIST = 1000
@@ -36,7 +36,7 @@ class Options(Settings):
     """The 1,000 nearest are ranked anew by the neighbors that they share, with the methods of launch/evaluate.py."""
 
 
-def find(view: View, queries: np.ndarray, options: Options, own: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def find(view: IndexView, queries: np.ndarray, options: Options, own: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the index for each query.
 
     Args:
@@ -61,7 +61,7 @@ def find(view: View, queries: np.ndarray, options: Options, own: np.ndarray | No
     return ids, scores
 
 
-def matching(view: View, options: Options) -> np.ndarray | None:
+def matching(view: IndexView, options: Options) -> np.ndarray | None:
     """`(N,)` the rows that the filters leave; None without filters."""
     allowed = None
     for name, pattern in (("label", options.label), ("key", options.path)):
@@ -79,7 +79,7 @@ def _like(pattern: str) -> str:
 
 
 def _others(
-    view: View, queries: np.ndarray, count: int, allowed: np.ndarray | None, own: np.ndarray
+    view: IndexView, queries: np.ndarray, count: int, allowed: np.ndarray | None, own: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The nearest rows that are not the query itself."""
     ids, scores = view.nearest(queries, count + int((own >= 0).any()), allowed)
@@ -90,11 +90,11 @@ def _others(
     return without(ids, own, count), np.take_along_axis(scores, order, axis=1)
 
 
-def reranked(view: View, ids: np.ndarray, similarity: np.ndarray, options: Options) -> tuple[np.ndarray, np.ndarray]:
+def reranked(view: IndexView, ids: np.ndarray, similarity: np.ndarray, options: Options) -> tuple[np.ndarray, np.ndarray]:
     """One query's shortlist `(M,)` ranked anew: numbers and scores `(K,)`, padded with -1 and -inf."""
     order = np.argsort(ids)
     ids, similarity = ids[order], similarity[order].astype(np.float32)
-    gallery = Gallery.of(view.take(ids))
+    gallery = GalleryRows.of(view.take(ids))
     near, close = nearest(gallery.parts[0], gallery, K1 if options.rerank == "k_reciprocal" else K_GRAPH, np.arange(len(ids)))
     close = np.where(near < 0, 0, close).astype(np.float64)
     ranker = KReciprocal(near, close, gallery) if options.rerank == "k_reciprocal" else Diffusion(near, close)

@@ -16,10 +16,10 @@ import numpy as np
 
 from largescale.config import check
 from largescale.search.find import Options, find
-from largescale.search.manifest import FILE, Kind, Manifest, Metric
+from largescale.search.manifest import FILE, IndexManifest, Kind, Metric
 from largescale.search.segment import room_on_disk, table_of
 from largescale.search.source import Added, add_files, files
-from largescale.search.view import View
+from largescale.search.view import IndexView
 from largescale.search.writer import writing
 from largescale.settings import UserError
 
@@ -52,7 +52,7 @@ class Index:
     What is read is the index as it was when it was opened; `refresh` takes over what others have changed.
     """
 
-    def __init__(self, folder: Path, view: View, model: "Model | None" = None) -> None:
+    def __init__(self, folder: Path, view: IndexView, model: "Model | None" = None) -> None:
         self.folder, self.view, self.model = folder, view, model
 
     @staticmethod
@@ -66,7 +66,7 @@ class Index:
         index: str = "auto",
         memory: int = Kind.memory,
         min_recall: float = Kind.min_recall,
-        thumbnails: int = Manifest.thumbnails,
+        thumbnails: int = IndexManifest.thumbnails,
     ) -> "Index":
         """An empty index.
 
@@ -88,8 +88,8 @@ class Index:
         kind = Kind(index, memory, min_recall)
         with room_on_disk(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            Manifest(dim, metric, kind, None if model is None else model.digest, location, thumbnails).commit(folder)
-        return Index(folder, View.open(folder), model)
+            IndexManifest(dim, metric, kind, None if model is None else model.digest, location, thumbnails).commit(folder)
+        return Index(folder, IndexView.open(folder), model)
 
     @staticmethod
     def build(model: "Model", source: str | Path, folder: str | Path, *, prefix: str = "", **settings: Any) -> "Index":
@@ -108,7 +108,7 @@ class Index:
         Raises:
             UserError: no index, one of another version or altered, or one that another model has made.
         """
-        view = View.open(Path(folder))
+        view = IndexView.open(Path(folder))
         if model is not None and model.digest != view.manifest.model:
             raise UserError(
                 f"{folder} was made by the model {view.manifest.model or '(rows without a model)'}, and this is {model.digest}: "
@@ -121,8 +121,8 @@ class Index:
 
     def refresh(self) -> "Index":
         """The index as it is now."""
-        if Manifest.read(self.folder) != self.view.manifest:
-            self.view = View.open(self.folder)
+        if IndexManifest.read(self.folder) != self.view.manifest:
+            self.view = IndexView.open(self.folder)
         return self
 
     def add(self, source: str | Path, *, prefix: str = "") -> Added:

@@ -16,9 +16,9 @@ from largescale.cpu import own_cores
 from largescale.mining.config import MiningConfig
 from largescale.mining.search.factory import choose
 from largescale.mining.search.recall import EFFORT, SAMPLE
-from largescale.search.manifest import Entry, Kind, Manifest
+from largescale.search.manifest import IndexManifest, Kind, SegmentEntry
 from largescale.search.segment import AT_ONCE, Segment, require_whole, write_faiss
-from largescale.search.view import View
+from largescale.search.view import IndexView
 from largescale.settings import UserError
 
 GROWTH = 4
@@ -34,7 +34,7 @@ def chosen(kind: Kind, rows: int, dim: int) -> tuple[str, str]:
     return choose(MiningConfig(index=factory, exact_bytes=kind.memory), rows, dim, 4)
 
 
-def outgrown(manifest: Manifest) -> bool:
+def outgrown(manifest: IndexManifest) -> bool:
     """Whether there are too many rows for the way in which they are searched."""
     kind, rows = manifest.kind, manifest.rows
     if kind.trained:
@@ -42,7 +42,7 @@ def outgrown(manifest: Manifest) -> bool:
     return rows > 0 and chosen(kind, rows, manifest.dim)[0] != "exact"
 
 
-def train(folder: Path, manifest: Manifest, segments: Sequence[Segment]) -> Manifest:
+def train(folder: Path, manifest: IndexManifest, segments: Sequence[Segment]) -> IndexManifest:
     """A trained, empty FAISS index for these segments, as a file of the index.
 
     Raises:
@@ -69,7 +69,7 @@ def train(folder: Path, manifest: Manifest, segments: Sequence[Segment]) -> Mani
     return replace(manifest, kind=kind)
 
 
-def add_lists(folder: Path, manifest: Manifest, segment: Segment) -> tuple[Entry, Manifest]:
+def add_lists(folder: Path, manifest: IndexManifest, segment: Segment) -> tuple[SegmentEntry, IndexManifest]:
     """The segment's part of the approximate index, as a file of the segment."""
     assert manifest.kind.trained is not None
     trained = folder / manifest.kind.trained
@@ -84,7 +84,7 @@ def add_lists(folder: Path, manifest: Manifest, segment: Segment) -> tuple[Entry
     return replace(segment.entry, lists=name, files=files), manifest
 
 
-def deepened(view: View) -> Manifest:
+def deepened(view: IndexView) -> IndexManifest:
     """With the recall that was measured on a sample of the index's own rows, and as deep a search as it takes."""
     manifest, kind = view.manifest, view.manifest.kind
     queries = sample(view.segments, SAMPLE)
@@ -112,11 +112,11 @@ def sample(segments: Sequence[Segment], size: int) -> np.ndarray:
     return np.concatenate([segment.rows[np.flatnonzero(segment.live)[::stride]] for segment in segments])
 
 
-def _metric(manifest: Manifest) -> int:
+def _metric(manifest: IndexManifest) -> int:
     return faiss.METRIC_INNER_PRODUCT if manifest.metric == "cosine" else faiss.METRIC_L2
 
 
-def _recall(view: View, queries: np.ndarray, truth: np.ndarray) -> float:
+def _recall(view: IndexView, queries: np.ndarray, truth: np.ndarray) -> float:
     """Share of the true neighbors that are found."""
     found, _ = view.nearest(queries, truth.shape[1])
     return float(np.mean((truth[:, :, None] == found[:, None]).any(2)))

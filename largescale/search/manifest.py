@@ -20,7 +20,7 @@ Metric = Literal["cosine", "l2"]
 
 
 @dataclass(frozen=True)
-class Entry:
+class SegmentEntry:
     """One segment: rows that were added together, or were merged since."""
 
     name: str
@@ -65,7 +65,7 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class IndexManifest:
     """An index at one moment."""
 
     dim: int
@@ -79,7 +79,7 @@ class Manifest:
     """Longest side of the pictures that are kept to be shown; 0: none."""
     next: int = 0
     """The number of the next file."""
-    segments: tuple[Entry, ...] = field(default=())
+    segments: tuple[SegmentEntry, ...] = field(default=())
 
     @property
     def rows(self) -> int:
@@ -87,7 +87,7 @@ class Manifest:
         return sum(entry.live for entry in self.segments)
 
     @staticmethod
-    def read(folder: Path) -> "Manifest":
+    def read(folder: Path) -> "IndexManifest":
         """
         Raises:
             UserError: no index there, damaged, or of another version.
@@ -104,8 +104,8 @@ class Manifest:
                 "or open it with the largescale that made it"
             )
         try:
-            segments = tuple(Entry(**entry) for entry in values.pop("segments"))
-            manifest = Manifest(kind=Kind(**values.pop("kind")), segments=segments, **values)
+            segments = tuple(SegmentEntry(**entry) for entry in values.pop("segments"))
+            manifest = IndexManifest(kind=Kind(**values.pop("kind")), segments=segments, **values)
             for name in manifest.names():
                 list(map(component, name.split("/")))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -116,7 +116,7 @@ class Manifest:
         """From here on this is what the folder holds."""
         write_json(folder / FILE, {"format": FORMAT, "version": VERSION, **asdict(self)})
 
-    def numbered(self) -> tuple[str, "Manifest"]:
+    def numbered(self) -> tuple[str, "IndexManifest"]:
         """A number that no file of the index has, and what follows it."""
         return f"{self.next:06d}", replace(self, next=self.next + 1)
 

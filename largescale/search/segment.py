@@ -19,7 +19,7 @@ import pyarrow as pa
 from largescale.commit import DamagedError, checksum_of, committed_directory, committed_file, read_array, write_array
 from largescale.corpus.cache import check_once, remember
 from largescale.corpus.config import StorageConfig
-from largescale.search.manifest import Entry
+from largescale.search.manifest import SegmentEntry
 from largescale.settings import UserError
 
 ROWS, TABLE = "rows.npy", "table.arrow"
@@ -55,7 +55,7 @@ def table_of(columns: Mapping[str, Any]) -> pa.Table:
 class Segment:
     """An opened segment; files are mapped, and shared by all processes that read them. They may be deleted from now on."""
 
-    entry: Entry
+    entry: SegmentEntry
     folder: Path
     rows: np.ndarray
     """`(n, D)` float32."""
@@ -65,7 +65,7 @@ class Segment:
     """Numbers of the rows that are removed, in increasing order."""
 
     @staticmethod
-    def open(folder: Path, entry: Entry) -> "Segment":
+    def open(folder: Path, entry: SegmentEntry) -> "Segment":
         """
         Raises:
             UserError: a file is not what was written.
@@ -99,7 +99,7 @@ class Segment:
             yield (rows, table) if len(kept) == len(rows) else (rows[kept], table.take(kept))
 
 
-def write_segment(folder: Path, parts: Sequence[Segment], rows: np.ndarray, table: pa.Table) -> Entry:
+def write_segment(folder: Path, parts: Sequence[Segment], rows: np.ndarray, table: pa.Table) -> SegmentEntry:
     """A new segment: the rows that are left of other segments, then new ones `(n, D)`."""
     count = sum(part.entry.live for part in parts) + len(rows)
     largest = 0.0
@@ -114,7 +114,7 @@ def write_segment(folder: Path, parts: Sequence[Segment], rows: np.ndarray, tabl
             file.write(np.ascontiguousarray(piece).data)
             out.write_table(of_table)
             largest = max(largest, float(np.sqrt(np.einsum("nd,nd->n", piece, piece).max(initial=0))))
-    return Entry(folder.name, count, largest, {name: facts_of(folder / name) for name in (ROWS, TABLE)})
+    return SegmentEntry(folder.name, count, largest, {name: facts_of(folder / name) for name in (ROWS, TABLE)})
 
 
 def facts_of(path: Path) -> tuple[int, str]:

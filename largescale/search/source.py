@@ -20,7 +20,7 @@ from largescale.corpus.pictures import Picture, given
 from largescale.corpus.pixels import open_picture, orientation_of, to_rgb, upright
 from largescale.progress import progress_bar
 from largescale.search.segment import table_of
-from largescale.search.view import View
+from largescale.search.view import IndexView
 from largescale.search.writer import Writer
 from largescale.settings import UserError
 
@@ -126,7 +126,7 @@ def add_files(
     return added
 
 
-def _new(view: View, found: Sequence[File], added: Added) -> list[File]:
+def _new(view: IndexView, found: Sequence[File], added: Added) -> list[File]:
     """Those of the files that the index lacks, or has in another version."""
     ids = view.find([file.key for file in found])
     there = view.table(ids[ids >= 0]).select(["path", "size", "modified"]).to_pylist()
@@ -164,7 +164,7 @@ def describe(model: "Model", part: Sequence[File], thumbnails: int, added: Added
     return found.rows[good], table_of(columns)
 
 
-class Described(NamedTuple):
+class DescribedPictures(NamedTuple):
     """What became of some pictures."""
 
     rows: np.ndarray
@@ -178,7 +178,7 @@ class Described(NamedTuple):
 
 def describe_pictures(
     model: "Model", pictures: Sequence[Picture], boxes: Sequence[Sequence[float] | None] | None = None
-) -> Described:
+) -> DescribedPictures:
     """Rows of pictures, or of a part (x0, y0, x1, y1) of each; one that cannot be used does not keep others from theirs."""
     corpus, faults = given(pictures)
     width, height = corpus.manifest.width, corpus.manifest.height
@@ -199,7 +199,7 @@ def describe_pictures(
         faults |= {places[image.key]: image.error for image in group.bad}
     unusable = np.flatnonzero(~np.isfinite(rows).all(axis=1) | ~rows.any(axis=1)).tolist()
     faults |= {place: "its descriptor is not finite, or zero" for place in unusable if place not in faults}
-    return Described(rows, faults, width, height)
+    return DescribedPictures(rows, faults, width, height)
 
 
 def _good(faults: dict[int, str], regions: np.ndarray, boxes: object) -> tuple[np.ndarray, np.ndarray | None]:

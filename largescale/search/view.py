@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from largescale.cpu import own_cores
-from largescale.evaluation.protocol.relevance import Gallery
-from largescale.search.manifest import Manifest
+from largescale.evaluation.protocol.relevance import GalleryRows
+from largescale.search.manifest import IndexManifest
 from largescale.search.scan import FEW, Near, exact_scores, merged, scan, slack
 from largescale.search.segment import SCHEMA, Segment
 from largescale.settings import UserError
@@ -33,31 +33,31 @@ NARROW = 100_000
 
 
 @dataclass(frozen=True)
-class View:
+class IndexView:
     """
     Args:
         manifest: what it was read from.
     """
 
     folder: Path
-    manifest: Manifest
+    manifest: IndexManifest
     segments: tuple[Segment, ...]
     lists: tuple[Any, ...] = ()
     """The segments' parts of an approximate index."""
 
     @staticmethod
-    def open(folder: Path) -> "View":
+    def open(folder: Path) -> "IndexView":
         """
         Raises:
             UserError: no index, one of another version, or one with a file that is missing or was altered.
         """
         while True:
-            manifest = Manifest.read(folder)
+            manifest = IndexManifest.read(folder)
             try:
                 segments = tuple(Segment.open(folder / "segments" / entry.name, entry) for entry in manifest.segments)
-                return View(folder, manifest, segments, opened_lists(segments, manifest.kind.search))
+                return IndexView(folder, manifest, segments, opened_lists(segments, manifest.kind.search))
             except FileNotFoundError as error:
-                if Manifest.read(folder) == manifest:  # else a writer has replaced the segment meanwhile
+                if IndexManifest.read(folder) == manifest:  # else a writer has replaced the segment meanwhile
                     raise UserError(f"{error.filename} is missing: the index was altered; build it again") from None
 
     @cached_property
@@ -71,9 +71,9 @@ class View:
         return np.concatenate([np.empty(0, bool), *(segment.live for segment in self.segments)])
 
     @cached_property
-    def gallery(self) -> Gallery:
+    def gallery(self) -> GalleryRows:
         """The rows as the evaluation stage takes them."""
-        return Gallery([segment.rows for segment in self.segments], np.where(self.live, 0, -1).astype(np.int8))
+        return GalleryRows([segment.rows for segment in self.segments], np.where(self.live, 0, -1).astype(np.int8))
 
     @cached_property
     def pool(self) -> ThreadPoolExecutor:

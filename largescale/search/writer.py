@@ -19,9 +19,9 @@ import pyarrow as pa
 
 from largescale.locks import try_lock
 from largescale.search.lists import add_lists, deepened, outgrown, train
-from largescale.search.manifest import Entry, Manifest
+from largescale.search.manifest import IndexManifest, SegmentEntry
 from largescale.search.segment import Segment, room_on_disk, write_removed, write_segment
-from largescale.search.view import View, opened_lists
+from largescale.search.view import IndexView, opened_lists
 from largescale.settings import UserError
 
 UNIT = 1e-2
@@ -35,7 +35,7 @@ def writing(folder: Path, wait_s: float = 0.0) -> Iterator["Writer"]:
     Raises:
         UserError: another process is writing, and still is after `wait_s` seconds.
     """
-    Manifest.read(folder)
+    IndexManifest.read(folder)
     with (folder / ".lock").open("a+") as file:
         deadline = time.monotonic() + wait_s
         while not try_lock(file):
@@ -59,7 +59,7 @@ class Writer:
     """Made by `writing`. `view` is the index after the last change."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.view = folder, View.open(folder)
+        self.folder, self.view = folder, IndexView.open(folder)
 
     def append(self, rows: np.ndarray, table: pa.Table) -> None:
         """Add rows `(n, D)` and their table; rows with the same keys that were there are removed in the same step."""
@@ -91,27 +91,27 @@ class Writer:
             if name not in known and path.name != "COMPLETE":
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
-    def _commit(self, manifest: Manifest, segments: Sequence[Segment]) -> None:
+    def _commit(self, manifest: IndexManifest, segments: Sequence[Segment]) -> None:
         manifest = replace(manifest, segments=tuple(segment.entry for segment in segments))
         if outgrown(manifest):
             manifest = self._trained(manifest, segments)
         manifest.commit(self.folder)
-        self.view = View.open(self.folder)
+        self.view = IndexView.open(self.folder)
         self.sweep()
 
-    def _trained(self, manifest: Manifest, segments: Sequence[Segment]) -> Manifest:
+    def _trained(self, manifest: IndexManifest, segments: Sequence[Segment]) -> IndexManifest:
         """With an approximate index that is trained on what is there now, over all segments."""
-        manifest, entries = train(self.folder, manifest, segments), list[Entry]()
+        manifest, entries = train(self.folder, manifest, segments), list[SegmentEntry]()
         for segment in segments:
             entry, manifest = add_lists(self.folder, manifest, segment)
             entries.append(entry)
         manifest = replace(manifest, segments=tuple(entries))
         opened = tuple(Segment.open(segment.folder, entry) for segment, entry in zip(segments, entries, strict=True))
-        return deepened(View(self.folder, manifest, opened, opened_lists(opened, manifest.kind.search)))
+        return deepened(IndexView(self.folder, manifest, opened, opened_lists(opened, manifest.kind.search)))
 
     def _written(
-        self, manifest: Manifest, segments: list[Segment], merged: Sequence[Segment], rows: np.ndarray, table: pa.Table
-    ) -> tuple[Manifest, list[Segment]]:
+        self, manifest: IndexManifest, segments: list[Segment], merged: Sequence[Segment], rows: np.ndarray, table: pa.Table
+    ) -> tuple[IndexManifest, list[Segment]]:
         """With a new segment at the end."""
         number, manifest = manifest.numbered()
         folder = self.folder / "segments" / number
@@ -121,7 +121,7 @@ class Writer:
             segment = Segment.open(folder, entry)
         return manifest, [*segments, segment]
 
-    def _rewritten(self, manifest: Manifest, segments: list[Segment], old: Segment) -> tuple[Manifest, list[Segment]]:
+    def _rewritten(self, manifest: IndexManifest, segments: list[Segment], old: Segment) -> tuple[IndexManifest, list[Segment]]:
         """Without the removed rows of a segment, in its place."""
         place, nothing = segments.index(old), np.empty((0, manifest.dim), np.float32)
         if not old.entry.live:
@@ -129,7 +129,7 @@ class Writer:
         manifest, written = self._written(manifest, segments[:place], [old], nothing, old.table.slice(0, 0))
         return manifest, written + segments[place + 1 :]
 
-    def _removed(self, manifest: Manifest, ids: np.ndarray) -> tuple[Manifest, list[Segment]]:
+    def _removed(self, manifest: IndexManifest, ids: np.ndarray) -> tuple[IndexManifest, list[Segment]]:
         """The segments with more rows removed."""
         segments, ids = list(self.view.segments), np.unique(ids[ids >= 0])
         place = np.searchsorted(self.view.starts, ids, "right") - 1
@@ -143,7 +143,7 @@ class Writer:
         return manifest, segments
 
 
-def check_rows(rows: np.ndarray, manifest: Manifest) -> None:
+def check_rows(rows: np.ndarray, manifest: IndexManifest) -> None:
     """
     Raises:
         UserError: rows of another dimension, not finite, or under the metric cosine not of length 1.

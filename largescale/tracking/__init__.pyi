@@ -1,5 +1,5 @@
 from .config import TrackingConfig as TrackingConfig
-from .mirrors import Job as Job
+from .mirrors import TrackedRun as TrackedRun
 from .replay import replay as replay
 from .tracker import Reduce as Reduce
 from .tracker import Tracker as Tracker

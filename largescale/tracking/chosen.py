@@ -5,13 +5,13 @@ from typing import Any
 
 from largescale.extras import wandb
 from largescale.tracking.config import TrackingConfig
-from largescale.tracking.mirrors import Job, Mirror
+from largescale.tracking.mirrors import Mirror, TrackedRun
 from largescale.tracking.mlflow import MlflowMirror
 from largescale.tracking.tensorboard import TensorBoardMirror
 from largescale.tracking.wandb import WandbMirror
 
 
-def open_mirrors(config: TrackingConfig, job: Job, ids: Mapping[str, Any]) -> list[Mirror]:
+def open_mirrors(config: TrackingConfig, job: TrackedRun, ids: Mapping[str, Any]) -> list[Mirror]:
     """The mirrors that are asked for.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 
 @dataclass(frozen=True)
-class Job:
+class TrackedRun:
     """Who writes a record: how it is named and grouped in every mirror."""
 
     directory: Path

@@ -7,7 +7,7 @@ from typing import Any
 
 from largescale.extras import mlflow
 from largescale.tracking.config import TrackingConfig
-from largescale.tracking.mirrors import Job, numbers
+from largescale.tracking.mirrors import TrackedRun, numbers
 
 LINES = "largescale.lines"
 """Tag of a run: lines of the record that it has."""
@@ -19,13 +19,13 @@ class MlflowMirror:
     key = "mlflow_id"
     shows_pictures = False
 
-    def __init__(self, config: TrackingConfig, uri: str, job: Job, id: str | None) -> None:
+    def __init__(self, config: TrackingConfig, uri: str, job: TrackedRun, id: str | None) -> None:
         self.client = mlflow.MlflowClient(tracking_uri=uri)
         self.id: str | None = id or self._create(config, job)
         self.client.update_run(self.id, status="RUNNING")
         self.known = int(self.client.get_run(self.id).data.tags.get(LINES, 0))
 
-    def _create(self, config: TrackingConfig, job: Job) -> str:
+    def _create(self, config: TrackingConfig, job: TrackedRun) -> str:
         found = self.client.get_experiment_by_name(config.project)
         experiment = found.experiment_id if found else self.client.create_experiment(config.project)
         tags = {"group": job.group, "job_type": job.kind} | dict.fromkeys(config.tags, "yes")

@@ -13,7 +13,7 @@ from largescale.config import check, read_yaml
 from largescale.settings import UserError
 from largescale.tracking.chosen import open_mirrors
 from largescale.tracking.config import TrackingConfig
-from largescale.tracking.mirrors import Job, catch_up
+from largescale.tracking.mirrors import TrackedRun, catch_up
 from largescale.tracking.record import read_lines
 from largescale.tracking.wandb import WandbMirror
 
@@ -32,9 +32,9 @@ def replay(directory: Path, changes: Sequence[str] = ()) -> int:
     settings = read_yaml(directory / "config.yaml")
     config = check(TrackingConfig, {**settings["tracking"], **dict(map(_change, changes))})
     group = config.group or settings["name"]
-    jobs = [Job(directory, settings, settings["name"], group)]
+    jobs = [TrackedRun(directory, settings, settings["name"], group)]
     if (directory / "mining" / "log.jsonl").exists():
-        jobs.append(Job(directory / "mining", settings, f"{settings['name']}-mining", group, "mining"))
+        jobs.append(TrackedRun(directory / "mining", settings, f"{settings['name']}-mining", group, "mining"))
     return sum(_show(config, job) for job in jobs)
 
 
@@ -45,7 +45,7 @@ def _change(argument: str) -> tuple[str, Any]:
     return key.removeprefix("tracking."), "off" if text == "off" else yaml.safe_load(text)
 
 
-def _show(config: TrackingConfig, job: Job) -> int:
+def _show(config: TrackingConfig, job: TrackedRun) -> int:
     mirrors = open_mirrors(config, job, {WandbMirror.key: _wandb_id(job.directory)})
     if not mirrors:
         raise UserError("nowhere to show it: give tracking.wandb=online, tracking.tensorboard=true or tracking.mlflow=URI")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from largescale.tracking.chosen import open_mirrors
 from largescale.tracking.config import TrackingConfig
-from largescale.tracking.mirrors import Job, Mirror, catch_up
+from largescale.tracking.mirrors import Mirror, TrackedRun, catch_up
 from largescale.tracking.record import Record, read_lines
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Reduce(StrEnum):
 class Tracker:
     """Collects the metrics of every rank and writes one line per `config.every` steps on rank 0."""
 
-    def __init__(self, config: TrackingConfig, job: Job, world: "World") -> None:
+    def __init__(self, config: TrackingConfig, job: TrackedRun, world: "World") -> None:
         self.config, self.job, self.world = config, job, world
         self.recorded: dict[tuple[str, Reduce], list[float]] = {}
         self._record: Record | None = None  # on rank 0 alone, as the mirrors are

@@ -6,7 +6,7 @@ from typing import Any
 
 from largescale.extras import wandb
 from largescale.tracking.config import TrackingConfig
-from largescale.tracking.mirrors import Job
+from largescale.tracking.mirrors import TrackedRun
 
 SECTIONS = {"train": "min,last", "mining": "last", "data": "mean", "eval": "max,last", "system": "max"}
 """Sections of metrics, and what the summary of a run says of each."""
@@ -22,7 +22,7 @@ class WandbMirror:
     key = "wandb_id"
     shows_pictures = True
 
-    def __init__(self, config: TrackingConfig, job: Job, id: str | None) -> None:
+    def __init__(self, config: TrackingConfig, job: TrackedRun, id: str | None) -> None:
         mode: Any = config.wandb
         if mode == "auto":
             mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")

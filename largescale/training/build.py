@@ -14,7 +14,7 @@ from largescale.models.build import build_network
 from largescale.models.layers import freeze_idle, layers_of
 from largescale.models.network import RetrievalNet
 from largescale.precision import resolve
-from largescale.tracking import Job, Tracker
+from largescale.tracking import TrackedRun, Tracker
 from largescale.training import callbacks, preflight
 from largescale.training.callbacks import Callback
 from largescale.training.checkpoint import Checkpoints
@@ -66,7 +66,7 @@ def build_trainer(
     engine = build_engine(config.engine, config.optim, module)
     planner = build_planner(config, world, corpus, signal)
     preflight.check_run(config, world, planner, parameters)
-    job = Job(config.directory, config.model_dump(mode="json"), config.name, config.tracking.group or config.name)
+    job = TrackedRun(config.directory, config.model_dump(mode="json"), config.name, config.tracking.group or config.name)
     tracker = Tracker(config.tracking, job, world)
     own = [callback.build() for callback in config.callbacks]
     features = [*first, *_features(config, world, signal, checkpoints, said), *own, *last]

@@ -71,7 +71,7 @@ def fault_of(path: Path) -> str | None:
     return None
 
 
-class Record(Settings):
+class ProgressRecord(Settings):
     """`progress.json`, as somebody sent it."""
 
     format: int
@@ -81,7 +81,7 @@ class Record(Settings):
     parts: dict[Component, str]
 
 
-def _read_record(path: Path) -> Record:
+def _read_record(path: Path) -> ProgressRecord:
     try:
         record = commit.read_json(path / RECORD)
     except FileNotFoundError:
@@ -90,7 +90,7 @@ def _read_record(path: Path) -> Record:
         found = record.get("format")
         raise UserError(f"{path} has format {found}, this version reads {FORMAT}; go on with the one that wrote it")
     try:
-        return Record.model_validate(record)
+        return ProgressRecord.model_validate(record)
     except ValidationError as error:
         raise UserError(f"{path / RECORD} is no record of a checkpoint: {error.errors()[0]['msg']}") from None
 

@@ -17,7 +17,7 @@ from largescale.settings import Settings
 from ..sources import Item, Source
 from ..writer import build
 from .landmarks import draw_landmark
-from .photograph import View
+from .photograph import Viewpoint
 from .scene import Scene
 from .textures import Generator
 
@@ -79,7 +79,7 @@ class DemoSource(Source):
         landmark, view = map(int, place.split()[-2:])
         scene = self.scene(landmark)
         rng = self._generator(landmark, view + 1)
-        return View.draw(rng, scene).photograph(rng, scene, self.size)
+        return Viewpoint.draw(rng, scene).photograph(rng, scene, self.size)
 
     def pairs(self) -> dict[str, np.ndarray] | None:
         """Of each two views of a landmark: what the geometry says about them, where they share enough of it."""
@@ -91,8 +91,8 @@ class DemoSource(Source):
     def scene(self, landmark: int) -> Scene:
         return _scene(self.seed, SPLITS.index(self.split), landmark)
 
-    def view(self, landmark: int, view: int) -> View:
-        return View.draw(self._generator(landmark, view + 1), self.scene(landmark))
+    def view(self, landmark: int, view: int) -> Viewpoint:
+        return Viewpoint.draw(self._generator(landmark, view + 1), self.scene(landmark))
 
     def _generator(self, *numbers: int) -> Generator:
         return np.random.default_rng((self.seed, SPLITS.index(self.split), *numbers))
@@ -111,7 +111,7 @@ def _scene(seed: int, split: int, landmark: int) -> Scene:
     return draw_landmark(np.random.default_rng((seed, split, landmark, 0)))
 
 
-def compare(scene: Scene, views: list[View], size: int) -> dict[str, np.ndarray]:
+def compare(scene: Scene, views: list[Viewpoint], size: int) -> dict[str, np.ndarray]:
     """`(V, V)` each, row = query, column = positive.
 
     `inliers`: points visible in both; `overlap`: their share of the query's visible points; `scale`: median over them of how

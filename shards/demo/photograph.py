@@ -24,21 +24,21 @@ GROUNDS = np.array([[0.30, 0.38, 0.18], [0.52, 0.50, 0.47], [0.55, 0.48, 0.38], 
 
 
 @dataclass(frozen=True)
-class View:
+class Viewpoint:
     """The geometry of a photograph: all that decides which points it sees."""
 
     camera: Camera
     obstacles: Mesh
 
     @staticmethod
-    def draw(rng: Generator, scene: Scene) -> "View":
+    def draw(rng: Generator, scene: Scene) -> "Viewpoint":
         azimuth, away = np.deg2rad(rng.triangular(-60, 0, 60)), 1.25 * scene.size * np.exp(rng.uniform(-0.2, 0.5))
         height = 1.7 + rng.random() ** 2 * scene.middle[2]
         ground = scene.middle[:2] + away * np.array([np.sin(azimuth), -np.cos(azimuth)])
         target = scene.middle + rng.normal(0, 0.05, 3) * scene.size
         zoom = 1.15 * np.exp(rng.uniform(0, 0.35))
         camera = Camera.aim(np.array([*ground, height]), target, rng.normal(0, np.deg2rad(3)), zoom)
-        return View(camera, place_obstacles(rng, scene, camera))
+        return Viewpoint(camera, place_obstacles(rng, scene, camera))
 
     def photograph(self, rng: Generator, scene: Scene, size: int) -> bytes:
         """A JPEG of `size` pixels on a side, in the light and with the faults that `rng` draws."""
@@ -50,7 +50,7 @@ class View:
         return visible(scene.points, self.camera, hits)
 
 
-def _expose(rng: Generator, scene: Scene, view: View, size: int) -> np.ndarray:
+def _expose(rng: Generator, scene: Scene, view: Viewpoint, size: int) -> np.ndarray:
     """`(s * s, 3)` light that reaches the sensor; surfaces are supersampled, sky and ground need not be."""
     light = _Light.draw(rng, scene)
     behind = _sky(rng, view.camera.rays(size), light.sky)

@@ -47,7 +47,7 @@ class Camera:
 
 
 @dataclass(frozen=True)
-class Hits:
+class PixelHits:
     """What the pixels of an image see; n of them see a triangle."""
 
     size: int
@@ -64,7 +64,7 @@ class Hits:
         return _evaluate(self.planes, self.pixel, self.size)
 
 
-def rasterize(mesh: Mesh, atlas: Atlas, camera: Camera, size: int) -> Hits:
+def rasterize(mesh: Mesh, atlas: Atlas, camera: Camera, size: int) -> PixelHits:
     number, edges = _edges(mesh.corners, camera, size)
     texture, planes = mesh.texture[number], _planes(mesh.st[number], edges)
     triangle, pixel, nearness = _cover(mesh.corners[number], edges, camera, size)
@@ -75,10 +75,10 @@ def rasterize(mesh: Mesh, atlas: Atlas, camera: Camera, size: int) -> Hits:
     np.maximum.at(buffer, pixel, nearness)
     won = np.flatnonzero((nearness == buffer[pixel]) & (nearness > 0))
     found = triangle[won]
-    return Hits(size, buffer, pixel[won], number[found], planes[found])
+    return PixelHits(size, buffer, pixel[won], number[found], planes[found])
 
 
-def visible(points: np.ndarray, camera: Camera, hits: Hits, tolerance: float = 0.02) -> np.ndarray:
+def visible(points: np.ndarray, camera: Camera, hits: PixelHits, tolerance: float = 0.02) -> np.ndarray:
     """`(n,)` whether each point is in the image and nothing is before it by more than that share of its depth."""
     places, depth = camera.project(points)
     inside = (depth > 0) & (places > 0).all(1) & (places < 1).all(1)

@@ -20,7 +20,7 @@ from largescale.corpus.config import LoaderConfig
 from largescale.corpus.workers import worker_count
 from largescale.evaluation.protocol.metrics import average_precision, measure
 from largescale.evaluation.protocol.protocols import Protocol, landmark_protocols
-from largescale.evaluation.protocol.relevance import Gallery, Judged
+from largescale.evaluation.protocol.relevance import GalleryRows, Judged
 from largescale.evaluation.scoring.scores import Positives
 from largescale.evaluation.search.counting import count
 from tests.benchmarks.table import Row, report
@@ -122,7 +122,7 @@ def count_rows(queries: np.ndarray, parts: list[np.ndarray]) -> None:
     """As the stage counts them; forty rows of the gallery are judged for each query."""
     rng, rows = np.random.default_rng(1), sum(map(len, parts))
     judged = Judged.of([{"easy": rng.permutation(GALLERY)[:40]} for _ in queries], LISTS)
-    count(queries, Gallery(parts, np.zeros(rows, dtype=np.int8)), judged, 1000, workers=worker_count(LoaderConfig()))
+    count(queries, GalleryRows(parts, np.zeros(rows, dtype=np.int8)), judged, 1000, workers=worker_count(LoaderConfig()))
 
 
 def memory(run: Callable[[], object]) -> Row:
@@ -178,7 +178,7 @@ def by_counting(
     group = np.zeros(ROWS, dtype=np.int8)
     group[GALLERY:] = np.searchsorted(PREFIXES, np.random.default_rng(1).permutation(ROWS - GALLERY), "right")
     judged = Judged.of(truth, LISTS)
-    counted = count(queries, Gallery(shards, group), judged, neighbors, workers=worker_count(LoaderConfig()))
+    counted = count(queries, GalleryRows(shards, group), judged, neighbors, workers=worker_count(LoaderConfig()))
     scores = []
     for protocol in protocols:
         right = np.isin(judged.list, [LISTS.index(name) for name in protocol.positive])

@@ -20,7 +20,7 @@ from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
 from largescale.models.folder import Contents, DescriptorConfig, write_folder
 from largescale.search.index import Index
-from largescale.search.view import View
+from largescale.search.view import IndexView
 from tests.benchmarks.table import Row, report
 from tests.corpora import encode, photograph
 
@@ -72,7 +72,7 @@ def anonymous_mb(action: Callable[[], object]) -> float:
 
 
 def queries(index: Index) -> Iterator[Row]:
-    view = View.open(index.folder)
+    view = IndexView.open(index.folder)
     flat = faiss.IndexFlatIP(DIM)
     flat.add(rows_of(ROWS, 0))
     faiss.omp_set_num_threads(own_cores())
@@ -82,9 +82,9 @@ def queries(index: Index) -> Iterator[Row]:
         assert np.array_equal(view.nearest(asked, K)[0], flat.search(asked, K)[1])
         ours, theirs = (median(action) for action in (lambda a=asked: view.nearest(a, K), lambda a=asked: flat.search(a, K)))
         yield Row(f"{size}: {count} queries, ours, FAISS's own search (s)", ours, theirs, 1.2, smaller_is_better=True)
-    memory = anonymous_mb(lambda: View.open(index.folder).nearest(rows_of(64, 1), K))
+    memory = anonymous_mb(lambda: IndexView.open(index.folder).nearest(rows_of(64, 1), K))
     yield Row(f"{size}: memory beside the rows (MB)", memory, MEMORY_MB, 1, smaller_is_better=True)
-    yield Row(f"{size}: opening (s)", median(lambda: View.open(index.folder)), OPEN_S, 1, smaller_is_better=True)
+    yield Row(f"{size}: opening (s)", median(lambda: IndexView.open(index.folder)), OPEN_S, 1, smaller_is_better=True)
 
 
 def additions(index: Index, small: Index) -> Iterator[Row]:

@@ -15,7 +15,7 @@ from largescale.corpus.plan import plan_tuples
 from largescale.distributed import World
 from largescale.embedding import Embedder
 from largescale.experiments.config import ExperimentConfig
-from largescale.experiments.runs import Run, plan_runs
+from largescale.experiments.runs import ExperimentRun, plan_runs
 from largescale.mining import Miner
 from largescale.models.build import load_network
 from largescale.settings import UserError
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
     launch("experiment.py", arguments)
 
 
-def train_behind(run: Run, age: int, world: World) -> None:
+def train_behind(run: ExperimentRun, age: int, world: World) -> None:
     """All epochs, each with the negatives that the weights of `age` epochs before its boundary find."""
     config, steps = run.train, run.steps // run.train.epochs
     print(f"{config.directory}: {age} epochs behind", flush=True)

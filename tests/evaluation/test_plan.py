@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from largescale.corpus.corpus import Corpus
-from largescale.evaluation.plan import Plan
+from largescale.evaluation.plan import EvaluationPlan
 from largescale.evaluation.protocol.ground_truth import LabelTruth
 from largescale.settings import UserError
 from tests.corpora import make_corpus, write_corpus
@@ -22,8 +22,8 @@ def part_of(directory: Path, source: Path, ids: range) -> Path:
     return write_corpus(directory, images, np.asarray(manifest.label[ids]), names=manifest.label_names.to_pylist())
 
 
-def plan(out: Path, gallery: Path, queries: Path) -> Plan:
-    return Plan.open(settings(out, gallery=str(gallery), queries=str(queries)))
+def plan(out: Path, gallery: Path, queries: Path) -> EvaluationPlan:
+    return EvaluationPlan.open(settings(out, gallery=str(gallery), queries=str(queries)))
 
 
 def test_the_same_corpus_given_twice_leaves_each_image_out(tmp_path: Path) -> None:

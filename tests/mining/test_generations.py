@@ -5,15 +5,15 @@ import pytest
 
 from largescale.commit import MARKER, partial
 from largescale.corpus.batches import BadImage
-from largescale.mining.generations import HEAD, Generations, Part
+from largescale.mining.generations import HEAD, Generations, QueryPart
 from largescale.settings import UserError
 
 QUERIES = np.arange(10) + 2**40
 
 
-def part(rows: np.ndarray) -> Part:
+def part(rows: np.ndarray) -> QueryPart:
     negatives = rows[:, None] * 10 + np.arange(3)
-    return Part(rows, QUERIES[rows], negatives, np.where(negatives % 7, 1 / (1 + negatives), np.nan).astype(np.float32))
+    return QueryPart(rows, QUERIES[rows], negatives, np.where(negatives % 7, 1 / (1 + negatives), np.nan).astype(np.float32))
 
 
 def write(run: Path, epoch: int, step: int = 5, ranks: int = 3) -> Path:

@@ -12,7 +12,7 @@ from largescale.distributed import World
 from largescale.mining import Generation, Generations
 from largescale.mining.miner import excluded_clusters
 from largescale.mining.search.select import cluster_keys
-from largescale.mining.stored import Stored, choose_stored, eligible
+from largescale.mining.stored import StoredPool, choose_stored, eligible
 from tests.corpora import make_corpus
 from tests.mining.test_miner import BLACK, CONFIG, EPOCH, PLAN, SEED, STEP, Colors, miner, plan_tuples
 from tests.world import run_world
@@ -93,9 +93,9 @@ def test_eligible_counts_like_a_loop() -> None:
 
 def test_shares_come_together_in_their_order() -> None:
     rows = torch.randn(5, 3).numpy()
-    whole = Stored(np.arange(5), np.arange(5) + 2**40, rows)
-    shares = [Stored(whole.places[own], whole.ids[own], rows[own]).table() for own in ([3, 1], [], [4, 0, 2])]
-    again = Stored.read(shares)
+    whole = StoredPool(np.arange(5), np.arange(5) + 2**40, rows)
+    shares = [StoredPool(whole.places[own], whole.ids[own], rows[own]).table() for own in ([3, 1], [], [4, 0, 2])]
+    again = StoredPool.read(shares)
     assert again is not None
     assert again.table().tobytes() == whole.table().tobytes()
-    assert Stored.read([]) is None
+    assert StoredPool.read([]) is None

@@ -8,7 +8,7 @@ import torch
 
 from largescale.distributed import World
 from largescale.models import whitening
-from largescale.models.whitening import LearnedWhitening, Parts, PCAWhitening, Whitening
+from largescale.models.whitening import LearnedWhitening, PCAWhitening, RowParts, Whitening
 from largescale.settings import UserError
 from tests.goldens import Golden, goldens
 from tests.world import run_world
@@ -79,7 +79,7 @@ def test_blocks_and_memory_maps_change_nothing(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(whitening, "BLOCK", 7)
     blocks = LearnedWhitening.fit(np.load(tmp_path / "x.npy", mmap_mode="r"), queries, positives)
     torch.testing.assert_close(whole.apply(x), blocks.apply(x), atol=1e-6, rtol=0)
-    parts = LearnedWhitening.fit(Parts([x[:100], x[100:100], x[100:]]), queries, positives)
+    parts = LearnedWhitening.fit(RowParts([x[:100], x[100:100], x[100:]]), queries, positives)
     assert torch.equal(parts.directions, blocks.directions)
 
 

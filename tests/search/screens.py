@@ -12,7 +12,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 import largescale
 from largescale.search.index import Index
-from largescale.search.manifest import Manifest
+from largescale.search.manifest import IndexManifest
 from largescale.search.server.config import ServeConfig
 from tests.evaluation.report.test_report import ARGUMENTS
 from tests.search.served import serving
@@ -33,7 +33,7 @@ def browser() -> webdriver.Chrome:
 
 
 def main(folder: Path, picture: Path, out: Path) -> None:
-    location = Manifest.read(folder).location
+    location = IndexManifest.read(folder).location
     assert location is not None
     index, chrome = Index.open(folder, largescale.load(location, "cpu")), browser()
     with serving(index, ServeConfig(index=folder, port=0)) as address:

@@ -153,7 +153,7 @@ def test_a_growing_approximate_index_is_trained_again(tmp_path: Path) -> None:
 
 def test_expansion_and_reranking_are_those_of_the_evaluation_stage(tmp_path: Path) -> None:
     from largescale.distributed import World
-    from largescale.evaluation.protocol.relevance import Gallery
+    from largescale.evaluation.protocol.relevance import GalleryRows
     from largescale.evaluation.search.expansion import expand_queries
     from largescale.evaluation.search.reranking import reranker
 
@@ -163,7 +163,7 @@ def test_expansion_and_reranking_are_those_of_the_evaluation_stage(tmp_path: Pat
     assert _found(index, queries, expand=5, alpha=3.0) == _found(index, expanded)
     with World.start() as world:
         for method in ("k_reciprocal", "diffusion"):
-            rerank = reranker(method, Gallery.of(rows), tmp_path / method, world)
+            rerank = reranker(method, GalleryRows.of(rows), tmp_path / method, world)
             scores = rerank((queries @ rows.T).astype(np.float32))
             found = index.search_rows(queries, Options(k=10, rerank=method))
             for of_query, hits in zip(scores, found, strict=True):

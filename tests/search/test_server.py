@@ -219,13 +219,19 @@ def test_a_failure_is_no_traceback(server: Server, monkeypatch: pytest.MonkeyPat
 
 def test_requests_that_wait_together_are_answered_together(server: Server, photos: Path) -> None:
     from largescale.search.find import Options
-    from largescale.search.server.batcher import Add, Embed, Search
+    from largescale.search.server.batcher import Add, Embed, SearchRequest
 
     data = [path.read_bytes() for path in sorted(photos.rglob("*.jpg"))]
     server.batcher.stop()
     batcher = server.batcher
-    jobs = [Search([picture], options=Options(k=1)) for picture in data[:8]]
-    jobs += [Embed([data[8]]), Search([b"no picture"]), Add([data[9]], key="a"), Add([data[9]], key="a"), Search(key="nobody")]
+    jobs = [SearchRequest([picture], options=Options(k=1)) for picture in data[:8]]
+    jobs += [
+        Embed([data[8]]),
+        SearchRequest([b"no picture"]),
+        Add([data[9]], key="a"),
+        Add([data[9]], key="a"),
+        SearchRequest(key="nobody"),
+    ]
     batcher._answer(jobs)
     assert [job.future.result()[0].score for job in jobs[:8]] == pytest.approx([1] * 8, abs=1e-5)
     assert jobs[8].future.result().shape == (1, server.index.view.manifest.dim)

@@ -12,7 +12,7 @@ from largescale.corpus.manifest import Manifest
 from shards.demo import corpus
 from shards.demo.corpus import Demo, DemoSource, build_demo, compare
 from shards.demo.obstacles import place_obstacles
-from shards.demo.photograph import View
+from shards.demo.photograph import Viewpoint
 from shards.demo.render import Camera, rasterize, visible
 from shards.demo.scene import Atlas, Mesh, Scene
 from shards.verify import Unchecked, verify
@@ -30,11 +30,13 @@ def scene(train: DemoSource) -> Scene:
     return train.scene(0)
 
 
-def look_from(scene: Scene, azimuth: float, away: float = 1.6, zoom: float = 1.1) -> View:
+def look_from(scene: Scene, azimuth: float, away: float = 1.6, zoom: float = 1.1) -> Viewpoint:
     """A view without obstacles, `azimuth` degrees to the right of the front and `away` sizes of the scene from its middle."""
     angle = np.deg2rad(azimuth)
     position = scene.middle + away * scene.size * np.array([np.sin(angle), -np.cos(angle), 0.1])
-    return View(Camera.aim(position, scene.middle, 0.0, zoom), Mesh(np.zeros((0, 3, 3)), np.zeros((0, 3, 2)), np.zeros(0, int)))
+    return Viewpoint(
+        Camera.aim(position, scene.middle, 0.0, zoom), Mesh(np.zeros((0, 3, 3)), np.zeros((0, 3, 2)), np.zeros(0, int))
+    )
 
 
 def pixels(data: bytes) -> np.ndarray:

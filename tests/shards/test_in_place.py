@@ -13,7 +13,7 @@ import pytest
 from largescale.corpus.images import BadImageError
 from largescale.distributed import World
 from largescale.settings import UserError
-from shards.in_place import Listed, open_source
+from shards.in_place import ListedPlaces, open_source
 from tests.corpora import encode, make_corpus, photograph
 from tests.evaluation.small import alone
 
@@ -105,7 +105,7 @@ def test_a_list_outlives_what_happens_to_its_folder(tmp_path: Path, world: World
     open_source(source, tmp_path / "listing", world)
     (tmp_path / "source" / "a.jpg").unlink()
     (tmp_path / "source" / "new.jpg").write_bytes(BYTES["a.jpg"])
-    found: Listed = open_source(source, tmp_path / "listing", world)
+    found: ListedPlaces = open_source(source, tmp_path / "listing", world)
     assert found.corpus.manifest.keys.to_pylist() == NAMES
     gone, *rest = found.corpus.read(found.ids)
     assert rest == [BYTES[name] for name in NAMES[1:]]

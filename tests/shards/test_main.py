@@ -12,18 +12,18 @@ from largescale.corpus.manifest import Manifest
 from shards.__main__ import main, parse_part, part_of
 from shards.layouts import LAYOUTS
 from shards.verify import Unchecked
-from shards.writer import Part
+from shards.writer import BuildPart
 from tests.conftest import ROOT
 from tests.shards.photographs import shard, write_photographs
 from tests.shards.trees import cub, sop
 
 
 def test_part_is_said_or_taken_from_torchrun_or_slurm() -> None:
-    assert parse_part("3/32") == Part(2, 32)
-    assert part_of({}) == Part(0, 1)
-    assert part_of({"RANK": "3", "WORLD_SIZE": "8"}) == Part(3, 8)
-    assert part_of({"SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_NTASKS": "6"}) == Part(5, 6)
-    assert part_of({"SLURM_PROCID": "0", "SLURM_NTASKS": "6"}) == Part(0, 1), "a batch script runs once, not once per task"
+    assert parse_part("3/32") == BuildPart(2, 32)
+    assert part_of({}) == BuildPart(0, 1)
+    assert part_of({"RANK": "3", "WORLD_SIZE": "8"}) == BuildPart(3, 8)
+    assert part_of({"SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_NTASKS": "6"}) == BuildPart(5, 6)
+    assert part_of({"SLURM_PROCID": "0", "SLURM_NTASKS": "6"}) == BuildPart(0, 1), "a batch script runs once, not once per task"
 
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "3", "a/b", "1/0", "-1/4"])

@@ -7,7 +7,7 @@ import pytest
 
 from largescale.settings import UserError
 from shards.images import Encoding
-from shards.plan import Plan, Sharding, check_keys, collect, settle
+from shards.plan import CorpusPlan, Sharding, check_keys, collect, settle
 from shards.sources import Item, Source
 from tests.corpora import encode, photograph
 
@@ -26,7 +26,7 @@ class Painted(Source):
         return encode(photograph(int(place), 0, 40, 30))
 
 
-def settled(source: Source, out: Path, **sharding: int) -> Plan:
+def settled(source: Source, out: Path, **sharding: int) -> CorpusPlan:
     plan = settle(source, out, Encoding(), Sharding(**sharding))
     assert plan is not None
     return plan

@@ -25,7 +25,7 @@ from shards.images import Encoding
 from shards.plan import WORK, Sharding, settle
 from shards.sources.folder import Folder
 from shards.verify import Unchecked, faults_of
-from shards.writer import Part, build
+from shards.writer import BuildPart, build
 from tests.conftest import ROOT
 from tests.shards.photographs import digests, shard, write_photographs
 
@@ -225,7 +225,7 @@ def test_a_part_alone_leaves_the_rest_to_others(
 ) -> None:
     out = tmp_path / "trees"
     source, encoding = Folder(photographs), Encoding(max_side=SIDE)
-    assert not build(source, out, encoding, part=Part(1, 3), workers=1)
+    assert not build(source, out, encoding, part=BuildPart(1, 3), workers=1)
     assert "5 of 8 shards are still to be written" in capsys.readouterr().out
     assert sorted(path.name for path in out.glob("*.tar")) == [shard(whole, n).name for n in (1, 4, 7)]
     assert build(source, out, encoding, workers=1)
@@ -235,7 +235,7 @@ def test_a_part_alone_leaves_the_rest_to_others(
 def test_a_lost_or_cut_tar_is_written_again(photographs: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "trees"
     source, encoding = Folder(photographs), Encoding(max_side=SIDE)
-    build(source, out, encoding, part=Part(0, 2), workers=1)
+    build(source, out, encoding, part=BuildPart(0, 2), workers=1)
     shard(out, 0).unlink()
     os.truncate(shard(out, 2), 5000)
     assert build(source, out, encoding, workers=1)
@@ -284,7 +284,7 @@ def test_over_the_budget_the_build_stops_and_goes_on_with_a_larger_one(damaged: 
 def test_the_budget_covers_all_parts_together(damaged: Path, tmp_path: Path) -> None:
     (damaged / "ash" / "014.jpg").write_bytes(b"")
     for index in range(4):
-        part = Part(index, 4)
+        part = BuildPart(index, 4)
         if index < 3:
             build(Folder(damaged), tmp_path / "out", part=part, workers=1, bad_budget=0.02)
         else:

@@ -19,7 +19,7 @@ from largescale.commit import OWNER, checksum_of, claim_folder, read_array, writ
 from largescale.config import load, to_yaml
 from largescale.corpus.config import StorageConfig
 from largescale.corpus.corpus import Corpus
-from largescale.describing.parts import Parts
+from largescale.describing.parts import PassParts
 from largescale.distributed import World
 from largescale.evaluation.descriptors.derived import derive, readable
 from largescale.evaluation.descriptors.store import Descriptors, seal
@@ -37,8 +37,8 @@ from largescale.training.checkpoint import Checkpoints
 from largescale.training.config import CheckpointConfig
 from largescale.training.recipe import TrainConfig
 from shards.images import Encoding
-from shards.plan import WORK, Plan, Sharding, settle
-from shards.shard import Job, write_shard
+from shards.plan import WORK, CorpusPlan, Sharding, settle
+from shards.shard import ShardJob, write_shard
 from shards.sources.folder import Folder
 from tests.corpora import make_corpus
 from tests.evaluation.small import add_ground_truth, make_weights, tiny_network
@@ -148,11 +148,11 @@ def _build(folder: Path) -> dict[str, Kind]:
     source = Folder(write_photographs(folder / "photographs", [f"a/{number}.jpg" for number in range(4)]))
     out = folder / "built"
     settle(source, out, Encoding(max_side=16), Sharding())
-    job = Job(source, out, Encoding(max_side=16), "built")
+    job = ShardJob(source, out, Encoding(max_side=16), "built")
     write_shard(job, 0, lambda: None)
 
     def plan() -> Any:
-        found = Plan.open(out / WORK)
+        found = CorpusPlan.open(out / WORK)
         rows = {name: column if isinstance(column, np.ndarray) else column.to_pylist() for name, column in found.rows.items()}
         return [rows, list(found.label_names), dict(found.identity), found.shards, found.image_bytes]
 
@@ -249,7 +249,7 @@ def _described(folder: Path) -> dict[str, Kind]:
         return [digest, contents.settings, contents.about, contents.anchors, dict(contents.network.state_dict())]
 
     corpus = Corpus.open(str(make_corpus(folder / "photographs-to-embed", labels=2, per_label=3, shards=1, size=16)))
-    parts = Parts(folder / "parts", corpus, np.arange(6))
+    parts = PassParts(folder / "parts", corpus, np.arange(6))
     parts.write(0, np.arange(6), unit_rows(6), [])
 
     def embedded() -> Any:

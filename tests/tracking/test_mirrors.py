@@ -12,7 +12,7 @@ import yaml
 
 from largescale.distributed import World
 from largescale.settings import UserError
-from largescale.tracking import Job, Tracker, TrackingConfig, replay
+from largescale.tracking import TrackedRun, Tracker, TrackingConfig, replay
 
 SETTINGS = {"name": "run", "optim": {"lr": 1}}
 MEASURED = [(10 * step, step / 4, 1 / step) for step in range(1, 6)]
@@ -27,7 +27,7 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def interrupted_run(directory: Path, config: TrackingConfig) -> None:
     """Three lines, the last of them behind the checkpoint; continued from there to the end."""
-    job = Job(directory, SETTINGS, "run", "group")
+    job = TrackedRun(directory, SETTINGS, "run", "group")
     with World.start() as world:
         first = Tracker(config, job, world)
         first.open({})

@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from largescale.tracking import Job, Reduce, Tracker, TrackingConfig
+from largescale.tracking import Reduce, TrackedRun, Tracker, TrackingConfig
 from tests.world import run_world
 
 OFF = TrackingConfig(wandb="off")
@@ -12,7 +12,7 @@ def lines(directory: Path) -> list[dict]:
 
 
 def record_on_every_rank(world, directory):
-    tracker = Tracker(OFF, Job(directory, {}, "run", "run"), world)
+    tracker = Tracker(OFF, TrackedRun(directory, {}, "run", "run"), world)
     tracker.open({})
     for step in range(3):
         tracker.record("train/loss", 10 * world.rank + step)
@@ -35,7 +35,7 @@ def test_each_metric_is_reduced_as_it_says(tmp_path):
 
 
 def interrupted_record(world, directory):
-    first = Tracker(OFF, Job(directory, {}, "run", "run"), world)
+    first = Tracker(OFF, TrackedRun(directory, {}, "run", "run"), world)
     first.open({})
     for step in (1, 2):
         first.log(step, 0, {"train/loss": step})
@@ -44,7 +44,7 @@ def interrupted_record(world, directory):
     first.close()
     with (directory / "log.jsonl").open("a") as file:
         file.write('{"step": 4, "trai')
-    second = Tracker(OFF, Job(directory, {}, "run", "run"), world)
+    second = Tracker(OFF, TrackedRun(directory, {}, "run", "run"), world)
     second.open(state)
     second.log(3, 0, {"train/loss": 30})
     second.close()

@@ -17,7 +17,7 @@ from largescale.commit import array_fault, write_array
 from largescale.cpu import one_thread, own_cores, single_threads
 from largescale.distributed import World
 from largescale.evaluation.descriptors.store import WAIT_S
-from largescale.evaluation.protocol.relevance import Gallery
+from largescale.evaluation.protocol.relevance import GalleryRows
 
 
 def digest_of(*values: Any) -> str:
@@ -47,7 +47,7 @@ def readable(path: Path, names: Collection[str]) -> bool:
         return False
 
 
-def gallery_parts(directory: Path, gallery: Gallery, compute: Callable[[np.ndarray, slice], np.ndarray], world: World) -> Any:
+def gallery_parts(directory: Path, gallery: GalleryRows, compute: Callable[[np.ndarray, slice], np.ndarray], world: World) -> Any:
     """`compute(rows, their numbers)` for each part of a gallery."""
     start = np.cumsum([0, *map(len, gallery.parts)])
 

@@ -14,7 +14,7 @@ from largescale.corpus.manifest import Manifest
 from largescale.cpu import one_thread
 from largescale.distributed import World
 from largescale.evaluation.descriptors.derived import readable
-from largescale.models.whitening import LearnedWhitening, Parts, PCAWhitening, Whitening
+from largescale.models.whitening import LearnedWhitening, PCAWhitening, RowParts, Whitening
 from largescale.settings import UserError
 
 
@@ -56,7 +56,7 @@ def fitted(path: Path, kind: str, manifest: Manifest, ids: np.ndarray, parts: Se
     def fit() -> None:
         if readable(path, ("mean", "directions")):
             return
-        rows = Parts(parts)
+        rows = RowParts(parts)
         with one_thread():
             whitening = PCAWhitening.fit(rows) if kind == "pca" else _learned(manifest, ids, rows, kind)
         with committed_file(path) as temporary, temporary.open("wb") as file:
@@ -67,7 +67,7 @@ def fitted(path: Path, kind: str, manifest: Manifest, ids: np.ndarray, parts: Se
         return Whitening(torch.from_numpy(file["mean"]), torch.from_numpy(file["directions"]))
 
 
-def _learned(manifest: Manifest, ids: np.ndarray, rows: Parts, kind: str) -> Whitening:
+def _learned(manifest: Manifest, ids: np.ndarray, rows: RowParts, kind: str) -> Whitening:
     pairs = pairs_among(manifest, ids)
     if not len(pairs):
         raise UserError(f"whitening={kind}: {manifest.name} has neither pairs nor labels of two images; use whitening=pca")

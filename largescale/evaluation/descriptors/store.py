@@ -216,19 +216,19 @@ def _describe_shards(
     wanted = scales[0]
     groups = embedder.embed(network, wanted.corpus, wanted.ids, shards=frozenset(shards), boxes=wanted.boxes)
     number = {shard.name: i for i, shard in enumerate(wanted.manifest.shards)}
-    begun: dict[int, _Rows] = {}
+    begun: dict[int, _ShardRows] = {}
     images = sum(wanted.place(shard).stop - wanted.place(shard).start for shard in shards)
     with progress_bar(f"embed {wanted.manifest.name}" if shows else None, images, "image") as bar:
         for group in groups:
             shard = int(wanted.manifest.shard[group.ids[0]]) if len(group.ids) else number[group.bad[0].shard]
-            rows = begun.setdefault(shard, _Rows(wanted.ids[wanted.place(shard)], len(scales), wanted.dim))
+            rows = begun.setdefault(shard, _ShardRows(wanted.ids[wanted.place(shard)], len(scales), wanted.dim))
             bar.update(rows.add(group))
             if not rows.missing:
                 for of_scale, described in zip(begun.pop(shard).rows, scales, strict=True):
                     described.write(shard, of_scale, rows.bad)
 
 
-class _Rows:
+class _ShardRows:
     """The rows of a shard while its groups come, `(S, n, D)`; NaN for bad images."""
 
     def __init__(self, ids: np.ndarray, scales: int, dim: int) -> None:

@@ -16,7 +16,7 @@ Rows = Sequence[int] | np.ndarray
 
 
 @dataclass(frozen=True)
-class Gallery:
+class GalleryRows:
     """The rows that are searched: those of `parts` one after the other."""
 
     parts: Sequence[np.ndarray]
@@ -27,9 +27,9 @@ class Gallery:
     """In which they are compared."""
 
     @staticmethod
-    def of(rows: np.ndarray, space: Space = COSINE) -> "Gallery":
+    def of(rows: np.ndarray, space: Space = COSINE) -> "GalleryRows":
         """A gallery in memory, `(N, D)`, without distractors."""
-        return Gallery([rows], np.zeros(len(rows), dtype=np.int8), space)
+        return GalleryRows([rows], np.zeros(len(rows), dtype=np.int8), space)
 
     def __len__(self) -> int:
         return len(self.group)

@@ -11,7 +11,7 @@ from largescale.evaluation.report.pages import pictures_of
 from largescale.evaluation.report.pictures import of_record
 from largescale.evaluation.report.site import PER_PAGE, Site
 from largescale.evaluation.results import QueryRecord
-from largescale.evaluation.scoring.compare import Compared, Pair
+from largescale.evaluation.scoring.compare import Compared, ProtocolPair
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Page:
+class ComparisonPage:
     """Up to `PER_PAGE` queries of a protocol."""
 
     number: int
@@ -42,7 +42,7 @@ class Page:
         return abs(self.queries[-1].gain)
 
 
-def write_comparison(pairs: Sequence[Pair], lines: Sequence[Compared], directory: Path) -> Path:
+def write_comparison(pairs: Sequence[ProtocolPair], lines: Sequence[Compared], directory: Path) -> Path:
     """Write the pages into `directory`; the path of the first.
 
     Args:
@@ -65,23 +65,23 @@ def write_comparison(pairs: Sequence[Pair], lines: Sequence[Compared], directory
     return site.page("comparison.html", "index.html", sources=sources, pairs=pairs, lines=lines, pages=pages, plots=plots)
 
 
-def _folder(pair: Pair) -> str:
+def _folder(pair: ProtocolPair) -> str:
     """One per data set: image ids are those of its corpora."""
     return hashlib.sha256("/".join(pair.a.key[4:]).encode()).hexdigest()[:8]
 
 
-def _queries(pair: Pair) -> list[Query]:
+def _queries(pair: ProtocolPair) -> list[Query]:
     """The largest difference first."""
     queries = [Query(a, b, b.metrics[pair.metric] - a.metrics[pair.metric]) for a, b in pair.records()]
     return sorted(queries, key=lambda query: (-abs(query.gain), query.a.key))
 
 
-def _pages(pair: Pair, number: int, queries: Sequence[Query]) -> Iterator[Page]:
+def _pages(pair: ProtocolPair, number: int, queries: Sequence[Query]) -> Iterator[ComparisonPage]:
     for page, start in enumerate(range(0, len(queries), PER_PAGE), start=1):
-        yield Page(page, _folder(pair), f"{number}-{page}.html", list(queries[start : start + PER_PAGE]))
+        yield ComparisonPage(page, _folder(pair), f"{number}-{page}.html", list(queries[start : start + PER_PAGE]))
 
 
-def _plots(pair: Pair, queries: Sequence[Query]) -> dict[str, str]:
+def _plots(pair: ProtocolPair, queries: Sequence[Query]) -> dict[str, str]:
     """Title -> SVG."""
     a, b = pair.a.protocol, pair.b.protocol
     plots = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from largescale.corpus.corpus import Corpus
 from largescale.evaluation.report import charts
-from largescale.evaluation.report.pictures import Pictures, of_missed, of_neighbor, of_record
+from largescale.evaluation.report.pictures import RankedPictures, of_missed, of_neighbor, of_record
 from largescale.evaluation.report.site import PER_PAGE, Site
 from largescale.evaluation.results import ProtocolResult, QueryRecord, Results, read_records, read_results
 from largescale.settings import UserError
@@ -26,7 +26,7 @@ class Page:
     best: float | None
 
 
-def write_report(directory: Path, pictures: Pictures | None = None) -> Path:
+def write_report(directory: Path, pictures: RankedPictures | None = None) -> Path:
     """Write `directory/report` from the results in `directory`; the path of its first page.
 
     Args:
@@ -74,7 +74,7 @@ def _plots(result: ProtocolResult) -> dict[str, str]:
     return plots
 
 
-def pictures_of(results: Results) -> Pictures | None:
+def pictures_of(results: Results) -> RankedPictures | None:
     """The corpora that were scored, where they still are; None where descriptors came from a file."""
     if not results.preprocess:
         return None
@@ -85,4 +85,4 @@ def pictures_of(results: Results) -> Pictures | None:
     except UserError as error:
         log.warning("no pictures: %s", error)
         return None
-    return Pictures(queries, gallery, distractors)
+    return RankedPictures(queries, gallery, distractors)

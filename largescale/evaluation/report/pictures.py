@@ -19,7 +19,7 @@ Picture = tuple[str, int]
 
 
 @dataclass(frozen=True)
-class Pictures:
+class RankedPictures:
     """The corpora whose images an evaluation ranked."""
 
     queries: Corpus

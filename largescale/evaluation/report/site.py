@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from largescale.commit import write_text
 from largescale.evaluation.report import charts
-from largescale.evaluation.report.pictures import Picture, Pictures, of_missed, of_neighbor, of_query
+from largescale.evaluation.report.pictures import Picture, RankedPictures, of_missed, of_neighbor, of_query
 from largescale.evaluation.results import scale, shown
 from largescale.evaluation.scoring.compare import chance
 
@@ -21,7 +21,7 @@ FILES = ("report.css", "report.js")
 class Site:
     """A folder of pages that opens from disk."""
 
-    def __init__(self, directory: Path, pictures: Pictures | None) -> None:
+    def __init__(self, directory: Path, pictures: RankedPictures | None) -> None:
         self.directory, self.pictures = directory, pictures
         directory.mkdir(parents=True, exist_ok=True)
         for name in FILES:

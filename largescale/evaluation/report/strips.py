@@ -5,14 +5,14 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from largescale.evaluation.report.pictures import Pictures, of_neighbor, of_query, thumbnail
+from largescale.evaluation.report.pictures import RankedPictures, of_neighbor, of_query, thumbnail
 from largescale.evaluation.results import QueryRecord
 
 SIDE, FRAME, SHOWN = 96, 4, 10
 COLOURS = {"right": "#2a9d55", "wrong": "#d1495b", "distractor": "#e09f1f", "junk": "#999999", "self": "#999999"}
 
 
-def strip(record: QueryRecord, pictures: Pictures) -> np.ndarray:
+def strip(record: QueryRecord, pictures: RankedPictures) -> np.ndarray:
     """`(SIDE, (1 + SHOWN) * SIDE, 3)` uint8: the query, then what was found, framed by the color of its mark."""
     shown = [neighbor for neighbor in record.top if neighbor.mark != "self"][:SHOWN]
     canvas = Image.new("RGB", (SIDE * (1 + SHOWN), SIDE), "white")

@@ -5,16 +5,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from largescale.evaluation.report.pictures import Pictures
+from largescale.evaluation.report.pictures import RankedPictures
 from largescale.evaluation.report.strips import strip
 from largescale.evaluation.results import ProtocolResult, Results, read_records, read_results
-from largescale.tracking import Job, TrackingConfig, WandbMirror
+from largescale.tracking import TrackedRun, TrackingConfig, WandbMirror
 
 MOST = 500
 """Rows of a table; W&B shows no more than some thousands."""
 
 
-def mirror(directory: Path, pictures: Pictures | None, config: TrackingConfig) -> None:
+def mirror(directory: Path, pictures: RankedPictures | None, config: TrackingConfig) -> None:
     """Log the results in `directory` as a W&B run; the same results again go to the same run.
 
     Args:
@@ -27,7 +27,7 @@ def mirror(directory: Path, pictures: Pictures | None, config: TrackingConfig) -
         "score": dict(results.score),
         "preprocess": dict(results.preprocess),
     }
-    job = Job(directory, facts, directory.name, config.group or directory.name, "evaluation")
+    job = TrackedRun(directory, facts, directory.name, config.group or directory.name, "evaluation")
     run = WandbMirror(config, job, id=f"{results.digest[:16]}-{directory.name}")
     line = run.known
     try:
@@ -49,7 +49,7 @@ def _scores(results: Results) -> Iterator[Mapping[str, Any]]:
                 yield {**where, "value": value.value, "low": value.low, "high": value.high}
 
 
-def _queries(directory: Path, protocol: ProtocolResult, pictures: Pictures | None) -> Iterator[Mapping[str, Any]]:
+def _queries(directory: Path, protocol: ProtocolResult, pictures: RankedPictures | None) -> Iterator[Mapping[str, Any]]:
     """The worst first."""
     asked = (record for record in read_records(directory / protocol.records, protocol.records_checksum) if record.ap is not None)
     for record in heapq.nsmallest(MOST, asked, key=lambda record: (record.ap, record.key)):

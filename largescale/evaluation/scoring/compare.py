@@ -34,7 +34,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ProtocolPair:
     """One protocol, scored twice."""
 
     a: Scored
@@ -83,7 +83,7 @@ class Compared:
     """p adjusted for the number of protocols; None for the line of all queries."""
 
 
-def pairs(a: Path, b: Path) -> list[Pair]:
+def pairs(a: Path, b: Path) -> list[ProtocolPair]:
     """The protocols that both have: of two result folders, or of all those below two folders.
 
     Raises:
@@ -94,7 +94,7 @@ def pairs(a: Path, b: Path) -> list[Pair]:
     if not common:
         found = "; ".join(f"{folder}: {_names(scored)}" for folder, scored in ((a, ours), (b, theirs)))
         raise UserError(f"the two have no protocol on the same images and distractors in common ({found})")
-    return [Pair(ours[key], theirs[key]) for key in common]
+    return [ProtocolPair(ours[key], theirs[key]) for key in common]
 
 
 def _scored(folder: Path) -> dict[tuple[str, ...], Scored]:
@@ -115,7 +115,7 @@ def _names(scored: Mapping[tuple[str, ...], Scored]) -> str:
     return ", ".join(f"{s.protocol.protocol} among {s.protocol.distractors:,}" for s in scored.values())
 
 
-def compare_results(pairs: Sequence[Pair]) -> list[Compared]:
+def compare_results(pairs: Sequence[ProtocolPair]) -> list[Compared]:
     """A line per protocol by its main metric; where there are several data sets, one more of all their queries together.
 
     UKBench's N-S is no fraction: its queries are not among them.
@@ -131,7 +131,7 @@ def compare_results(pairs: Sequence[Pair]) -> list[Compared]:
     return lines
 
 
-def _columns(pair: Pair) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _columns(pair: ProtocolPair) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Main metric of A and B and the cluster, `(queries,)` each; queries of the same images share their clusters."""
     both = pair.records()
     values = [[record.metrics[pair.metric] for record in side] for side in zip(*both, strict=True)]

@@ -20,7 +20,7 @@ RECALL = np.linspace(0.1, 1, 10)
 
 
 @dataclass(frozen=True)
-class Found:
+class QueryBlock:
     """A block of queries under one protocol."""
 
     task: Task

@@ -13,10 +13,10 @@ from largescale.commit import checksum_of
 from largescale.evaluation.protocol.ground_truth import Truth
 from largescale.evaluation.protocol.metrics import Ranked, Scores, measure, precision_at_recall, scores
 from largescale.evaluation.protocol.protocols import Protocol
-from largescale.evaluation.protocol.relevance import Gallery, Judged
+from largescale.evaluation.protocol.relevance import GalleryRows, Judged
 from largescale.evaluation.results import CurvePoint, Histogram, Interval, PrecisionRecall, ProtocolResult, Suspects
 from largescale.evaluation.scoring.statistics import bootstrap
-from largescale.evaluation.search.counting import ALONE, EDGES, Counted, Exchange, count
+from largescale.evaluation.search.counting import ALONE, EDGES, Counted, RankExchange, count
 from largescale.settings import UserError
 
 RECALL = np.linspace(0.01, 1, 100)
@@ -52,10 +52,10 @@ class Positives:
 
 def count_average_precision(
     queries: np.ndarray,
-    gallery: Gallery,
+    gallery: GalleryRows,
     ground_truth: Sequence[Mapping[str, Sequence[int]]],
     protocol: Protocol,
-    exchange: Exchange = ALONE,
+    exchange: RankExchange = ALONE,
     workers: int = 1,
 ) -> Scores:
     """What `evaluate_rankings` gives for the complete ranking, without making one; memory O(positives + a chunk of rows).

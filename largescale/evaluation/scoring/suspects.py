@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from largescale.evaluation.results import Neighbor, Suspect, Suspects
-from largescale.evaluation.scoring.records import Found
+from largescale.evaluation.scoring.records import QueryBlock
 from largescale.evaluation.task import Task
 
 LEAST, SHOWN, ASKED = 2, 60, 5
@@ -24,7 +24,7 @@ class Outranking:
     seen: list[np.ndarray] = field(default_factory=list)
     """Per block `(4, S)`: row, place, score, number of the query."""
 
-    def add(self, found: Found) -> None:
+    def add(self, found: QueryBlock) -> None:
         """The distractors among the best rows of a block of queries that a positive follows, among these rows or below."""
         rows = found.counted.top_row
         following = found.ranked.positives[:, None] - np.cumsum(_right(found), axis=1)  # (Q, K)
@@ -48,7 +48,7 @@ class Outranking:
         return Suspect(found, int(place), seen.shape[1], self.task.truth.query[asked].tolist())
 
 
-def _right(found: Found) -> np.ndarray:
+def _right(found: QueryBlock) -> np.ndarray:
     """`(Q, K)` which of the best rows are positives."""
     of_query = np.split(found.judged.row[found.positives.index], found.positives.start[1:-1])
     return np.stack([np.isin(top, right) for top, right in zip(found.counted.top_row, of_query, strict=True)])

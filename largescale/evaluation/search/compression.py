@@ -11,7 +11,7 @@ import numpy as np
 
 from largescale.distributed import World
 from largescale.evaluation.descriptors.derived import gallery_parts
-from largescale.evaluation.protocol.relevance import Gallery
+from largescale.evaluation.protocol.relevance import GalleryRows
 from largescale.evaluation.search.counting import similarities
 
 Compression = Literal["int8", "binary"]
@@ -27,7 +27,7 @@ class Compressed:
         directory: where the rows are kept.
     """
 
-    def __init__(self, kind: Compression, gallery: Gallery, directory: Path, world: World) -> None:
+    def __init__(self, kind: Compression, gallery: GalleryRows, directory: Path, world: World) -> None:
         self.full = gallery
         self.center = mean_row(gallery) if kind == "binary" else np.zeros(gallery.parts[0].shape[1], np.float32)
 
@@ -63,7 +63,7 @@ def signs(rows: np.ndarray) -> np.ndarray:
     return (np.where(rows >= 0, 1, -1) / np.sqrt(rows.shape[1])).astype(np.float32)
 
 
-def mean_row(gallery: Gallery) -> np.ndarray:
+def mean_row(gallery: GalleryRows) -> np.ndarray:
     """`(D,)` over all rows that are searched, part after part."""
     total, start = np.zeros(gallery.parts[0].shape[1]), 0
     for part in gallery.parts:

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from largescale.cpu import one_thread
-from largescale.evaluation.protocol.relevance import Gallery, Judged
+from largescale.evaluation.protocol.relevance import GalleryRows, Judged
 from largescale.evaluation.search.neighbors import Best, merge
 
 BLOCK = 1024
@@ -54,7 +54,7 @@ class Counted:
     """`(M,)` similarity of each judged row."""
 
 
-class Scores(Protocol):
+class RowScores(Protocol):
     """Scores of the gallery's rows, a chunk `(n, Q)` at a time; rows with higher ones come first."""
 
     dtype: np.dtype[Any]
@@ -70,7 +70,7 @@ class Scores(Protocol):
     def take(self, first: int) -> np.ndarray: ...
 
 
-class Exchange(NamedTuple):
+class RankExchange(NamedTuple):
     """What ranks tell each other: sums of arrays, and lists of what each has. Every rank must call them alike."""
 
     rank: int
@@ -79,15 +79,15 @@ class Exchange(NamedTuple):
     gather: Callable[[Any], list[Any]]
 
 
-ALONE = Exchange(0, 1, lambda array: array, lambda value: [value])
+ALONE = RankExchange(0, 1, lambda array: array, lambda value: [value])
 
 
 def count(
     queries: np.ndarray,
-    gallery: Gallery,
+    gallery: GalleryRows,
     judged: Judged,
     neighbors: int = 20,
-    exchange: Exchange = ALONE,
+    exchange: RankExchange = ALONE,
     workers: int = 1,
     progress: Callable[[int], object] = lambda rows: None,
 ) -> Counted:
@@ -108,14 +108,14 @@ def count(
 
 
 def count_scores(
-    scores: np.ndarray, gallery: Gallery, judged: Judged, neighbors: int, exchange: Exchange = ALONE, workers: int = 1
+    scores: np.ndarray, gallery: GalleryRows, judged: Judged, neighbors: int, exchange: RankExchange = ALONE, workers: int = 1
 ) -> Counted:
     """As `count`, from scores `(Q, N)` that are there already, the same on every rank: those of a re-ranking."""
     with ThreadPoolExecutor(workers) as pool:
         return count_by(_Given(scores), gallery, judged, neighbors, exchange, pool, lambda rows: None)
 
 
-def similarities(queries: np.ndarray, gallery: Gallery, workers: int = 1) -> np.ndarray:
+def similarities(queries: np.ndarray, gallery: GalleryRows, workers: int = 1) -> np.ndarray:
     """`(Q, N)` scores, with the bits that `count` has."""
     with one_thread(), ThreadPoolExecutor(workers) as pool:
         scorer = Scorer(queries, gallery, pool)
@@ -123,11 +123,11 @@ def similarities(queries: np.ndarray, gallery: Gallery, workers: int = 1) -> np.
 
 
 def count_by(
-    scorer: Scores,
-    gallery: Gallery,
+    scorer: RowScores,
+    gallery: GalleryRows,
     judged: Judged,
     neighbors: int,
-    exchange: Exchange,
+    exchange: RankExchange,
     pool: ThreadPoolExecutor,
     progress: Callable[[int], object],
 ) -> Counted:
@@ -144,7 +144,7 @@ def count_by(
     return Counted(score, exchange.add(counter.before()), exchange.add(counter.histogram()), top_row, top_score, score)
 
 
-def own_chunks(gallery: Gallery, exchange: Exchange) -> range:
+def own_chunks(gallery: GalleryRows, exchange: RankExchange) -> range:
     """The first rows of the chunks that a rank counts."""
     chunks = range(0, len(gallery), CHUNK)
     first, last = (-(-len(chunks) * rank // exchange.size) for rank in (exchange.rank, exchange.rank + 1))
@@ -175,7 +175,7 @@ class Scorer:
 
     dtype = np.dtype(np.float32)
 
-    def __init__(self, queries: np.ndarray, gallery: Gallery, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, queries: np.ndarray, gallery: GalleryRows, pool: ThreadPoolExecutor) -> None:
         self.queries = np.ascontiguousarray(gallery.asked(queries.astype(np.float32, copy=False)).T)  # (D, Q)
         self.gallery = gallery
         self.pool = pool
@@ -224,7 +224,7 @@ class _Given:
     def start(self, first: int) -> None: ...
 
 
-def _judged_scores(scorer: Scores, judged: Judged, chunks: range) -> np.ndarray:
+def _judged_scores(scorer: RowScores, judged: Judged, chunks: range) -> np.ndarray:
     """`(M,)` scores of the judged rows in these chunks, 0 for the others."""
     score = np.zeros(len(judged.row), dtype=scorer.dtype)
     query, chunk = judged.query, judged.row // CHUNK * CHUNK
@@ -235,7 +235,7 @@ def _judged_scores(scorer: Scores, judged: Judged, chunks: range) -> np.ndarray:
 
 
 def _by_group(
-    scorer: Scores, group: np.ndarray, chunks: range, progress: Callable[[int], object]
+    scorer: RowScores, group: np.ndarray, chunks: range, progress: Callable[[int], object]
 ) -> Iterator[tuple[int, np.ndarray, list[np.ndarray]]]:
     """(group, its rows, their scores in pieces `(n_i, Q)`), about a chunk at a time: groups may be mixed in any way."""
     rows: dict[int, list[np.ndarray]] = defaultdict(list)

@@ -6,7 +6,7 @@ Q queries, N rows, D dimensions, K neighbors
 
 import numpy as np
 
-from largescale.evaluation.protocol.relevance import Gallery
+from largescale.evaluation.protocol.relevance import GalleryRows
 from largescale.evaluation.search.neighbors import nearest
 from largescale.models.metric import COSINE
 
@@ -24,17 +24,17 @@ def expand_queries(queries: np.ndarray, database: np.ndarray, neighbors: int, al
     Returns:
         `(Q, D)` unit rows. Similarities below 0 weigh as much as 0.
     """
-    gallery = Gallery.of(database)
+    gallery = GalleryRows.of(database)
     return combine(queries, gallery, nearest(queries, gallery, neighbors)[0], alpha)
 
 
 def augment_database(database: np.ndarray, neighbors: int, alpha: float = 0.0) -> np.ndarray:
     """Each row `(N, D)` with its most similar others added; as `expand_queries`, but a row is no neighbor of itself."""
-    gallery = Gallery.of(database)
+    gallery = GalleryRows.of(database)
     return combine(database, gallery, nearest(database, gallery, neighbors, np.arange(len(database)))[0], alpha)
 
 
-def combine(rows: np.ndarray, gallery: Gallery, near: np.ndarray, alpha: float) -> np.ndarray:
+def combine(rows: np.ndarray, gallery: GalleryRows, near: np.ndarray, alpha: float) -> np.ndarray:
     """`(Q, D)`: the mean of each row and its neighbors, weighted; unit rows where they are compared by the cosine.
 
     Weights are computed anew, in double precision, so that they do not depend on how the neighbors were found.

@@ -5,7 +5,7 @@ Q queries, N rows of the gallery, n rows of a piece, D dimensions, K neighbors
 
 import numpy as np
 
-from largescale.evaluation.protocol.relevance import Gallery
+from largescale.evaluation.protocol.relevance import GalleryRows
 from largescale.extras import faiss
 
 QUERIES, ROWS = 1024, 8192
@@ -56,7 +56,7 @@ def merge(parts: list[tuple[np.ndarray, np.ndarray]], count: int) -> tuple[np.nd
 
 
 def nearest(
-    queries: np.ndarray, gallery: Gallery, count: int, leave_out: np.ndarray | None = None
+    queries: np.ndarray, gallery: GalleryRows, count: int, leave_out: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The best rows of many queries: for graphs and expansion, where nothing is judged. FAISS finds them in single precision.
 
@@ -75,7 +75,7 @@ def nearest(
     return rows, scores
 
 
-def _nearest(queries: np.ndarray, gallery: Gallery, count: int, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _nearest(queries: np.ndarray, gallery: GalleryRows, count: int, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if queries.dtype != np.float32:
         return _by_product(queries, gallery, count, own)
     rows, scores = _by_faiss(queries, gallery, count + 1 + SPARE)
@@ -96,7 +96,7 @@ def _padded(queries: np.ndarray) -> np.ndarray:
     return padded
 
 
-def _by_faiss(queries: np.ndarray, gallery: Gallery, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _by_faiss(queries: np.ndarray, gallery: GalleryRows, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The best rows and their scores `(Q, K)`, in any order; of rows tied with the last one, any."""
     padded, buffer = _padded(queries), np.empty((ROWS, queries.shape[1]), np.float32)
     best = faiss.ResultHeap(QUERIES, count, keep_max=True)
@@ -111,7 +111,7 @@ def _by_faiss(queries: np.ndarray, gallery: Gallery, count: int) -> tuple[np.nda
     return rows, np.where(rows < 0, -np.inf, best.D[: len(queries)]).astype(np.float32)
 
 
-def _by_product(queries: np.ndarray, gallery: Gallery, count: int, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _by_product(queries: np.ndarray, gallery: GalleryRows, count: int, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rows, scores = np.full((len(queries), count), -1), np.full((len(queries), count), -np.inf, queries.dtype)
     padded = _padded(queries)
     buffer = np.empty((ROWS, queries.shape[1]), queries.dtype)

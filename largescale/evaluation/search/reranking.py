@@ -14,7 +14,7 @@ from scipy import sparse
 
 from largescale.distributed import World
 from largescale.evaluation.descriptors.derived import gallery_parts
-from largescale.evaluation.protocol.relevance import Gallery
+from largescale.evaluation.protocol.relevance import GalleryRows
 from largescale.evaluation.search.neighbors import nearest
 
 Rerank = Callable[[np.ndarray], np.ndarray]
@@ -25,7 +25,7 @@ K_GRAPH, K_QUERY, GAMMA, ALPHA, STEPS = 50, 10, 3, 0.99, 20
 """Iscen et al. 2017, section 5: neighbors in the graph and of the query, exponent of similarities, what diffuses, steps."""
 
 
-def reranker(method: str, gallery: Gallery, directory: Path, world: World) -> Rerank:
+def reranker(method: str, gallery: GalleryRows, directory: Path, world: World) -> Rerank:
     """The graph of a gallery; its lists of neighbors are kept in `directory`.
 
     Args:
@@ -87,7 +87,7 @@ def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 class KReciprocal:
     """Jaccard distance of k-reciprocal neighbors (Zhong et al. 2017), with 1 - similarity as the first distance."""
 
-    def __init__(self, near: np.ndarray, similarity: np.ndarray, gallery: Gallery) -> None:
+    def __init__(self, near: np.ndarray, similarity: np.ndarray, gallery: GalleryRows) -> None:
         count, self.floors = len(near), [similarity[:, K1 - 1], similarity[:, K1 // 2 - 1]]
         # in the graph a row is the first of its own neighbors
         near = np.concatenate([np.arange(count)[:, None], near], axis=1)
@@ -143,7 +143,7 @@ def _normalized(weights: sparse.csr_matrix) -> sparse.csr_matrix:
     return (sparse.diags(np.divide(1, sums, out=np.zeros_like(sums), where=sums > 0)) @ weights).tocsr()
 
 
-def _pair_similarity(gallery: Gallery, a: np.ndarray, b: np.ndarray, at_once: int = 4096) -> np.ndarray:
+def _pair_similarity(gallery: GalleryRows, a: np.ndarray, b: np.ndarray, at_once: int = 4096) -> np.ndarray:
     parts = [slice(start, start + at_once) for start in range(0, len(a), at_once)]
     found = [gallery.similarity(gallery.take(a[part]), gallery.take(b[part])) for part in parts]
     return np.concatenate([np.zeros(0), *found])

@@ -19,13 +19,13 @@ from largescale.cpu import one_thread
 from largescale.distributed import World
 from largescale.evaluation.config import ScoreConfig
 from largescale.evaluation.descriptors.derived import digest_of, gallery_parts, readable
-from largescale.evaluation.protocol.relevance import Gallery
+from largescale.evaluation.protocol.relevance import GalleryRows
 from largescale.evaluation.results import ProtocolResult, record_file
-from largescale.evaluation.scoring.records import Found
+from largescale.evaluation.scoring.records import QueryBlock
 from largescale.evaluation.scoring.scores import ProtocolScore
 from largescale.evaluation.scoring.suspects import Outranking
 from largescale.evaluation.search.compression import Compressed
-from largescale.evaluation.search.counting import Counted, Exchange, count, count_scores, own_chunks, similarities
+from largescale.evaluation.search.counting import Counted, RankExchange, count, count_scores, own_chunks, similarities
 from largescale.evaluation.search.expansion import combine, without
 from largescale.evaluation.search.neighbors import nearest
 from largescale.evaluation.search.visiting import count_visited
@@ -45,7 +45,7 @@ PREFIXES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 
 
 @dataclass(frozen=True)
-class Search:
+class QuerySearch:
     """Counts and best rows of every query, a file per block of queries: what is there is not searched again."""
 
     task: Task
@@ -78,7 +78,7 @@ class Search:
         return [0, *(n for n in PREFIXES if n < more), *([more] if more else [])]
 
     @property
-    def _apart(self) -> "list[Search]":
+    def _apart(self) -> "list[QuerySearch]":
         """The searches among each number of distractors, where it takes one for each."""
         mixes = self.rules.mixes_rows and self.among is None
         return [replace(self, among=number) for number in self.numbers] if mixes else []
@@ -131,7 +131,7 @@ class Search:
             for start in self.starts:
                 judged, counted = task.truth.judged(self._piece(start)), _read(self._file(start))
                 unjudged.append(counted.histogram)
-                found = [Found(task, score, start, judged, counted, *score.add(judged, counted)) for score in scores]
+                found = [QueryBlock(task, score, start, judged, counted, *score.add(judged, counted)) for score in scores]
                 for of_protocol, collected in zip(found, outranking, strict=True):
                     collected.add(of_protocol)
                 for of_protocol, write in zip(found, writers, strict=False):
@@ -151,9 +151,9 @@ class Search:
     def _count(
         self,
         start: int,
-        gallery: Gallery,
+        gallery: GalleryRows,
         rerank: Again | None,
-        exchange: Exchange,
+        exchange: RankExchange,
         progress: Callable[[int], object],
     ) -> Counted:
         piece, workers = self._piece(start), worker_count(LoaderConfig())
@@ -176,7 +176,7 @@ class Search:
             counted = count_scores(scores, gallery, judged, self.kept, exchange, workers)
         return counted
 
-    def _searched(self, world: World) -> Gallery:
+    def _searched(self, world: World) -> GalleryRows:
         """All rows with their groups; each with its nearest others added where the settings say so."""
         gallery, augmentation = _gallery(self.task, self.prefixes), self.rules.database_augmentation
         inside = int((gallery.group >= 0).sum())
@@ -195,7 +195,7 @@ class Search:
         directory = self.store / f"augmented-{self._digest(augmentation.model_dump(mode='json'))}"
         return replace(gallery, parts=gallery_parts(directory, gallery, augmented, world))
 
-    def _again(self, gallery: Gallery, world: World) -> Again | None:
+    def _again(self, gallery: GalleryRows, world: World) -> Again | None:
         """What makes the rankings anew."""
         rules, augmentation, workers = self.rules, self.rules.database_augmentation, worker_count(LoaderConfig())
         if rules.rerank != "none":
@@ -226,7 +226,7 @@ class Search:
         return self.directory / f"queries-{start:08d}.npz"
 
 
-def _present(similarity: np.ndarray, gallery: Gallery) -> np.ndarray:
+def _present(similarity: np.ndarray, gallery: GalleryRows) -> np.ndarray:
     """`(Q, N)`, where rows that are left out are like nothing."""
     similarity[:, gallery.group < 0] = -1
     return similarity
@@ -252,7 +252,7 @@ def _read(path: Path) -> Counted:
         return Counted(**{name: array.astype(np.int64) if array.dtype == np.int32 else array for name, array in file.items()})
 
 
-def _gallery(task: Task, prefixes: list[int]) -> Gallery:
+def _gallery(task: Task, prefixes: list[int]) -> GalleryRows:
     """All rows with their groups.
 
     Distractors join in an order drawn from their fingerprints: the first thousand are a fair sample of a corpus that may be
@@ -266,20 +266,20 @@ def _gallery(task: Task, prefixes: list[int]) -> Gallery:
     nested = prefixes if prefixes[0] == 0 else [0, *prefixes]
     group[own:] = np.searchsorted(nested, np.random.default_rng(seed).permutation(more), "right")
     group[group == len(nested)] = -1
-    return Gallery([part for described in (task.gallery, *task.distractors) for part in described.parts], group, task.space)
+    return GalleryRows([part for described in (task.gallery, *task.distractors) for part in described.parts], group, task.space)
 
 
-def world_exchange(world: World) -> Exchange:
+def world_exchange(world: World) -> RankExchange:
     def add(array: np.ndarray) -> np.ndarray:
         total = torch.from_numpy(np.ascontiguousarray(array)).clone()
         dist.all_reduce(total, group=world.control)
         return total.numpy()
 
-    return Exchange(world.rank, world.size, add, world.gather)
+    return RankExchange(world.rank, world.size, add, world.gather)
 
 
 @contextmanager
-def _bar(world: World, gallery: Gallery, exchange: Exchange, blocks: int) -> Iterator[Callable[[int], object]]:
+def _bar(world: World, gallery: GalleryRows, exchange: RankExchange, blocks: int) -> Iterator[Callable[[int], object]]:
     """Progress of rank 0 in rows, for each block of queries again."""
     mine = own_chunks(gallery, exchange)
     total = (min(mine.stop, len(gallery)) - mine.start) * blocks

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from largescale.evaluation.descriptors.derived import one_thread
-from largescale.evaluation.protocol.relevance import Gallery, Judged
-from largescale.evaluation.search.counting import Counted, Exchange, Scorer, count, count_by
+from largescale.evaluation.protocol.relevance import GalleryRows, Judged
+from largescale.evaluation.search.counting import Counted, RankExchange, Scorer, count, count_by
 from largescale.models.metric import COSINE, Space
 from largescale.settings import UserError
 
@@ -26,7 +26,9 @@ class Visits:
 
     dtype = np.dtype(np.float64)
 
-    def __init__(self, queries: np.ndarray, gallery: Gallery, anchors: np.ndarray, probes: int, pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, queries: np.ndarray, gallery: GalleryRows, anchors: np.ndarray, probes: int, pool: ThreadPoolExecutor
+    ) -> None:
         """
         Args:
             queries: `(Q, D)`.
@@ -65,12 +67,12 @@ class Visits:
 
 def count_visited(
     queries: np.ndarray,
-    gallery: Gallery,
+    gallery: GalleryRows,
     judged: Judged,
     anchors: np.ndarray,
     probes: int,
     neighbors: int,
-    exchange: Exchange,
+    exchange: RankExchange,
     workers: int,
     progress: Callable[[int], object] = lambda rows: None,
 ) -> Counted:

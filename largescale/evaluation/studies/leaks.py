@@ -33,7 +33,7 @@ class Used:
     rows: Sequence[np.ndarray]
     """`(n_i, D)` their descriptors, side by side."""
 
-    def listed(self, pair: "Pair", trained: Corpus) -> dict[str, Cell]:
+    def listed(self, pair: "LeakPair", trained: Corpus) -> dict[str, Cell]:
         return {
             "used as": self.role,
             "image": self.corpus.manifest.keys[int(self.ids[pair.used])].as_py(),
@@ -45,7 +45,7 @@ class Used:
 
 
 @dataclass
-class Pair:
+class LeakPair:
     """An image that is used and one that was trained on."""
 
     used: int
@@ -65,14 +65,14 @@ class Pair:
 class Pairs:
     """Those found so far, by their two images."""
 
-    found: dict[tuple[int, int], Pair] = field(default_factory=dict)
+    found: dict[tuple[int, int], LeakPair] = field(default_factory=dict)
 
-    def at(self, used: int, trained: int) -> Pair:
+    def at(self, used: int, trained: int) -> LeakPair:
         if len(self.found) >= MOST:
             raise UserError(f"more than {MOST:,} near-duplicates: different images pass for one; lower bits or raise similarity")
-        return self.found.setdefault((used, trained), Pair(used, trained))
+        return self.found.setdefault((used, trained), LeakPair(used, trained))
 
-    def sorted(self) -> list[Pair]:
+    def sorted(self) -> list[LeakPair]:
         """The most alike first."""
         return sorted(self.found.values(), key=lambda pair: (*(-x for x in pair.likeness), pair.used, pair.trained))
 

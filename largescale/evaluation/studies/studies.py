@@ -9,7 +9,7 @@ import numpy as np
 
 from largescale.corpus.corpus import Corpus
 from largescale.distributed import World
-from largescale.evaluation.plan import Plan
+from largescale.evaluation.plan import EvaluationPlan
 from largescale.evaluation.report.study import Cell, Study
 from largescale.evaluation.search.visiting import anchors_of
 from largescale.evaluation.stage import embed_task
@@ -61,7 +61,7 @@ def decomposability(config: DecomposabilityConfig, context: StudyContext) -> Stu
     for source in (context.source, *config.against):
         task = context.task(source)
         networks.append((Path(str(source)), np.concatenate(task.gallery.parts).astype(np.float32), task.space))
-    manifest = Plan.open(config).gallery.manifest
+    manifest = EvaluationPlan.open(config).gallery.manifest
     return context.world.decide(lambda: gap.measure(networks, manifest, config.sizes, config.sample))
 
 
@@ -91,7 +91,7 @@ def leaks(config: LeaksConfig, context: StudyContext) -> Study:
 
 def _used_and_trained(config: LeaksConfig, context: StudyContext) -> tuple[list[Used], Sequence[np.ndarray], Space]:
     """What the evaluation uses, and the descriptors of the training corpus, shard by shard; how they are compared."""
-    plan = Plan.open(config)
+    plan = EvaluationPlan.open(config)
     both = config.model_copy(update={"distractors": (*config.distractors, config.training)})
     task = embed_task(context.source, both, context.world, context.should_stop)
     used = [Used("gallery", plan.gallery, np.arange(len(task.gallery)), task.gallery.parts)]

@@ -35,7 +35,7 @@ Lifted = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Line:
+class SearchLine:
     """A way of searching, measured. Fractions, not percent."""
 
     method: str
@@ -109,7 +109,7 @@ def measure(
     protocol: Protocol,
     probes: Sequence[int],
     space: Space = COSINE,
-) -> list[Line]:
+) -> list[SearchLine]:
     """Exhaustive search; then for each number of anchors visited, theirs and FAISS's at the nearest share of the gallery.
 
     Args:
@@ -158,7 +158,7 @@ def _filed_line(
     lifted: Lifted,
     lists: Lists,
     rules: Protocol,
-) -> Line:
+) -> SearchLine:
     line = _line(method, filed, probes, float(scanned[probes - 1]), queries, lifted, lists, rules)
     filed.index.nprobe = probes
     speed = _speed(lambda: filed.index.search(queries, TIMED), len(queries))
@@ -202,7 +202,7 @@ def _line(
     lifted: Lifted,
     lists: Lists,
     rules: Protocol,
-) -> Line:
+) -> SearchLine:
     found = total = 0
     values: list[list[np.ndarray]] = []
     for block in (slice(start, start + BLOCK) for start in range(0, len(queries), BLOCK)):
@@ -213,7 +213,7 @@ def _line(
             positive = np.unique(np.concatenate([of_query.get(name, np.zeros(0, dtype=np.int64)) for name in rules.positive]))
             found, total = found + int(np.isin(positive, column).sum()), total + len(positive)
     score, at_20, at_100 = (float(np.nanmean(np.concatenate(of_metric))) for of_metric in zip(*values, strict=True))
-    return Line(method, probes, scanned, found / max(total, 1), score, at_20, at_100, queries_per_second=0.0, fullest=1.0)
+    return SearchLine(method, probes, scanned, found / max(total, 1), score, at_20, at_100, queries_per_second=0.0, fullest=1.0)
 
 
 def _speed(search: Callable[[], object], queries: int) -> float:
@@ -226,7 +226,7 @@ def _speed(search: Callable[[], object], queries: int) -> float:
     return queries / min(seconds)
 
 
-def study(lines: Sequence[Line], metric: str) -> Study:
+def study(lines: Sequence[SearchLine], metric: str) -> Study:
     """The table in percent, with the score over the share of the gallery that is compared with."""
     rows: list[dict[str, Cell]] = [
         {

@@ -25,7 +25,7 @@ Names = Mapping[str, Cell]
 
 
 @dataclass(frozen=True)
-class Line:
+class VariantLine:
     """What was measured with some settings."""
 
     names: Names
@@ -44,12 +44,12 @@ def pooling(config: PoolingConfig, network: RetrievalNet, world: World, should_s
         ]
         for kind, kept in kinds:
             names: Names = {"pooling": name, "whitening": kind, "dimensions": kept or dim}
-            lines.append(Line(names, scored(stage, whitening=kind, dim=kept)))
+            lines.append(VariantLine(names, scored(stage, whitening=kind, dim=kept)))
     note = f"One backbone under four poolings. Whitening is fitted on {config.whitening_corpus}, for each pooling its own."
     return Study("pooling", "Pooling, whitening, dimension", note, _rows(lines), _pooling_plots(lines, dim))
 
 
-def _pooling_plots(lines: Sequence[Line], dim: int) -> dict[str, str]:
+def _pooling_plots(lines: Sequence[VariantLine], dim: int) -> dict[str, str]:
     """The poolings side by side, and over the dimensions."""
     plots = {}
     for number, protocol in enumerate(_protocols(lines)):
@@ -66,8 +66,8 @@ def neighbors(config: NeighborsConfig, network: RetrievalNet, world: World, shou
     (stage,) = embedded([network], [config], world, should_stop)
     kinds = {"AQE": 0.0, f"αQE, α = {config.alpha:g}": config.alpha}
     settings = [(name, ExpansionConfig(neighbors=n, alpha=alpha)) for name, alpha in kinds.items() for n in config.neighbors]
-    plain = Line({"expansion": "none", "neighbors": 0}, scored(stage, query_expansion=None))
-    lines = [Line({"expansion": name, "neighbors": x.neighbors}, scored(stage, query_expansion=x)) for name, x in settings]
+    plain = VariantLine({"expansion": "none", "neighbors": 0}, scored(stage, query_expansion=None))
+    lines = [VariantLine({"expansion": name, "neighbors": x.neighbors}, scored(stage, query_expansion=x)) for name, x in settings]
     plots = {
         protocol: _plot(lines, number, "neighbors", "expansion", level=("none", _score(plain.results[number])))
         for number, protocol in enumerate(_protocols(lines))
@@ -83,7 +83,8 @@ def scales(config: ScalesConfig, network: RetrievalNet, world: World, should_sto
     for (name, values), stage in zip(SCALES.items(), embedded([network] * len(SCALES), configs, world, should_stop), strict=True):
         shown = ", ".join(f"{scale:.3g}" for scale in values)
         lines += [
-            Line({"scales": name, "at": shown, "whitening": kind}, scored(stage, whitening=kind, dim=None)) for kind in kinds
+            VariantLine({"scales": name, "at": shown, "whitening": kind}, scored(stage, whitening=kind, dim=None))
+            for kind in kinds
         ]
     plots = {protocol: _plot(lines, number, "scales", "whitening") for number, protocol in enumerate(_protocols(lines))}
     note = "Each image is described once per scale; the descriptors of a setting are its scales' mean."
@@ -94,7 +95,7 @@ def distractors(config: DistractorsConfig, network: RetrievalNet, world: World, 
     (stage,) = embedded([network], [config], world, should_stop)
     results = scored(stage)
     lines = [
-        Line({"distractors": point.distractors}, [replace(x, metrics=x.distractor_curve[i].metrics) for x in results])
+        VariantLine({"distractors": point.distractors}, [replace(x, metrics=x.distractor_curve[i].metrics) for x in results])
         for i, point in enumerate(results[0].distractor_curve)
     ]
     plots = {result.protocol: charts.distractor_curve({result.protocol: result}) for result in results}
@@ -130,7 +131,7 @@ def scored(context: Context, **rules: Any) -> list[ProtocolResult]:
     return measure(replace(context, config=context.config.model_copy(update={"score": score, "tuned": {}})))
 
 
-def _rows(lines: Sequence[Line]) -> list[dict[str, Cell]]:
+def _rows(lines: Sequence[VariantLine]) -> list[dict[str, Cell]]:
     return [{**line.names, **_cells(line.results)} for line in lines]
 
 
@@ -145,7 +146,7 @@ def _cells(results: Sequence[ProtocolResult]) -> dict[str, Cell]:
     return cells
 
 
-def _protocols(lines: Sequence[Line]) -> list[str]:
+def _protocols(lines: Sequence[VariantLine]) -> list[str]:
     return [result.protocol for result in lines[0].results]
 
 
@@ -157,7 +158,7 @@ def _score(result: ProtocolResult) -> float:
     return scale(result.main) * result.metrics[result.main].value
 
 
-def _plot(lines: Sequence[Line], number: int, x: str, curve: str, **options: Any) -> str:
+def _plot(lines: Sequence[VariantLine], number: int, x: str, curve: str, **options: Any) -> str:
     """The main metric of a protocol over the column `x`, a curve for each value of the column `curve`."""
     curves: dict[str, list[tuple[Any, float]]] = {}
     for line in lines:

@@ -61,7 +61,7 @@ class MarginSoftmaxLoss(ClassRowsLoss):
         if self.sample_rate < 1 and self.training:
             self.sampled = sample(self.num_classes, self.sample_rate, labels, self.holders.own)
             places = _places(self.sampled, places)
-            centers = centers[self.sampled] if not centers.requires_grad else _Rows.apply(centers, self.sampled)
+            centers = centers[self.sampled] if not centers.requires_grad else _SparseRows.apply(centers, self.sampled)
         centers = centers.to(x).unflatten(1, (self.sub_centers, -1))  # (n_r, K, D)
         return _Softmax.apply(unit_rows(x), centers, places, self)
 
@@ -126,7 +126,7 @@ def _places(sampled: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     return torch.where(sampled[found] == places, found, -1)
 
 
-class _Rows(torch.autograd.Function):
+class _SparseRows(torch.autograd.Function):
     """Some rows of a parameter; its gradient is of these rows alone (sparse)."""
 
     @staticmethod

@@ -8,7 +8,7 @@ from largescale.losses.settings.base import Kind, LossSettings
 from largescale.settings import UserError
 
 if TYPE_CHECKING:
-    from largescale.losses.labels.base import LabelLoss
+    from largescale.losses.labels.metric_learning import MetricLearningLoss
 
 AnchorInit = Literal["base", "gaussian", "uniform"]
 
@@ -131,7 +131,7 @@ class MetricLearningConfig(LabelSettings):
     def pairs(self) -> bool:
         return False
 
-    def loss_class(self) -> "type[LabelLoss]":
+    def loss_class(self) -> "type[MetricLearningLoss]":
         """Imported with the library, of which other losses need nothing."""
         from largescale.losses.labels.metric_learning import MetricLearningLoss
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from largescale.cpu import single_threads
 from largescale.mining.search.partition import Partition
 from largescale.mining.search.precision import Bounds, Rounded, Slack, kinds, product
-from largescale.mining.search.select import Candidates, Found, nothing, rough_pairs, score_pairs, select
+from largescale.mining.search.select import Found, NegativeCandidates, nothing, rough_pairs, score_pairs, select
 
 TILE = 16384
 """Images whose similarities to a part of the queries are held at a time."""
@@ -95,8 +95,8 @@ class ExactSearch:
         similarities = score_pairs(self.descriptors, asked.queries, row, query)
         if asked.caps is not None:
             similarities.masked_fill_(similarities >= asked.caps[query], -torch.inf)
-        near = Candidates(similarities, self.ids[row], self.clusters[row], query)
-        both = Candidates(*(torch.cat(pair) for pair in zip(found.candidates(), near, strict=True)))
+        near = NegativeCandidates(similarities, self.ids[row], self.clusters[row], query)
+        both = NegativeCandidates(*(torch.cat(pair) for pair in zip(found.candidates(), near, strict=True)))
         for column, best in zip(found, select(both, asked.excluded, self.count), strict=True):
             column.copy_(best)
 
@@ -134,7 +134,7 @@ class ExactSearch:
         surely = rough
         if asked.caps is not None:
             surely = rough.masked_fill(rough >= _surely(asked.caps, slack)[query], -torch.inf)
-        best = select(Candidates(surely, self.ids[row], self.clusters[row], query), asked.excluded, self.count)
+        best = select(NegativeCandidates(surely, self.ids[row], self.clusters[row], query), asked.excluded, self.count)
         floor = torch.maximum(best.similarities[:, -1], floor.to(rough))
         near = rough >= slack.below(floor)[query]
         return row[near], query[near]

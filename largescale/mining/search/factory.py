@@ -16,7 +16,7 @@ from largescale.extras import faiss
 from largescale.mining.config import MiningConfig
 from largescale.mining.search.exact import ExactSearch
 from largescale.mining.search.placed import PlacedIndex, to_gpu
-from largescale.mining.search.select import NO_IMAGE, Candidates, Found, norms, nothing, score_pairs, select
+from largescale.mining.search.select import NO_IMAGE, Found, NegativeCandidates, norms, nothing, score_pairs, select
 from largescale.models.metric import COSINE, Space
 from largescale.settings import UserError
 
@@ -118,7 +118,7 @@ class FactorySearch:
         place = places[query, column]
         similarities = score_pairs(self.descriptors, queries, place, query)
         similarities.masked_fill_(similarities >= caps[query], -torch.inf)
-        found = select(Candidates(similarities, self.ids[place], self.clusters[place], query), excluded, self.count)
+        found = select(NegativeCandidates(similarities, self.ids[place], self.clusters[place], query), excluded, self.count)
         full = found.ids[:, -1] != NO_IMAGE
         if not self.approximate:  # its order is the true one but for rounding (see `precision`)
             full &= found.similarities[:, -1] > self._most(raw[:, -1], norms(asked), asked.shape[1])

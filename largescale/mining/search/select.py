@@ -16,7 +16,7 @@ _TERMS = {"cpu": 2**18, "cuda": 2**24}
 _NARROW = 32
 
 
-class Candidates(NamedTuple):
+class NegativeCandidates(NamedTuple):
     """Images that may be negatives, `(M,)` each, in any order; one may come twice."""
 
     similarities: Tensor
@@ -36,14 +36,14 @@ class Found(NamedTuple):
     clusters: Tensor
     """`(B, N)`, all different in a row."""
 
-    def candidates(self) -> Candidates:
+    def candidates(self) -> NegativeCandidates:
         return listed(self.similarities, self.ids, self.clusters)
 
 
-def listed(similarities: Tensor, ids: Tensor, clusters: Tensor) -> Candidates:
+def listed(similarities: Tensor, ids: Tensor, clusters: Tensor) -> NegativeCandidates:
     """`(B, K)` each -> the candidates of B queries."""
     rows = torch.arange(len(ids), device=ids.device).repeat_interleave(ids.shape[1])
-    return Candidates(similarities.flatten(), ids.flatten(), clusters.flatten(), rows)
+    return NegativeCandidates(similarities.flatten(), ids.flatten(), clusters.flatten(), rows)
 
 
 def nothing(queries: int, count: int, device: torch.device) -> Found:
@@ -124,7 +124,7 @@ def select_negatives(
     return select(listed(similarities, ids, clusters), torch.stack([query_clusters, positive_clusters], 1), count)
 
 
-def select(candidates: Candidates, excluded: Tensor, count: int) -> Found:
+def select(candidates: NegativeCandidates, excluded: Tensor, count: int) -> Found:
     """`select_negatives` for lists of unequal length; `excluded` `(B, X)` are the clusters that are not eligible."""
     similarities, ids, clusters, rows = candidates
     left = similarities.masked_fill((clusters[:, None] == excluded[rows]).any(1), -torch.inf)  # (M,)

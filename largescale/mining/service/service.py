@@ -17,11 +17,11 @@ from largescale.embedding import Embedder
 from largescale.locks import Exclusive, Lease
 from largescale.mining.generations import Generation
 from largescale.mining.miner import Miner, NotPublishedError
-from largescale.mining.service.watch import RunSettings, Task, Watch, stamp
+from largescale.mining.service.watch import GenerationTask, RunSettings, Watch, stamp
 from largescale.models.build import restored
 from largescale.models.weights import Weights, load_weights
 from largescale.settings import UserError
-from largescale.tracking import Job, Tracker
+from largescale.tracking import TrackedRun, Tracker
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ OWN = "mining"
 
 class _Look(NamedTuple):
     settings: RunSettings | None
-    task: Task | None = None
+    task: GenerationTask | None = None
     last: Path | None = None
     """The weights after the last step of the run."""
     finished: bool = False
@@ -106,7 +106,7 @@ class Service:
         self._said = text
         return _Look(settings)
 
-    def _serve(self, look: _Look, settings: RunSettings, task: Task) -> bool:
+    def _serve(self, look: _Look, settings: RunSettings, task: GenerationTask) -> bool:
         """Make a generation; whether it was published."""
         loaded = self.world.decide(lambda: self._load(task))
         if loaded is None:
@@ -145,7 +145,7 @@ class Service:
             bad_images=settings.bad_images,
         )
 
-    def _load(self, task: Task) -> Weights | None:
+    def _load(self, task: GenerationTask) -> Weights | None:
         """The weights, read once and sent to every rank; None for a file that is not whole, or that training has removed."""
         try:
             return load_weights(task.weights)
@@ -155,14 +155,14 @@ class Service:
             self._watch.leave_out(task.weights)
             return None
 
-    def _report(self, settings: RunSettings, task: Task, generation: Generation) -> None:
+    def _report(self, settings: RunSettings, task: GenerationTask, generation: Generation) -> None:
         behind = self.world.decide(lambda: time.time() - stamp(task.weights)[0] / 1e9)
         about = {"mining/epoch": task.epoch, "mining/refresh_seconds": behind}
         self._log(settings, task, about | {f"mining/{name}": value for name, value in generation.statistics.items()})
         if self._watch is not None:
             self._watch.finish(task)
 
-    def _log(self, settings: RunSettings, task: Task, values: Mapping[str, Any]) -> None:
+    def _log(self, settings: RunSettings, task: GenerationTask, values: Mapping[str, Any]) -> None:
         if self._tracker is None:
             self._tracker = _open_tracker(settings, self.directory / OWN, self.world)
         line = self._tracker.log(task.step, task.epoch, values)
@@ -197,7 +197,7 @@ class _Ending:
 def _open_tracker(settings: RunSettings, directory: Path, world: World) -> Tracker:
     """The service's own record, continued behind its last whole line, and its own W&B run."""
     group = settings.tracking.group or settings.name
-    job = Job(directory, settings.model_dump(mode="json"), f"{settings.name}-mining", group, "mining")
+    job = TrackedRun(directory, settings.model_dump(mode="json"), f"{settings.name}-mining", group, "mining")
     tracker = Tracker(settings.tracking, job, world)
     if world.is_first:
         directory.mkdir(parents=True, exist_ok=True)

@@ -65,7 +65,7 @@ class RunSettings(Settings):
 
 
 @dataclass(frozen=True)
-class Task:
+class GenerationTask:
     """A generation to make."""
 
     epoch: int
@@ -107,21 +107,21 @@ class Watch:
         files = {int(path.stem.removeprefix("step-")): path for path in self.directory.glob("weights/step-*.safetensors")}
         return {step: files[step] for step in sorted(files, reverse=True) if not self._is_unreadable(files[step])}
 
-    def next(self) -> Task | None:
+    def next(self) -> GenerationTask | None:
         """The most urgent generation that is not there."""
         weights, wait = self.weights(), self.settings.mining.wait
         useful = weights if wait == "always" else list(weights)[:1]
         for step in useful:
             for epoch in epochs_to_mine(step, self.steps, self.settings.epochs, wait, self.pace, self._awaited):
                 if not self._is_whole(epoch, step):
-                    return Task(epoch, step, weights[step])
+                    return GenerationTask(epoch, step, weights[step])
         return None
 
     def leave_out(self, path: Path) -> None:
         """Do not come back to a weights file before it changes."""
         self._unreadable[path] = stamp(path)
 
-    def finish(self, task: Task) -> None:
+    def finish(self, task: GenerationTask) -> None:
         """Note how far training has come since the task began."""
         self.pace = max(next(iter(self.weights()), task.step) - task.step, 0)
 

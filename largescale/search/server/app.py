@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from largescale.corpus.pixels import BadImageError, decoding, open_picture
 from largescale.search.find import Options
 from largescale.search.index import Index
-from largescale.search.server.batcher import Add, Batcher, Embed, Job, RequestError, Search
+from largescale.search.server.batcher import Add, Batcher, Embed, PictureRequest, RequestError, SearchRequest
 from largescale.search.server.config import ServeConfig
 from largescale.search.server.guard import App, Guard
 from largescale.search.server.metrics import Metrics
@@ -45,7 +45,7 @@ class Named(BaseModel):
     label: str | None = Field(default=None, max_length=2000)
 
 
-class Found(BaseModel):
+class HitAnswer(BaseModel):
     """A picture of the index."""
 
     score: float
@@ -55,13 +55,13 @@ class Found(BaseModel):
     height: int | None
 
 
-class Hits(BaseModel):
+class SearchAnswer(BaseModel):
     """Most similar first."""
 
-    hits: list[Found]
+    hits: list[HitAnswer]
 
 
-class Rows(BaseModel):
+class EmbedAnswer(BaseModel):
     """A row for each picture."""
 
     rows: list[list[float]]
@@ -112,7 +112,7 @@ class Server:
         self.openapi = app.openapi
         self.app: App = Guard(app, token, int(config.max_mb * 2**20), config.timeout, self.metrics)  # type: ignore[arg-type]
 
-    async def search(self, asked: Annotated[Asked, Query()], pictures: Uploads = []) -> Hits:  # noqa: B006
+    async def search(self, asked: Annotated[Asked, Query()], pictures: Uploads = []) -> SearchAnswer:  # noqa: B006
         """The pictures of the index that are most like the uploaded ones, or like one of the index (`key`)."""
         if bool(pictures) == (asked.key is not None):
             raise RequestError(400, "send pictures, or the key of one that is in the index, and not both")
@@ -120,14 +120,16 @@ class Server:
             raise RequestError(400, "a box belongs to one picture; cut the others before they are sent")
         box = None if asked.box is None else [float(x) for x in asked.box.split(",")]
         options = Options(**asked.model_dump(include=set(Options.model_fields)))
-        hits = await self._done(Search(await self._read(pictures), box, key=asked.key, options=options))
-        return Hits(hits=[Found(score=h.score, key=h.key, label=h.label, width=h.width, height=h.height) for h in hits])
+        hits = await self._done(SearchRequest(await self._read(pictures), box, key=asked.key, options=options))
+        return SearchAnswer(
+            hits=[HitAnswer(score=h.score, key=h.key, label=h.label, width=h.width, height=h.height) for h in hits]
+        )
 
-    async def embed(self, pictures: Uploads) -> Rows:
+    async def embed(self, pictures: Uploads) -> EmbedAnswer:
         """The rows of pictures, by the model of the index."""
         rows = await self._done(Embed(await self._read(pictures)))
         manifest = self.index.view.manifest
-        return Rows(rows=rows.tolist(), metric=manifest.metric, model=manifest.model)
+        return EmbedAnswer(rows=rows.tolist(), metric=manifest.metric, model=manifest.model)
 
     async def add(self, named: Annotated[Named, Query()], picture: Annotated[UploadFile, File()]) -> Count:
         """Keep a picture: answered when it is on disk. Its row and a small picture are kept, not its file."""
@@ -160,7 +162,7 @@ class Server:
         gauges |= {"pictures_total": batcher.pictures, "batch_seconds_total": batcher.seconds}
         return PlainTextResponse(self.metrics.text(gauges))
 
-    async def _done(self, job: Job) -> Any:
+    async def _done(self, job: PictureRequest) -> Any:
         return await asyncio.wrap_future(self.batcher.submit(job))
 
     async def _read(self, pictures: Sequence[UploadFile]) -> list[bytes]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from largescale.search.find import Options
 from largescale.search.index import Box, Index
-from largescale.search.source import Described, describe_pictures, thumbnail
+from largescale.search.source import DescribedPictures, describe_pictures, thumbnail
 from largescale.settings import UserError
 
 AT_ONCE, WAITING = 64, 512
@@ -34,7 +34,7 @@ class RequestError(UserError):
 
 
 @dataclass(frozen=True)
-class Job:
+class PictureRequest:
     """A request: its pictures are described first."""
 
     pictures: Sequence[bytes] = ()
@@ -43,12 +43,12 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Embed(Job):
+class Embed(PictureRequest):
     """Asks for rows `(n, D)`."""
 
 
 @dataclass(frozen=True)
-class Search(Job):
+class SearchRequest(PictureRequest):
     """Asks for hits."""
 
     key: str | None = None
@@ -56,7 +56,7 @@ class Search(Job):
 
 
 @dataclass(frozen=True)
-class Add(Job):
+class Add(PictureRequest):
     """Asks that the (only) picture is kept; answered with the number of rows when it is on disk."""
 
     key: str = ""
@@ -72,7 +72,7 @@ class Batcher:
     def __init__(self, index: Index) -> None:
         self.index = index
         self.batches, self.pictures, self.seconds = 0, 0, 0.0
-        self._queue: queue.Queue[Job | None] = queue.Queue(WAITING)
+        self._queue: queue.Queue[PictureRequest | None] = queue.Queue(WAITING)
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
         self._thread.start()
 
@@ -80,7 +80,7 @@ class Batcher:
     def waiting(self) -> int:
         return self._queue.qsize()
 
-    def submit(self, job: Job) -> "Future[Any]":
+    def submit(self, job: PictureRequest) -> "Future[Any]":
         """
         Raises:
             RequestError: too many requests wait.
@@ -111,7 +111,7 @@ class Batcher:
             self.batches, self.seconds = self.batches + bool(todo), self.seconds + time.perf_counter() - start
             self.pictures += sum(len(job.pictures) for job in todo)
 
-    def _gather(self) -> list[Job | None]:
+    def _gather(self) -> list[PictureRequest | None]:
         """All that wait, up to a batch; at least one."""
         jobs = [self._queue.get()]
         while jobs[-1] is not None and sum(len(job.pictures) for job in jobs if job is not None) < AT_ONCE:
@@ -121,23 +121,23 @@ class Batcher:
                 break
         return jobs
 
-    def _answer(self, jobs: Sequence[Job]) -> None:
+    def _answer(self, jobs: Sequence[PictureRequest]) -> None:
         self.index.refresh()
         described = self._describe(jobs)
         found = [(job, of_job) for job, of_job in zip(jobs, described, strict=True) if not job.future.done()]
         for job, of_job in found:
             if isinstance(job, Embed):
                 job.future.set_result(of_job.rows)
-        self._search([(job, of_job.rows) for job, of_job in found if isinstance(job, Search)])
+        self._search([(job, of_job.rows) for job, of_job in found if isinstance(job, SearchRequest)])
         self._add([(job, of_job) for job, of_job in found if isinstance(job, Add)])
 
-    def _describe(self, jobs: Sequence[Job]) -> list[Described]:
+    def _describe(self, jobs: Sequence[PictureRequest]) -> list[DescribedPictures]:
         """The pictures of each job, described together; a job with one that cannot be used fails."""
         assert self.index.model is not None
         pictures = [picture for job in jobs for picture in job.pictures]
         boxes = [job.box if job.pictures else None for job in jobs for _ in job.pictures]
         found = describe_pictures(self.index.model, pictures, boxes if any(boxes) else None) if pictures else None
-        parts, end = list[Described](), 0
+        parts, end = list[DescribedPictures](), 0
         for job in jobs:
             start, end = end, end + len(job.pictures)
             parts.append(_part(found, start, end))
@@ -145,9 +145,9 @@ class Batcher:
                 fail(job, RequestError(422, f"the picture cannot be used: {next(iter(parts[-1].faults.values()))}"))
         return parts
 
-    def _search(self, found: Sequence[tuple[Search, np.ndarray]]) -> None:
+    def _search(self, found: Sequence[tuple[SearchRequest, np.ndarray]]) -> None:
         """Those that ask alike are searched together."""
-        alike: dict[Options, list[tuple[Search, np.ndarray, int]]] = defaultdict(list)
+        alike: dict[Options, list[tuple[SearchRequest, np.ndarray, int]]] = defaultdict(list)
         for job, rows in found:
             try:
                 query, own = (self.index.mean(rows), [-1]) if job.key is None else self.index.row(job.key, job.box)
@@ -159,9 +159,9 @@ class Batcher:
             for job, hits in zip(jobs, self.index.search_rows(np.stack(queries), options, np.array(of_index)), strict=True):
                 job.future.set_result(hits)
 
-    def _add(self, found: Sequence[tuple[Add, Described]]) -> None:
+    def _add(self, found: Sequence[tuple[Add, DescribedPictures]]) -> None:
         """All of them in one commit."""
-        new, there = dict[str, tuple[Add, Described]](), self.index.view.find([job.key for job, _ in found])
+        new, there = dict[str, tuple[Add, DescribedPictures]](), self.index.view.find([job.key for job, _ in found])
         for (job, of_job), id in zip(found, there.tolist(), strict=True):
             if id >= 0 or job.key in new:
                 fail(job, RequestError(409, f"{job.key!r} is in the index already; remove it first, or give another key"))
@@ -187,14 +187,14 @@ class Batcher:
                 job.future.set_result(len(self.index))
 
 
-def _part(found: Described | None, start: int, end: int) -> Described:
+def _part(found: DescribedPictures | None, start: int, end: int) -> DescribedPictures:
     """What became of some of the pictures, their places counted anew."""
     if found is None:
-        return Described(np.empty((0, 0), np.float32), {}, np.empty(0, int), np.empty(0, int))
+        return DescribedPictures(np.empty((0, 0), np.float32), {}, np.empty(0, int), np.empty(0, int))
     faults = {place - start: why for place, why in found.faults.items() if start <= place < end}
-    return Described(found.rows[start:end], faults, found.width[start:end], found.height[start:end])
+    return DescribedPictures(found.rows[start:end], faults, found.width[start:end], found.height[start:end])
 
 
-def fail(job: Job, error: Exception) -> None:
+def fail(job: PictureRequest, error: Exception) -> None:
     if not job.future.done():
         job.future.set_exception(error)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from largescale.progress import progress_bar
 from largescale.search.config import UploadConfig
 from largescale.search.lists import NEIGHBORS, sample
-from largescale.search.view import View
+from largescale.search.view import IndexView
 from largescale.settings import UserError
 
 KEYS_AT_ONCE = 10_000
@@ -70,7 +70,7 @@ def upload(config: UploadConfig) -> Uploaded:
     Raises:
         UserError: the database does not answer, lacks what is needed, or has a table of another kind under this name.
     """
-    view = View.open(config.index)
+    view = IndexView.open(config.index)
     target, done = connect(config, view), Uploaded()
     try:
         with progress_bar("uploading", view.manifest.rows, "row") as bar:
@@ -86,7 +86,7 @@ def upload(config: UploadConfig) -> Uploaded:
     return done
 
 
-def connect(config: UploadConfig, view: View) -> Target:
+def connect(config: UploadConfig, view: IndexView) -> Target:
     """The table, made if absent."""
     try:
         if config.to.startswith(("postgresql://", "postgres://")):
@@ -105,7 +105,7 @@ def connect(config: UploadConfig, view: View) -> Target:
     )
 
 
-def batches(view: View, size: int) -> Iterator[tuple[np.ndarray, pa.Table]]:
+def batches(view: IndexView, size: int) -> Iterator[tuple[np.ndarray, pa.Table]]:
     """The rows that are there, with their keys, labels and paths."""
     for segment in view.segments:
         for rows, table in segment.pieces():
@@ -127,7 +127,7 @@ def _send(target: Target, rows: np.ndarray, table: pa.Table, done: Uploaded) -> 
     done.sent, done.unchanged = done.sent + len(new), done.unchanged + len(rows) - len(new)
 
 
-def _delete(target: Target, view: View) -> int:
+def _delete(target: Target, view: IndexView) -> int:
     """Delete what the index lacks; how much that was."""
     keys, deleted = list(target.keys()), 0
     for start in range(0, len(keys), KEYS_AT_ONCE):
@@ -139,7 +139,7 @@ def _delete(target: Target, view: View) -> int:
     return deleted
 
 
-def recall(target: Target, view: View, queries: int) -> float:
+def recall(target: Target, view: IndexView, queries: int) -> float:
     """Share of the nearest rows, by an exact search of the index, that the database finds."""
     asked, count = sample(view.segments, queries), min(NEIGHBORS, view.manifest.rows)
     ids, scores = view.exact(asked, count, view.live, False)

@@ -13,7 +13,7 @@ from largescale.corpus.corpus import Corpus
 from largescale.distributed import StopSignal
 from largescale.evaluation import evaluate
 from largescale.evaluation.config import EvaluateConfig
-from largescale.evaluation.report.pictures import Pictures
+from largescale.evaluation.report.pictures import RankedPictures
 from largescale.evaluation.report.strips import strip
 from largescale.evaluation.results import ProtocolResult, Results, read_records, shown
 from largescale.processes import StoppedError
@@ -63,7 +63,7 @@ class Evaluation(Callback):
         assert stage.gallery is not None
         gallery = Corpus.open(stage.gallery, stage.storage)
         queries = Corpus.open(stage.queries, stage.storage) if stage.queries else gallery
-        pictures = Pictures(queries, gallery, [Corpus.open(location, stage.storage) for location in stage.distractors])
+        pictures = RankedPictures(queries, gallery, [Corpus.open(location, stage.storage) for location in stage.distractors])
         for record in islice(
             read_records(stage.out / protocol.records, protocol.records_checksum), self.config.evaluation.strips
         ):

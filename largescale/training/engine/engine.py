@@ -14,7 +14,7 @@ from largescale.training.config import EngineConfig, OptimConfig
 from largescale.training.engine.class_rows import build_share
 from largescale.training.engine.gradcache import passes
 from largescale.training.engine.optim import build_optimizer, set_rates
-from largescale.training.engine.optimizer_state import Moments, Tensors, WholeMoments, copied, part
+from largescale.training.engine.optimizer_state import OptimizerMoments, Tensors, WholeMoments, copied, part
 from largescale.training.engine.step_module import Batch, StepModule
 
 
@@ -150,7 +150,7 @@ class DDPEngine:
         self.moments.write(part(state, "optimizer."), self.updates)
 
 
-def packed(weights: Mapping[str, Tensor], moments: Moments, updates: int) -> Tensors:
+def packed(weights: Mapping[str, Tensor], moments: OptimizerMoments, updates: int) -> Tensors:
     """The state of an engine as one flat dictionary."""
     state = {f"model.{name}": copied(tensor) for name, tensor in weights.items()}
     state |= {f"optimizer.{name}": tensor for name, tensor in moments.read().items()}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 Tensors = dict[str, Tensor]
 
 
-class Moments(Protocol):
+class OptimizerMoments(Protocol):
     def read(self) -> Tensors:
         """Copies on the CPU, named `PARAMETER.KEY`, whole on every rank; empty before the first update."""
         ...

@@ -19,7 +19,7 @@ from largescale.distributed import StopSignal, World
 from largescale.embedding import Embedder
 from largescale.losses.settings.tuples import InfoNCEConfig, LRMLConfig
 from largescale.mining import Generation, Miner
-from largescale.mining.stored import Stored
+from largescale.mining.stored import StoredPool
 from largescale.models.network import RetrievalNet
 from largescale.precision import resolve
 from largescale.settings import UserError
@@ -143,7 +143,7 @@ class TuplePlanner:
         tuples, config = self._tuples(0), self.miner.config
         images = len(self.miner.corpus.manifest)
         ids = np.linspace(0, images - 1, min(config.stored, images)).astype(np.int64)
-        stored = Stored(ids, ids, np.zeros((len(ids), dim), np.float32)) if config.stored else None
+        stored = StoredPool(ids, ids, np.zeros((len(ids), dim), np.float32)) if config.stored else None
         negatives = np.zeros((len(tuples.queries), config.negatives), np.int64)
         plan = self._share(tuples, negatives, self._stored(stored, tuples))
         return replace(plan, teacher=None) if isinstance(self.teacher, PublishedTeacher) else plan  # it would describe the corpus
@@ -171,7 +171,7 @@ class TuplePlanner:
             )
         return self.miner.run(network(), epoch, boundary, tuples)
 
-    def _stored(self, stored: Stored | None, tuples: Tuples) -> StoredNegatives | None:
+    def _stored(self, stored: StoredPool | None, tuples: Tuples) -> StoredNegatives | None:
         if stored is None:
             return None
         miner = self.miner

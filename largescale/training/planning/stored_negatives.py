@@ -11,7 +11,7 @@ from largescale.corpus.manifest import Manifest
 from largescale.corpus.plan import Tuples
 from largescale.mining.miner import excluded_clusters
 from largescale.mining.search.select import cluster_keys
-from largescale.mining.stored import Stored, eligible
+from largescale.mining.stored import StoredPool, eligible
 
 
 class StoredNegatives:
@@ -20,7 +20,7 @@ class StoredNegatives:
     K is the same for all queries of an epoch: `count`, or fewer where the generation has fewer for one of them.
     """
 
-    def __init__(self, stored: Stored, manifest: Manifest, tuples: Tuples, count: int, device: torch.device) -> None:
+    def __init__(self, stored: StoredPool, manifest: Manifest, tuples: Tuples, count: int, device: torch.device) -> None:
         self.descriptors = torch.from_numpy(stored.descriptors).to(device)
         """`(M, D)`."""
         self.keys = cluster_keys(manifest.label[stored.ids], stored.ids)  # (M,)

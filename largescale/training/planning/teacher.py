@@ -12,7 +12,7 @@ from largescale.corpus.batches import Step
 from largescale.corpus.corpus import Corpus
 from largescale.distributed import World
 from largescale.evaluation.descriptors.store import WAIT_S
-from largescale.evaluation.protocol.relevance import Gallery
+from largescale.evaluation.protocol.relevance import GalleryRows
 from largescale.evaluation.search.expansion import combine
 from largescale.evaluation.search.neighbors import nearest
 from largescale.losses.tuples.lrml import Ranking, sequence
@@ -75,7 +75,7 @@ class PublishedTeacher:
         """Before an epoch with these queries: describe the corpus, unless that is done, and expand the queries."""
         rows = self._described()
         known = np.isfinite(rows).all(1)
-        gallery = Gallery([np.where(known[:, None], rows, 0)], np.where(known, 0, -1).astype(np.int8))
+        gallery = GalleryRows([np.where(known[:, None], rows, 0)], np.where(known, 0, -1).astype(np.int8))
         asked = np.unique(queries)
         own = gallery.take(asked)
         near = nearest(own, gallery, self.neighbors, asked)[0] if self.neighbors else np.empty((len(asked), 0), np.int64)

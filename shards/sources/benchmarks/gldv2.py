@@ -38,7 +38,7 @@ class GoogleLandmarks(Layout):
         if train:
             corpora["train"] = Training(_images(request.source, "train"), train)
         if INDEX in found:
-            corpora["index"] = Index(_images(request.source, "index"), found[INDEX])
+            corpora["index"] = IndexImages(_images(request.source, "index"), found[INDEX])
         if solution:
             corpora["test"] = Queries(_images(request.source, "test"), solution)
         if not corpora:
@@ -78,7 +78,7 @@ class Training(Images):
                 yield id, row["landmark_id"]
 
 
-class Index(Images):
+class IndexImages(Images):
     def ids(self) -> Iterator[tuple[str, str | None]]:
         return ((row["id"], None) for row in _rows(self.table))
 

@@ -21,11 +21,11 @@ class RevisitedDistractors(Layout):
 
     def read(self, request: Request) -> Mapping[str, Source]:
         root = only_root(request.source, (LIST,), self.name)
-        return {"": Listed(root / LIST, root / "jpg" if (root / "jpg").is_dir() else root)}
+        return {"": ListedImages(root / LIST, root / "jpg" if (root / "jpg").is_dir() else root)}
 
 
 @dataclass(frozen=True)
-class Listed(Source):
+class ListedImages(Source):
     """The images that the list names; the folder may hold others."""
 
     path: Path

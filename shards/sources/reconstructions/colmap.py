@@ -41,7 +41,7 @@ class Colmap(Layout):
         return {"": Reconstructions(request.source, request.root or request.source / "images")}
 
 
-class Model(NamedTuple):
+class SparseModel(NamedTuple):
     """What is used of a reconstruction."""
 
     names: list[str]
@@ -88,13 +88,13 @@ class Reconstructions(Source):
         """The model that each image belongs to."""
         return {name: label for label, model in reversed(self._models()) for name in model.names}
 
-    def _models(self) -> list[tuple[str, Model]]:
+    def _models(self) -> list[tuple[str, SparseModel]]:
         """Label and model, the one with the most images first."""
         found = [(str(folder.relative_to(self.source)), read_model(folder)) for folder in _folders(self.source)]
         return sorted(found, key=lambda one: -len(one[1].names))
 
 
-def pairs_of(model: Model, own: np.ndarray) -> dict[str, np.ndarray]:
+def pairs_of(model: SparseModel, own: np.ndarray) -> dict[str, np.ndarray]:
     """Columns of `PAIR_COLUMNS`, `(M,)` each: both orders of each two images of `own` that share enough points.
 
     `scale` is the median over the shared points of how many times larger one image shows them than the other, at least 1.
@@ -128,7 +128,7 @@ def _scale(sizes: csr_array, query: int, positive: int) -> float:
 
 
 @lru_cache(maxsize=64)
-def read_model(folder: Path) -> Model:
+def read_model(folder: Path) -> SparseModel:
     """A model through pycolmap.
 
     Raises:
@@ -163,7 +163,7 @@ def read_model(folder: Path) -> Model:
         (np.concatenate([size for _, size in rows]), np.concatenate([numbers for numbers, _ in rows]), start),
         shape=(len(images), len(column)),
     )
-    return Model(names, sizes, np.array([image.projection_center() for image in images]))
+    return SparseModel(names, sizes, np.array([image.projection_center() for image in images]))
 
 
 def _sizes(image: Any, column: Mapping[int, int], points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -44,7 +44,7 @@ class Columns(NamedTuple):
         )
 
 
-class Record(NamedTuple):
+class TableRow(NamedTuple):
     """A row of a table."""
 
     path: str
@@ -92,14 +92,14 @@ def find_columns(names: Sequence[str], where: object, path_field: str | None, la
     return Columns(path, label, **rest, category=None if category == label else category, box=box)
 
 
-def record(cells: Sequence[Any], columns: Columns, where: str) -> Record:
+def record(cells: Sequence[Any], columns: Columns, where: str) -> TableRow:
     """What a row says."""
 
     def at(number: int | None) -> Any:
         return cells[number] if number is not None and number < len(cells) else None
 
     label, category = text(at(columns.label)), text(at(columns.category))
-    return Record(
+    return TableRow(
         str(at(columns.path) or "").strip(),
         f"{category}/{label}" if label and category else label,
         (text(at(columns.split)) or "").lower() or None,

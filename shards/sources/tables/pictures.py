@@ -29,7 +29,7 @@ OPEN = 8
 
 
 @dataclass(frozen=True)
-class Pictures(Source):
+class ImageTables(Source):
     """The rows of one table after another."""
 
     files: tuple[Path, ...]
@@ -83,7 +83,7 @@ class Pictures(Source):
         return next((known[name] for name in LABELS if name in known), None)
 
 
-class Parquet(Pictures):
+class Parquet(ImageTables):
     """Place: file number@row group@row. Rows of a group lie together, so a few groups are kept in memory."""
 
     def schema(self) -> pa.Schema:
@@ -102,7 +102,7 @@ class Parquet(Pictures):
         return _group(self.files[number], group, column)[row].as_py()
 
 
-class Arrow(Pictures):
+class Arrow(ImageTables):
     """Arrow files, in the stream or the file format. Place: file number@row. Memory-mapped."""
 
     def schema(self) -> pa.Schema:
@@ -119,7 +119,7 @@ class Arrow(Pictures):
         return _arrow(self.files[number])[column][row].as_py()
 
 
-class HuggingFace(Pictures):
+class HuggingFace(ImageTables):
     """A folder of `datasets.save_to_disk`. Place: row."""
 
     def schema(self) -> pa.Schema:
@@ -138,7 +138,7 @@ class HuggingFace(Pictures):
         return undecoded[int(place)][column]
 
 
-class Lance(Pictures):
+class Lance(ImageTables):
     """A Lance data set. Place: row."""
 
     def schema(self) -> pa.Schema:

@@ -15,7 +15,7 @@ from largescale.settings import UserError
 from .. import Item, Skipped, Source
 from ..files import IMAGE_SUFFIXES, key_of, read_file, require_files
 from ..layout import Layout, Request
-from .columns import Columns, Record, find_columns, names_path, record
+from .columns import Columns, TableRow, find_columns, names_path, record
 from .text import BLANKS, Dialect, find_dialect, rows
 
 TEXTS = {".csv", ".tsv", ".txt", ".lst", ".list"}
@@ -48,7 +48,7 @@ class Table:
         names = tuple(pq.read_schema(path).names if path.suffix.lower() in PARQUET else next(_objects(path), {}))
         return Table(path, find_columns(names, path, path_field, label_field), names)
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[TableRow]:
         """Every row, in order."""
         for number, cells in self._rows():
             yield record(cells, self.columns, f"{self.path}:{number}")
@@ -96,11 +96,11 @@ class Lists(Layout):
         root = request.root or path.parent
         table = Table.open(path, root, request.path_field, request.label_field)
         print(f"read {table.described}", flush=True)
-        return {name: Rows(table, root, name) for name in corpora_of(table)}
+        return {name: TableSource(table, root, name) for name in corpora_of(table)}
 
 
 @dataclass(frozen=True)
-class Rows(Source):
+class TableSource(Source):
     """The rows of a table that belong to a corpus; images below `root`."""
 
     table: Table
@@ -113,7 +113,7 @@ class Rows(Source):
         return self.table.columns.label is not None
 
     def items(self) -> Iterator[Item | Skipped]:
-        places: dict[str, Record] = {}
+        places: dict[str, TableRow] = {}
         skipped = []
         for row in self._own():
             if not row.path:
@@ -133,11 +133,11 @@ class Rows(Source):
     def groups(self) -> Iterator[tuple[str, str]]:
         yield from ((row.label, row.group) for row in self._own() if row.label and row.group)
 
-    def _own(self) -> Iterator[Record]:
+    def _own(self) -> Iterator[TableRow]:
         names = corpora_of(self.table)
         return (row for row in self.table.records() if self.corpus in _corpora(row, names))
 
-    def _again(self, place: str, before: Record, row: Record) -> Skipped:
+    def _again(self, place: str, before: TableRow, row: TableRow) -> Skipped:
         for what, first, second in ("labels", before.label, row.label), ("boxes", before.box, row.box):
             if first != second:
                 raise UserError(
@@ -166,7 +166,7 @@ def corpora_of(table: Table) -> tuple[str, ...]:
     return (*splits, "query", "gallery") if apart else tuple(splits)
 
 
-def _corpora(row: Record, names: tuple[str, ...]) -> tuple[str, ...]:
+def _corpora(row: TableRow, names: tuple[str, ...]) -> tuple[str, ...]:
     """The corpora that a row belongs to."""
     if names == ("",):
         return names

@@ -12,7 +12,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from largescale.corpus.corpus import Corpus
-from largescale.evaluation.report import Pictures, mirror, write_comparison, write_report
+from largescale.evaluation.report import RankedPictures, mirror, write_comparison, write_report
 from largescale.evaluation.results import (
     CorpusUsed,
     CurvePoint,
@@ -110,9 +110,9 @@ def browser() -> Iterator[webdriver.Chrome]:
     chrome.quit()
 
 
-def _pictures(evaluation: Path) -> Pictures:
+def _pictures(evaluation: Path) -> RankedPictures:
     gallery = Corpus.open(str(evaluation / "gallery"))
-    return Pictures(gallery, gallery, [Corpus.open(str(evaluation / "distractors"))])
+    return RankedPictures(gallery, gallery, [Corpus.open(str(evaluation / "distractors"))])
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ class Case(NamedTuple):
         ]
         keys = pa.array([f"q{n}" for n in range(len(self.queries))])
         task = Task(truth, [LABELS], lambda which: self.queries[which], described[0].used, keys, described[0], described[1:])
-        wanted = search.Search(task, ScoreConfig(), folder, "these rows", kept)
+        wanted = search.QuerySearch(task, ScoreConfig(), folder, "these rows", kept)
         wanted.run(world)
         (result,) = wanted.score()
         return result.suspects

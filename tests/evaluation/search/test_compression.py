@@ -7,7 +7,7 @@ import pytest
 
 from largescale.distributed import World
 from largescale.evaluation.config import ScoreConfig
-from largescale.evaluation.protocol.relevance import Gallery
+from largescale.evaluation.protocol.relevance import GalleryRows
 from largescale.evaluation.search.compression import Compressed, rescored, rounded, signs, unit
 from tests.world import run_world
 
@@ -35,7 +35,7 @@ def _scores(world: World, folder: Path) -> dict[str, np.ndarray]:
     rows, queries = _rows(300, 0), _rows(7, 1)
     group = np.zeros(300, np.int8)
     group[-5:] = -1
-    gallery = Gallery([rows[:170], rows[170:]], group)
+    gallery = GalleryRows([rows[:170], rows[170:]], group)
     found = {}
     for kind in ("int8", "binary"):
         compressed = Compressed(kind, gallery, folder / kind, world)

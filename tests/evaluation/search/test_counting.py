@@ -11,7 +11,7 @@ from largescale.distributed import World
 from largescale.evaluation.protocol.ground_truth import LabelTruth
 from largescale.evaluation.protocol.metrics import Scores, evaluate_rankings, scores
 from largescale.evaluation.protocol.protocols import LEAVE_ONE_OUT, Protocol, landmark_protocols
-from largescale.evaluation.protocol.relevance import Gallery, Judged
+from largescale.evaluation.protocol.relevance import GalleryRows, Judged
 from largescale.evaluation.scoring.scores import Positives, count_average_precision
 from largescale.evaluation.search import counting
 from largescale.evaluation.search.counting import BLOCK, Counted, count
@@ -42,8 +42,8 @@ class Case:
         self.judged = Judged.of(self.truth, ["easy", "hard", "junk"])
         self.parts = np.split(self.rows, np.sort(rng.integers(rows, size=9)))
 
-    def gallery(self, parts: Sequence[np.ndarray] | None = None) -> Gallery:
-        return Gallery(self.parts if parts is None else parts, np.zeros(len(self.rows), dtype=np.int8))
+    def gallery(self, parts: Sequence[np.ndarray] | None = None) -> GalleryRows:
+        return GalleryRows(self.parts if parts is None else parts, np.zeros(len(self.rows), dtype=np.int8))
 
     def ranking(self, worst: bool = False) -> np.ndarray:
         """`(rows, queries)` the full sort by (score descending, row ascending) of the scores that the counting uses.
@@ -139,7 +139,7 @@ def test_junk_may_as_well_not_be_there() -> None:
     junk = case.truth[0]["junk"]
     kept = np.setdiff1d(np.arange(len(case.rows)), junk)
     truth = [{name: np.searchsorted(kept, case.truth[0][name]) for name in ("easy", "hard")}]
-    without = count_average_precision(case.queries, Gallery.of(case.rows[kept]), truth, MEDIUM)
+    without = count_average_precision(case.queries, GalleryRows.of(case.rows[kept]), truth, MEDIUM)
     same_scores(without, count_average_precision(case.queries, case.gallery(), case.truth, MEDIUM))
     as_wrong = count_average_precision(case.queries, case.gallery(), [{**case.truth[0], "junk": []}], MEDIUM)
     assert as_wrong.mean["map_trapezoid"] < without.mean["map_trapezoid"]
@@ -151,7 +151,7 @@ def test_groups_are_counted_apart_and_rows_left_out_not_at_all() -> None:
     group = np.zeros(len(case.rows), dtype=np.int8)
     group[20_000:] = rng.integers(1, 4, 20_000)  # mixed within every chunk
     group[np.setdiff1d(rng.integers(20_000, size=3_000), case.judged.row)] = -1
-    ours = count(case.queries, Gallery(case.parts, group), case.judged, 300)
+    ours = count(case.queries, GalleryRows(case.parts, group), case.judged, 300)
     worst = case.ranking(worst=True).T
     for q, column in enumerate(case.ranking().T):
         present = column[group[column] >= 0]
@@ -181,17 +181,17 @@ def test_collapsed_network_scores_no_better_than_chance(rows_that_are_right: ran
     rows = np.repeat(unit(rng.standard_normal((1, 16))), 20_000, axis=0)
     truth = [{"ok": list(rows_that_are_right)}] * 20
     protocol = replace(landmark_protocols("oxford5k", crop=True)[0], positive=("ok",))
-    ours = count_average_precision(rows[:20], Gallery.of(rows), truth, protocol)
+    ours = count_average_precision(rows[:20], GalleryRows.of(rows), truth, protocol)
     assert ours.mean["map_trapezoid"] <= len(rows_that_are_right) / 20_000
     assert ours.mean["recall_at_1"] == 0
 
 
 def test_small_galleries_and_queries_without_a_positive() -> None:
     rows = unit(np.random.default_rng(9).standard_normal((3, 8)))
-    ours = count(rows[:1], Gallery.of(rows), Judged.of([{}], ["ok"]), 5)
+    ours = count(rows[:1], GalleryRows.of(rows), Judged.of([{}], ["ok"]), 5)
     assert ours.top_row.tolist()[0][3:] == [-1, -1]
     assert ours.top_row[0, 0] == 0
-    assert np.isnan(count_average_precision(rows[:1], Gallery.of(rows), [{}], MEDIUM).mean["map_trapezoid"])
+    assert np.isnan(count_average_precision(rows[:1], GalleryRows.of(rows), [{}], MEDIUM).mean["map_trapezoid"])
 
 
 def _count_in_world(world: World, seed: int, chunk: int) -> Counted:
@@ -221,7 +221,7 @@ def test_ties_go_to_the_wrong_rows(case: Golden) -> None:
     arrays = case.arrays()
     truth = [{"ok": rows} for rows in np.split(arrays["in_ok_flat"], arrays["in_ok_ptr"][1:-1])]
     protocol = replace(landmark_protocols("oxford5k", crop=True)[0], positive=("ok",))
-    ours = count_average_precision(arrays["in_Q"].T, Gallery.of(np.ascontiguousarray(arrays["in_X"].T)), truth, protocol)
+    ours = count_average_precision(arrays["in_Q"].T, GalleryRows.of(np.ascontiguousarray(arrays["in_X"].T)), truth, protocol)
     case.compare("aps_worst", ours.per_query["map_trapezoid"])
     assert ours.mean["map_trapezoid"] < float(arrays["out_map_stable"])
 
@@ -241,7 +241,7 @@ def label_scores(arrays: dict[str, np.ndarray], leave_one_out: bool, protocol: P
     # the order of 2 q x - |x|^2 is that of the Euclidean distance, also for rows that are not of unit length
     rows = np.column_stack([2 * gallery, -np.square(gallery).sum(1)]).astype(np.float32)
     queries = np.column_stack([arrays["in_query"], np.ones(len(asked))]).astype(np.float32)
-    counted = count(queries[truth.query], Gallery.of(rows), judged)
+    counted = count(queries[truth.query], GalleryRows.of(rows), judged)
     ranked = Positives.of(judged, counted.score, judged.list == 0).ranked(counted.before.sum(1))
     return scores(ranked, protocol.metrics), float((ranked.positives > 0).mean())
 

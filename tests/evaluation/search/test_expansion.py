@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from largescale.evaluation.protocol.relevance import Gallery
+from largescale.evaluation.protocol.relevance import GalleryRows
 from largescale.evaluation.search import neighbors as neighbors
 from largescale.evaluation.search.expansion import augment_database, combine, expand_queries, without
 from largescale.evaluation.search.neighbors import nearest
@@ -31,7 +31,7 @@ def test_queries_are_expanded_as_dirtorch_does(case: Golden) -> None:
 def test_by_distance_a_query_becomes_the_mean_of_itself_and_its_nearest_rows() -> None:
     random = np.random.default_rng(0)
     rows, queries = 9 * random.standard_normal((50, 6)), 9 * random.standard_normal((4, 6))
-    gallery = Gallery.of(rows, Space(8.0))
+    gallery = GalleryRows.of(rows, Space(8.0))
     near = np.square(queries[:, None] - rows).sum(2).argsort(1)[:, :3]
     found = nearest(queries, gallery, 3)[0]
     np.testing.assert_array_equal(found, near)
@@ -89,7 +89,7 @@ def test_neighbors_are_those_of_a_full_sort(rows: int, monkeypatch: pytest.Monke
     for pieces in (16, 64, 4096):
         monkeypatch.setattr(neighbors, "ROWS", pieces)
         monkeypatch.setattr(neighbors, "QUERIES", 1 + pieces // 2)
-        found, found_scores = nearest(queries, Gallery(np.split(database, [3, 5]), group), 10, own)
+        found, found_scores = nearest(queries, GalleryRows(np.split(database, [3, 5]), group), 10, own)
         for q in range(50):
             order = np.lexsort((np.arange(rows), -scores[q]))
             order = order[np.isfinite(scores[q][order])][:10]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from largescale.evaluation.protocol.relevance import Gallery
+from largescale.evaluation.protocol.relevance import GalleryRows
 from largescale.evaluation.search import neighbors as neighbors
 from largescale.evaluation.search.neighbors import Best, nearest
 from tests.goldens import Golden, goldens
@@ -17,7 +17,7 @@ def test_neighbors_are_those_of_pytorch_metric_learning(case: Golden) -> None:
     own = np.arange(len(gallery)) if "in_reference" not in arrays else None
     rows = np.column_stack([2 * gallery, -np.square(gallery).sum(1)])
     queries = np.column_stack([arrays["in_query"], np.ones(len(arrays["in_query"]), np.float32)])
-    found, scores = nearest(queries, Gallery.of(rows), case.args["k"], own)
+    found, scores = nearest(queries, GalleryRows.of(rows), case.args["k"], own)
     distances = np.square(arrays["in_query"]).sum(1, keepdims=True) - scores
     np.testing.assert_allclose(distances, arrays["out_distances"], atol=1e-4)
     differ = np.diff(arrays["out_distances"], prepend=-1, append=np.inf) > 1e-4
@@ -29,7 +29,7 @@ def test_neighbors_are_those_of_pytorch_metric_learning(case: Golden) -> None:
 def test_precisions_agree() -> None:
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((3_000, 24)).astype(np.float32)
-    gallery = Gallery(np.split(rows, [700, 701]), np.where(rng.random(3_000) < 0.1, -1, 0).astype(np.int8))
+    gallery = GalleryRows(np.split(rows, [700, 701]), np.where(rng.random(3_000) < 0.1, -1, 0).astype(np.int8))
     single, _ = nearest(rows[:40], gallery, 30, np.arange(40))
     double, _ = nearest(rows[:40].astype(np.float64), gallery, 30, np.arange(40))
     np.testing.assert_array_equal(single, double)
@@ -38,7 +38,7 @@ def test_precisions_agree() -> None:
 def test_collapsed_rows_come_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbors, "ROWS", 128)
     rows = np.ones((500, 4), np.float32)
-    found, _ = nearest(rows[:3], Gallery.of(rows), 20, np.array([0, -1, 5]))
+    found, _ = nearest(rows[:3], GalleryRows.of(rows), 20, np.array([0, -1, 5]))
     np.testing.assert_array_equal(found, [[*range(1, 21)], [*range(20)], [*range(5), *range(6, 21)]])
 
 

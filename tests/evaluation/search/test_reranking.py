@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from largescale.evaluation.protocol.relevance import Gallery
+from largescale.evaluation.protocol.relevance import GalleryRows
 from largescale.evaluation.search.neighbors import nearest
 from largescale.evaluation.search.reranking import ALPHA, GAMMA, K1, K_QUERY, Diffusion, KReciprocal, _solve
 from tests.goldens import Golden, goldens
@@ -20,7 +20,7 @@ def manifolds(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def lists(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    near, similarity = nearest(rows, Gallery.of(rows), count, np.arange(len(rows)))
+    near, similarity = nearest(rows, GalleryRows.of(rows), count, np.arange(len(rows)))
     return near, similarity.astype(np.float64)
 
 
@@ -50,7 +50,7 @@ def test_rankings_follow_the_manifold(method: str, gain: float) -> None:
     """The other end of the query's own arc comes before nearer rows of other arcs; k-reciprocal codes do not reach as far."""
     rows, arc = manifolds()
     near, similarity = lists(rows, K1)
-    rerank = Diffusion(near, similarity) if method == "diffusion" else KReciprocal(near, similarity, Gallery.of(rows))
+    rerank = Diffusion(near, similarity) if method == "diffusion" else KReciprocal(near, similarity, GalleryRows.of(rows))
     before = rows[:240:8] @ rows.T
     after = rerank(before)
     right = arc[:240:8, None] == arc
@@ -79,7 +79,7 @@ def test_k_reciprocal_is_near_that_of_pyretri(case: Golden) -> None:
     """Near, not equal: there, the queries of a set are neighbors of each other."""
     arrays = case.arrays()
     queries, rows = arrays["in_queries"], arrays["in_db"]
-    ours = np.argsort(-KReciprocal(*lists(rows, K1), Gallery.of(rows))(queries @ rows.T), axis=1)
+    ours = np.argsort(-KReciprocal(*lists(rows, K1), GalleryRows.of(rows))(queries @ rows.T), axis=1)
     plain, theirs = np.argsort(-(queries @ rows.T), axis=1), arrays["out_sorted_index"]
 
     def agreement(ranking: np.ndarray) -> float:

@@ -15,7 +15,7 @@ from largescale.corpus.plan import Tuples, plan_tuples
 from largescale.distributed import World
 from largescale.embedding import Embedder
 from largescale.mining import Generation, Miner
-from largescale.mining.generations import Generations, Part
+from largescale.mining.generations import Generations, QueryPart
 from largescale.mining.miner import excluded_clusters
 from largescale.mining.search.select import cluster_keys
 from largescale.settings import UserError
@@ -65,7 +65,7 @@ class Side:
         tuples = self.tuples(epoch)
         labels = (tuples.query_labels[:, None] + 1 + (step + np.arange(3)) % 5) % 10  # (Q, 3)
         similarities = np.tile(np.float32([0.9, 0.8, 0.7]), (len(labels), 1))
-        part = Part(np.arange(len(labels)), tuples.queries, labels * 4 + epoch % 4, similarities)
+        part = QueryPart(np.arange(len(labels)), tuples.queries, labels * 4 + epoch % 4, similarities)
         self.generations.begin(epoch, step)
         parts = dict([self.generations.write_part(epoch, step, 0, part)])
         self.generations.commit(epoch, step, parts, [], {"pool": 40.0})

@@ -17,7 +17,7 @@ from largescale.losses.tuples.contrastive import ContrastiveLoss
 from largescale.losses.tuples.triplet import TripletLoss
 from largescale.mining.miner import excluded_clusters
 from largescale.mining.search.select import cluster_keys
-from largescale.mining.stored import Stored
+from largescale.mining.stored import StoredPool
 from largescale.settings import UserError
 from largescale.training.engine.gradcache import passes
 from largescale.training.engine.step_module import Batch, StepModule
@@ -102,7 +102,7 @@ def test_each_query_takes_the_first_of_other_clusters(corpus: Path, count: int, 
     tuples = plan_tuples(manifest, TuplePlanConfig(per_step=4, per_epoch=16), 0, 0)
     ids = np.random.default_rng(0).permutation(36)[:20]
     ids = np.concatenate([ids, np.setdiff1d(np.flatnonzero(manifest.label == tuples.query_labels[3]), ids)])
-    stored = Stored(np.arange(len(ids)), ids, np.zeros((len(ids), 2), np.float16))
+    stored = StoredPool(np.arange(len(ids)), ids, np.zeros((len(ids), 2), np.float16))
     negatives = StoredNegatives(stored, manifest, tuples, count, CPU)
     keys, excluded = cluster_keys(manifest.label[ids], ids), excluded_clusters(tuples)
     fewest = min(sum(key not in pair for key in keys.tolist()) for pair in excluded.tolist())

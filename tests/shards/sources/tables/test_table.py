@@ -10,7 +10,7 @@ from shards.sources import Item, Skipped
 from shards.sources.files import MissingImagesError
 from shards.sources.layout import Request
 from shards.sources.split import ClassSplit
-from shards.sources.tables.table import Lists, Rows, Table, corpora_of
+from shards.sources.tables.table import Lists, Table, TableSource, corpora_of
 from tests.shards.photographs import write_photographs
 
 NAMES = ["images/a 1.jpg", "images/b.jpg", "images/c.png"]
@@ -22,7 +22,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def rows(path: Path, root: Path, corpus: str = "", **fields: str) -> list[Item | Skipped]:
-    return list(Rows(Table.open(path, root, **fields), root, corpus).items())
+    return list(TableSource(Table.open(path, root, **fields), root, corpus).items())
 
 
 def listed(root: Path, text: str, name: str = "list.csv") -> list[tuple[str, str | None, str]]:
@@ -90,7 +90,7 @@ def test_a_header_decides_the_columns(root: Path, header: str, line: str) -> Non
     lines = [line.format(path=path, label=label) for path, label in ((NAMES[1], "oak"), (NAMES[2], "ash tree"))]
     (root / "list.csv").write_text("\n".join(["", header, *lines]))
     table = Table.open(root / "list.csv", root)
-    items = [item for item in Rows(table, root, corpora_of(table)[0]).items() if isinstance(item, Item)]
+    items = [item for item in TableSource(table, root, corpora_of(table)[0]).items() if isinstance(item, Item)]
     assert [(item.place, item.label) for item in items] == [(NAMES[1], "oak"), (NAMES[2], "ash tree")]
 
 
