@@ -25,7 +25,7 @@ SETTINGS: dict[str, type[Settings]] = {
 API = {
     "largescale": ["largescale.model"],
     "Pooling": ["largescale.models.pooling"],
-    "Networks": ["largescale.models.network", "largescale.models.whitening"],
+    "Networks": ["largescale.models.network", "largescale.models.transform.whitening"],
     "Losses over tuples": [f"largescale.losses.{name}" for name in ("contrastive", "triplet", "quadruplet", "lrml", "rde")],
     "Losses over labels": [
         f"largescale.losses.{name}"

@@ -25,8 +25,8 @@ from largescale.cpu import own_cores, single_threads
 from largescale.distributed import World
 from largescale.inputs import seen_by
 from largescale.models.modes import in_evaluation_mode
-from largescale.models.multiscale import AtScales
 from largescale.models.network import RetrievalNet
+from largescale.models.transform.multiscale import AtScales
 from largescale.precision import Precision, Resolved, autocast, resolve
 from largescale.progress import progress_bar
 

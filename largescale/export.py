@@ -15,10 +15,10 @@ from torch import nn
 
 from largescale.commit import committed_file
 from largescale.extras import Extra
-from largescale.models.folder import Contents
-from largescale.models.multiscale import AtScales, merge_scales
 from largescale.models.pooling import l2_normalize
-from largescale.models.transform import cut
+from largescale.models.sharing.folder import Contents
+from largescale.models.transform.multiscale import AtScales, merge_scales
+from largescale.models.transform.transform import cut
 from largescale.settings import UserError
 
 onnxruntime: Any = Extra("onnxruntime", "export", "an export to ONNX")

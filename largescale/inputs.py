@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 from largescale.corpus.config import ImagesConfig
-from largescale.models.contract import Contract
+from largescale.models.backbones.contract import Contract
 
 
 def seen_by(contract: Contract, images: ImagesConfig) -> ImagesConfig:

@@ -18,10 +18,10 @@ from largescale.corpus.images import decode_into, target_shape, target_shapes
 from largescale.corpus.pictures import Picture, given
 from largescale.embedding import Embedder
 from largescale.inputs import seen_by
-from largescale.models.folder import Contents, DescriptorConfig
-from largescale.models.multiscale import AtScales
+from largescale.models.sharing.folder import Contents, DescriptorConfig
+from largescale.models.sharing.sources import Source, open_contents
 from largescale.models.sizes import least_side
-from largescale.models.sources import Source, open_contents
+from largescale.models.transform.multiscale import AtScales
 from largescale.precision import resolve
 from largescale.settings import UserError
 
@@ -188,7 +188,7 @@ def load(source: Source, device: str | torch.device | None = None) -> Model:
 
     Args:
         source: a model folder, `hub:USER/NAME`, the folder of a run, a weights file, a checkpoint of cirtorch or dirtorch, or the
-            settings of a network that was trained elsewhere (see `largescale.models.sources`).
+            settings of a network that was trained elsewhere (see `largescale.models.sharing.sources`).
 
     Raises:
         UserError: no model, one of another version, a missing or altered file.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from largescale.model import Model
-    from largescale.models.sources import Source
+    from largescale.models.sharing.sources import Source
 
 USAGE = "python launch/export.py [MODEL] OUT [key=value ...] [--help [GROUP]]"
 CHECKED_ON = 12
@@ -60,10 +60,10 @@ def main(arguments: list[str]) -> None:
 def make(source: "Source", out: Path, config: ExportConfig) -> None:
     from largescale.export import export
     from largescale.model import Model
-    from largescale.models.card import card
-    from largescale.models.folder import write_folder
-    from largescale.models.hub import push
-    from largescale.models.sources import open_contents
+    from largescale.models.sharing.card import card
+    from largescale.models.sharing.folder import write_folder
+    from largescale.models.sharing.hub import push
+    from largescale.models.sharing.sources import open_contents
 
     contents, digest = open_contents(source, config.multiscale)
     write_folder(out, contents, card(contents, config.license))

@@ -9,8 +9,8 @@ import torch
 from largescale.export import Kind, Standalone, export
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
-from largescale.models.folder import Contents, DescriptorConfig
-from largescale.models.whitening import PCAWhitening
+from largescale.models.sharing.folder import Contents, DescriptorConfig
+from largescale.models.transform.whitening import PCAWhitening
 from largescale.settings import UserError
 from tests.corpora import photograph
 from tests.evaluation.small import tiny_network

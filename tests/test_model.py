@@ -13,9 +13,9 @@ from largescale import Model
 from largescale.corpus.corpus import Corpus
 from largescale.distributed import World
 from largescale.evaluation.stage import embed_task
-from largescale.models.folder import Contents, DescriptorConfig, write_folder
-from largescale.models.transform import Transform
-from largescale.models.whitening import PCAWhitening
+from largescale.models.sharing.folder import Contents, DescriptorConfig, write_folder
+from largescale.models.transform.transform import Transform
+from largescale.models.transform.whitening import PCAWhitening
 from largescale.settings import UserError
 from tests.corpora import encode, make_corpus, photograph
 from tests.evaluation.small import SIZE, alone, settings, tiny_network

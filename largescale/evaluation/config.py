@@ -152,7 +152,7 @@ class EvaluateConfig(Settings):
         if whitened and self.descriptors is not None:
             raise ValueError(
                 "score.whitening: a file of descriptors comes without a training corpus to fit it on; whiten its rows before "
-                "(largescale.models.whitening) and leave the setting out, or give weights and whitening_corpus in its place"
+                "(largescale.models.PCAWhitening) and leave the setting out, or give weights and whitening_corpus in its place"
             )
         if whitened and self.whitening_corpus is None:
             raise ValueError("whitening is fitted on descriptors of a training corpus; give whitening_corpus=CORPUS")

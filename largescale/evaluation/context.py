@@ -24,12 +24,12 @@ from largescale.evaluation.search.visiting import anchors_of, checked_anchors, r
 from largescale.evaluation.task import Described, QueryRows, Task
 from largescale.inputs import seen_by
 from largescale.models.config import ModelConfig
-from largescale.models.folder import Contents
 from largescale.models.metric import COSINE, Space
 from largescale.models.network import RetrievalNet
-from largescale.models.sources import Source, of_network, open_contents
-from largescale.models.transform import Transform
-from largescale.models.whitening import Whitening
+from largescale.models.sharing.folder import Contents
+from largescale.models.sharing.sources import Source, of_network, open_contents
+from largescale.models.transform.transform import Transform
+from largescale.models.transform.whitening import Whitening
 from largescale.precision import resolve
 from largescale.settings import UserError
 

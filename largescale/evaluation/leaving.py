@@ -7,8 +7,8 @@ from typing import Any
 from largescale.evaluation.context import Context
 from largescale.evaluation.results import ProtocolResult
 from largescale.inputs import trained_on
-from largescale.models.card import card
-from largescale.models.folder import Contents, DescriptorConfig, write_folder
+from largescale.models.sharing.card import card
+from largescale.models.sharing.folder import Contents, DescriptorConfig, write_folder
 
 MODEL = "model"
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from largescale.models.backbones import gives_tokens
+from largescale.models.backbones.backbones import gives_tokens
+from largescale.models.backbones.layers import freeze_idle, layers_of
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
-from largescale.models.layers import freeze_idle, layers_of
 from largescale.settings import UserError
 
 FAMILIES = {

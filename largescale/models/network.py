@@ -6,10 +6,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from largescale.models.backbones.contract import Contract
+from largescale.models.backbones.tokens import Tokens
 from largescale.models.config import Metric, ModelConfig, Pooling
-from largescale.models.contract import Contract
 from largescale.models.pooling import MAC, RMAC, GeM, SPoC, l2_normalize
-from largescale.models.tokens import Tokens
 from largescale.settings import UserError
 
 ONE_CELL: Mapping[str, Tokens] = {"class_token": "class_token", "class_mean": "class_mean", "own": "own"}

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from largescale.models.backbones.contract import Contract
 from largescale.models.config import ModelConfig
-from largescale.models.contract import Contract
 from largescale.models.lora import merged
 from largescale.models.network import RetrievalNet
 from largescale.settings import UserError

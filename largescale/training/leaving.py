@@ -8,9 +8,9 @@ from typing import Any
 from largescale.evaluation.leaving import MODEL, scores
 from largescale.evaluation.results import RESULTS, read_results
 from largescale.inputs import seen_by
-from largescale.models.card import card
-from largescale.models.folder import CONFIG, Contents, read_folder, write_folder
-from largescale.models.sources import open_contents
+from largescale.models.sharing.card import card
+from largescale.models.sharing.folder import CONFIG, Contents, read_folder, write_folder
+from largescale.models.sharing.sources import open_contents
 from largescale.training.callbacks.evaluation import stage_config
 from largescale.training.final import finals, scored_weights
 from largescale.training.recipe import TrainConfig

@@ -23,7 +23,7 @@ from largescale.describing.program import claim, describe_source
 from largescale.distributed import World
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
-from largescale.models.folder import Contents, DescriptorConfig, write_folder
+from largescale.models.sharing.folder import Contents, DescriptorConfig, write_folder
 from shards.in_place import open_source
 from tests.benchmarks.bench_reading import photographs
 from tests.benchmarks.table import Row, report

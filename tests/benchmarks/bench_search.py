@@ -18,7 +18,7 @@ import largescale
 from largescale.cpu import own_cores
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
-from largescale.models.folder import Contents, DescriptorConfig, write_folder
+from largescale.models.sharing.folder import Contents, DescriptorConfig, write_folder
 from largescale.search.index import Index
 from largescale.search.view import IndexView
 from tests.benchmarks.table import Row, report

@@ -11,9 +11,9 @@ from torch import Tensor
 from largescale.corpus.batches import Step
 from largescale.distributed import World
 from largescale.losses.tuples.contrastive import ContrastiveLoss
+from largescale.models.backbones.contract import Contract
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
-from largescale.models.contract import Contract
 from largescale.precision import autocast, resolve
 from largescale.training.config import EngineConfig, OptimConfig
 from largescale.training.engine.build import build_engine

@@ -16,7 +16,7 @@ from largescale.describing import parts
 from largescale.describing.config import EmbedConfig
 from largescale.describing.program import claim, describe_source
 from largescale.distributed import World
-from largescale.models.folder import Contents, DescriptorConfig, write_folder
+from largescale.models.sharing.folder import Contents, DescriptorConfig, write_folder
 from largescale.processes import StoppedError
 from largescale.settings import UserError
 from shards.in_place import open_source

@@ -18,8 +18,8 @@ from largescale.evaluation.results import Results
 from largescale.evaluation.search.expansion import augment_database, expand_queries
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
-from largescale.models.multiscale import merge_scales
-from largescale.models.whitening import LearnedWhitening, PCAWhitening
+from largescale.models.transform.multiscale import merge_scales
+from largescale.models.transform.whitening import LearnedWhitening, PCAWhitening
 from largescale.settings import UserError
 from shards.sources.landmarks import read_test_set
 from tests.corpora import make_corpus

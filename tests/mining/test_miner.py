@@ -20,9 +20,9 @@ from largescale.distributed import World
 from largescale.embedding import Embedder
 from largescale.mining import Generation, Generations, Miner, MiningConfig
 from largescale.mining.search.select import NO_IMAGE
+from largescale.models.backbones.contract import Contract
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
-from largescale.models.contract import Contract
 from largescale.settings import UserError
 from tests.corpora import encode, make_corpus
 from tests.evaluation.small import alone

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from largescale.losses import ContrastiveLoss
+from largescale.models.backbones.contract import Contract
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
-from largescale.models.contract import Contract
-from largescale.models.multiscale import merge_scales, resize
 from largescale.models.network import RetrievalNet
+from largescale.models.transform.multiscale import merge_scales, resize
 from tests.goldens import PRECISIONS, Golden, goldens, read
 
 

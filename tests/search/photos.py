@@ -8,7 +8,7 @@ from PIL import Image
 
 import largescale
 from largescale import Model
-from largescale.models.folder import Contents, DescriptorConfig, write_folder
+from largescale.models.sharing.folder import Contents, DescriptorConfig, write_folder
 from tests.corpora import photograph
 from tests.evaluation.small import SIZE, tiny_network
 

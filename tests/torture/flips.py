@@ -28,7 +28,7 @@ from largescale.evaluation.search import search
 from largescale.evaluation.search.counting import Counted
 from largescale.mining.generations import Generations
 from largescale.mining.service.watch import RunSettings
-from largescale.models.folder import Contents, DescriptorConfig, read_folder, write_folder
+from largescale.models.sharing.folder import Contents, DescriptorConfig, read_folder, write_folder
 from largescale.models.weights import load_weights
 from largescale.search.find import Options
 from largescale.search.index import Index

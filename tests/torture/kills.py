@@ -18,7 +18,7 @@ from largescale.corpus.config import LoaderConfig
 from largescale.describing.config import EmbedConfig
 from largescale.distributed import World
 from largescale.mining import Generations
-from largescale.models.folder import Contents, DescriptorConfig, write_folder
+from largescale.models.sharing.folder import Contents, DescriptorConfig, write_folder
 from largescale.search.index import Index
 from largescale.training.checkpoint import Checkpoints
 from largescale.training.config import CheckpointConfig, EngineConfig

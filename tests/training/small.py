@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from largescale.corpus.batches import Step
 from largescale.distributed import World
 from largescale.losses.tuples.contrastive import ContrastiveLoss
-from largescale.models.contract import Contract
+from largescale.models.backbones.contract import Contract
 from largescale.models.pooling import GeM
 from largescale.precision import Resolved
 from largescale.training.config import EngineConfig, OptimConfig

@@ -17,10 +17,10 @@ from largescale.evaluation.search.expansion import expand_queries
 from largescale.losses.tuples.lrml import sequence
 from largescale.models.build import build_network, load_network
 from largescale.models.config import ModelConfig
-from largescale.models.folder import Contents, DescriptorConfig, write_folder
 from largescale.models.network import RetrievalNet
+from largescale.models.sharing.folder import Contents, DescriptorConfig, write_folder
+from largescale.models.transform.whitening import PCAWhitening
 from largescale.models.weights import save_weights
-from largescale.models.whitening import PCAWhitening
 from largescale.settings import UserError
 from largescale.training.planning.planners import TuplePlanner, build_planner
 from largescale.training.planning.positives import NearestPositives

@@ -21,8 +21,8 @@ from largescale.corpus.batches import BadImage
 from largescale.corpus.corpus import Corpus
 from largescale.distributed import World
 from largescale.embedding import Embedded, Embedder
-from largescale.models.multiscale import AtScales
 from largescale.models.network import RetrievalNet
+from largescale.models.transform.multiscale import AtScales
 from largescale.processes import StoppedError
 from largescale.progress import progress_bar
 from largescale.settings import UserError

@@ -21,7 +21,7 @@ from largescale.evaluation.studies.leaks import Pairs, Used, find_by_descriptor,
 from largescale.evaluation.task import Task
 from largescale.models.metric import Space
 from largescale.models.network import RetrievalNet
-from largescale.models.sources import Source, open_contents
+from largescale.models.sharing.sources import Source, open_contents
 from largescale.settings import UserError
 
 

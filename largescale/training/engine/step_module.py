@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from largescale.corpus.batches import Step
 from largescale.distributed import World, gather_with_gradient
 from largescale.losses.build import Objective
-from largescale.models.contract import Contract
+from largescale.models.backbones.contract import Contract
 from largescale.precision import Resolved, autocast
 from largescale.training.engine.batch_statistics import learning_layers, run_together
 from largescale.training.engine.optim import ONE_LAYER, Layers

@@ -11,7 +11,7 @@ from largescale.distributed import World
 from largescale.embedding import Embedder, gather_by_id
 from largescale.evaluation.descriptors.fitting import images_to_fit, pairs_among
 from largescale.models.network import RetrievalNet
-from largescale.models.whitening import LearnedWhitening, PCAWhitening, Whitening
+from largescale.models.transform.whitening import LearnedWhitening, PCAWhitening, Whitening
 from largescale.settings import UserError
 from largescale.training.recipe import TrainConfig
 

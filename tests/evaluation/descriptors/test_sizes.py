@@ -7,8 +7,8 @@ import torch
 
 from largescale.distributed import World
 from largescale.evaluation import evaluate
-from largescale.models.multiscale import resize
 from largescale.models.sizes import least_side
+from largescale.models.transform.multiscale import resize
 from largescale.settings import UserError
 from tests.corpora import make_corpus
 from tests.evaluation.small import LANDMARKS, make_landmarks, settings, tiny_network

@@ -10,7 +10,7 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from largescale.distributed import World
-from largescale.models.contract import Contract
+from largescale.models.backbones.contract import Contract
 from largescale.training.config import EngineConfig, OptimConfig
 from largescale.training.engine.batch_statistics import learning_layers, run_together
 from largescale.training.engine.build import build_engine

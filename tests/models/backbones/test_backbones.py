@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from torchvision.models import VisionTransformer
 
-from largescale.models.backbones import build_backbone, source_keys
+from largescale.models.backbones.backbones import build_backbone, source_keys
+from largescale.models.backbones.torchvision_backbones import TorchvisionTransformer
 from largescale.models.build import build_network
 from largescale.models.config import TORCHVISION, ModelConfig
-from largescale.models.torchvision_backbones import TorchvisionTransformer
 from largescale.settings import UserError
 
 TRUNKS = {

@@ -12,10 +12,10 @@ from largescale.corpus.config import AugmentConfig, ImagesConfig
 from largescale.corpus.images import center_crop, target_shapes
 from largescale.inputs import seen_by, stated, trained_on
 from largescale.models import backbone
+from largescale.models.backbones.contract import Contract
+from largescale.models.backbones.probe import borne
 from largescale.models.build import build_network, load_network
 from largescale.models.config import ModelConfig
-from largescale.models.contract import Contract
-from largescale.models.probe import borne
 from largescale.models.weights import save_weights
 from largescale.settings import UserError
 

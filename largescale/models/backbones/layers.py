@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import nn
 
+from largescale.models.backbones.probe import idle_parameters
+from largescale.models.backbones.timm_backbones import TimmBackbone
 from largescale.models.network import RetrievalNet
-from largescale.models.probe import idle_parameters
-from largescale.models.timm_backbones import TimmBackbone
 from largescale.settings import UserError
 
 NUMBERED = re.compile(r"^.*?[._]\d+(?=\.)")

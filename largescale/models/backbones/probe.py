@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from largescale.models.contract import Contract
+from largescale.models.backbones.contract import Contract
 from largescale.models.modes import in_evaluation_mode
 from largescale.settings import UserError
 

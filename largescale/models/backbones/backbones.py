@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from largescale.models.contract import Contract
-from largescale.models.plugins import plugged_backbone
-from largescale.models.timm_backbones import TimmBackbone, timm_backbone, timm_model
-from largescale.models.tokens import Tokens
-from largescale.models.torchvision_backbones import TorchvisionTransformer, torchvision_backbone, torchvision_model
+from largescale.models.backbones.contract import Contract
+from largescale.models.backbones.plugins import plugged_backbone
+from largescale.models.backbones.timm_backbones import TimmBackbone, timm_backbone, timm_model
+from largescale.models.backbones.tokens import Tokens
+from largescale.models.backbones.torchvision_backbones import TorchvisionTransformer, torchvision_backbone, torchvision_model
 from largescale.settings import UserError
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from largescale.models.contract import Contract
-from largescale.models.tokens import Tokens, chosen
+from largescale.models.backbones.contract import Contract
+from largescale.models.backbones.tokens import Tokens, chosen
 from largescale.settings import UserError
 
 ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.functional import avg_pool2d
 from torchvision.models import resnet18
 
-from largescale.models.released import read_released
+from largescale.models.sharing.released import read_released
 from largescale.settings import UserError
 
 IMAGES = torch.rand(2, 3, 64, 80, generator=torch.Generator().manual_seed(0))

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from largescale.models.contract import Contract
-from largescale.models.tokens import Tokens, chosen
+from largescale.models.backbones.contract import Contract
+from largescale.models.backbones.tokens import Tokens, chosen
 from largescale.settings import UserError
 
 

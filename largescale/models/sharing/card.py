@@ -2,7 +2,7 @@
 
 import json
 
-from largescale.models.folder import Contents
+from largescale.models.sharing.folder import Contents
 
 
 def card(contents: Contents, license: str = "other") -> str:

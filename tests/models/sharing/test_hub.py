@@ -13,8 +13,8 @@ import pytest
 from huggingface_hub import constants
 
 import largescale
-from largescale.models.folder import Contents, DescriptorConfig, write_folder
-from largescale.models.hub import push
+from largescale.models.sharing.folder import Contents, DescriptorConfig, write_folder
+from largescale.models.sharing.hub import push
 from largescale.settings import UserError
 from tests.evaluation.small import tiny_network
 

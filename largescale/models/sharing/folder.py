@@ -21,13 +21,13 @@ from pydantic import PositiveFloat, PositiveInt, ValidationError
 from safetensors.torch import load_file, save_file
 
 from largescale.commit import claim_folder, committed_file, read_json, write_json, write_text
+from largescale.models.backbones.contract import Contract, Fit, Interpolation
 from largescale.models.build import restored
 from largescale.models.config import ModelConfig
-from largescale.models.contract import Contract, Fit, Interpolation
 from largescale.models.network import RetrievalNet
-from largescale.models.transform import Transform
+from largescale.models.transform.transform import Transform
+from largescale.models.transform.whitening import Whitening
 from largescale.models.weights import load_weights, save_weights
-from largescale.models.whitening import Whitening
 from largescale.precision import Precision
 from largescale.settings import Settings, UserError
 

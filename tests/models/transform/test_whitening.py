@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from largescale.distributed import World
-from largescale.models import whitening
-from largescale.models.whitening import LearnedWhitening, PCAWhitening, RowParts, Whitening
+from largescale.models.transform import whitening
+from largescale.models.transform.whitening import LearnedWhitening, PCAWhitening, RowParts, Whitening
 from largescale.settings import UserError
 from tests.goldens import Golden, goldens
 from tests.world import run_world

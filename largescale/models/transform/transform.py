@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from largescale.models.multiscale import merge_scales
-from largescale.models.whitening import Whitening
+from largescale.models.transform.multiscale import merge_scales
+from largescale.models.transform.whitening import Whitening
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import torch
 from largescale.commit import read_array
 from largescale.models.build import build_network, restored
 from largescale.models.config import ModelConfig
-from largescale.models.folder import CONFIG, Contents, DescriptorConfig, digest_of, read_folder
-from largescale.models.hub import PREFIX, fetch
 from largescale.models.network import RetrievalNet
-from largescale.models.released import read_released
+from largescale.models.sharing.folder import CONFIG, Contents, DescriptorConfig, digest_of, read_folder
+from largescale.models.sharing.hub import PREFIX, fetch
+from largescale.models.sharing.released import read_released
 from largescale.models.weights import load_weights
 from largescale.settings import UserError
 

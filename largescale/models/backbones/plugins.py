@@ -6,8 +6,8 @@ from typing import TypeVar
 
 from torch import nn
 
-from largescale.models.contract import Contract
-from largescale.models.tokens import Tokens
+from largescale.models.backbones.contract import Contract
+from largescale.models.backbones.tokens import Tokens
 from largescale.settings import UserError
 
 Build = TypeVar("Build", bound=Callable[[], nn.Module])

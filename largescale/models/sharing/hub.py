@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from largescale.models.folder import ANCHORS, CARD, CONFIG, NETWORK, WHITENING, read_config
+from largescale.models.sharing.folder import ANCHORS, CARD, CONFIG, NETWORK, WHITENING, read_config
 from largescale.settings import UserError
 
 PREFIX = "hub:"

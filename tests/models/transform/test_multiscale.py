@@ -6,7 +6,7 @@ import torch
 
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig, Pooling
-from largescale.models.multiscale import AtScales, merge_scales, resize
+from largescale.models.transform.multiscale import AtScales, merge_scales, resize
 from largescale.settings import UserError
 from tests.evaluation.small import tiny_network
 from tests.goldens import Golden, goldens

@@ -1,0 +1,1 @@
+"""Networks on disk, on the hub, and as others have published them."""
