@@ -6,13 +6,13 @@ import sys
 
 
 class _AboveBars(logging.Handler):
-    """To the standard output, above a bar of progress that may be there."""
+    """To the standard error, above a bar of progress that may be there; the standard output has what a program answers."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
-        tqdm.write(self.format(record), sys.stdout)
-        sys.stdout.flush()
+        tqdm.write(self.format(record), sys.stderr)
+        sys.stderr.flush()
 
 
 def show_logs() -> None:

@@ -138,7 +138,7 @@ def test_a_stop_is_one_sentence(tmp_path: Path) -> None:
     command = [sys.executable, "-c", program]
     found = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
     assert found.returncode == 0
-    assert found.stdout.endswith(" rank 0: stopped; the same command goes on from what is done\n")
+    assert found.stderr.endswith(" rank 0: stopped; the same command goes on from what is done\n")
     assert "Traceback" not in found.stderr
     assert not (tmp_path / "out" / "results.json").exists()
 
