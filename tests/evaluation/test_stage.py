@@ -320,7 +320,7 @@ def test_a_damaged_store_is_not_scored(data: Path, tmp_path: Path, world: World)
 
 def test_weights_of_the_wrong_kind(data: Path, tmp_path: Path, world: World) -> None:
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match="safetensors"):
+    with pytest.raises(UserError, match=r"does not say of which network: give model\.backbone="):
         evaluate(tmp_path / "other.pth", by_labels(data, tmp_path), world)
     from safetensors.torch import save_file
 

@@ -11,6 +11,7 @@ from largescale import config, losses
 from largescale.losses.build import LOSSES, build_loss
 from largescale.losses.settings.base import LossSettings
 from largescale.losses.settings.choice import LossConfig
+from largescale.losses.settings.labels import MetricLearningConfig
 from largescale.losses.settings.plug_in import PlugInConfig
 from largescale.losses.settings.tuples import ContrastiveConfig
 from largescale.settings import Settings, UserError
@@ -23,7 +24,7 @@ class _Run(Settings):
 
 def test_every_choice_has_a_loss() -> None:
     tagged = typing.get_args(typing.get_args(LossConfig)[0])
-    assert {typing.get_args(choice)[0] for choice in tagged} == {*LOSSES, PlugInConfig}
+    assert {typing.get_args(choice)[0] for choice in tagged} == {*LOSSES, MetricLearningConfig, PlugInConfig}
     assert [typing.get_args(choice)[1].tag for choice in tagged[:-1]] == [
         typing.get_args(choice)[0].model_fields["name"].default for choice in tagged[:-1]
     ]
@@ -32,8 +33,6 @@ def test_every_choice_has_a_loss() -> None:
 @pytest.mark.parametrize("choice", LOSSES, ids=lambda choice: choice.model_fields["name"].default)
 def test_defaults_are_those_of_the_loss(choice: type[LossSettings]) -> None:
     name = choice.model_fields["name"].default
-    if name == "metric_learning":
-        return
     settings = config.check(_Run, {"loss": {"name": name}}).loss
     assert type(settings) is choice
     loss = build_loss(settings, num_classes=3, dim=4)
