@@ -22,7 +22,7 @@ from largescale.settings import UserError
 from launch.export import main as export
 from tests.corpora import make_corpus
 from tests.evaluation.small import SIZE, make_weights, settings, tiny_network
-from tests.models.test_released import cirtorch
+from tests.models.sharing.test_released import cirtorch
 
 
 @pytest.fixture(scope="module")
