@@ -22,18 +22,20 @@ SETTINGS: dict[str, type[Settings]] = {
     "mine": ServiceConfig,
     "mine --plan": PlanConfig,
 }
+TUPLES = ("base", "contrastive", "triplet", "quadruplet", "infonce", "lrml", "rde")
+LABELS = ("base", "batch_hard", "class_anchor", "margin_softmax", "metric_learning")
+RANKING = ("base", "smooth_ap", "soft_bin_ap", "blackbox_ap", "sup_ap", "calibration", "roadmap")
 API = {
-    "largescale": ["largescale.model"],
-    "Pooling": ["largescale.models.pooling"],
-    "Networks": ["largescale.models.network", "largescale.models.transform.whitening"],
-    "Losses over tuples": [f"largescale.losses.{name}" for name in ("contrastive", "triplet", "quadruplet", "lrml", "rde")],
-    "Losses over labels": [
-        f"largescale.losses.{name}"
-        for name in ("smooth_ap", "soft_bin_ap", "blackbox_ap", "sup_ap", "calibration", "roadmap", "class_anchor", "batch_hard")
-    ],
-    "Memory": ["largescale.losses.memory"],
+    "largescale": ["largescale.model", "largescale.search.index"],
+    "Networks": ["largescale.models.network", "largescale.models.backbones.contract", "largescale.models.backbones.plugins"],
+    "Pooling and whitening": ["largescale.models.pooling", "largescale.models.transform.whitening"],
+    "Losses over tuples": [f"largescale.losses.tuples.{name}" for name in TUPLES],
+    "Losses over labels": [f"largescale.losses.labels.{name}" for name in LABELS],
+    "Losses over rankings": [f"largescale.losses.ranking.{name}" for name in RANKING],
+    "Around a loss": ["largescale.losses.memory", "largescale.losses.matryoshka", "largescale.testing.loss_laws"],
     "Mining": ["largescale.mining.search.select", "largescale.mining.search.index", "largescale.mining.miner"],
     "Evaluation": ["largescale.evaluation.protocol.metrics", "largescale.evaluation.scoring.statistics"],
+    "Callbacks": ["largescale.training.callbacks.base"],
     "Processes": ["largescale.distributed"],
 }
 
