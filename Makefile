@@ -10,7 +10,7 @@ NPROC ?= 2
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
-setup: $(READY)  ## make .venv with everything (about two minutes, 7 GB)
+setup: $(READY)  ## make .venv with everything (some minutes, 9 GB)
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -43,6 +43,11 @@ def command(program: str) -> list[str]:
     return [sys.executable, "-m", "largescale", program]
 
 
+def for_torchrun(program: str) -> str:
+    """How a person names a program to torchrun, or to Python: in a checkout its file."""
+    return f"launch/{program}.py" if (ROOT / "launch").is_dir() else f"-m largescale {program}"
+
+
 def import_shards(name: str) -> Any:
     """A module of the shard builders, by its name below them."""
     sys.path.append(str(ROOT))

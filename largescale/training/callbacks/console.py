@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from largescale.cli import for_torchrun
 from largescale.corpus.batches import Step
 from largescale.distributed import World
 from largescale.progress import progress_bar
@@ -71,8 +72,8 @@ class Console(Callback):
         found = f"best score {100 * best['score']:.2f} at step {best['step']:,}: {weights}" if best else f"weights: {weights}"
         gallery = settings.gallery or "CORPUS"
         queries = f" queries={settings.queries}" if settings.queries else ""
-        processes = f"torchrun --nproc-per-node {trainer.world.local_size}"
-        return f"{found}\nTo score them:\n  {processes} launch/evaluate.py weights={weights} gallery={gallery}{queries}"
+        program = f"torchrun --nproc-per-node {trainer.world.local_size} {for_torchrun('evaluate')}"
+        return f"{found}\nTo score them:\n  {program} weights={weights} gallery={gallery}{queries}"
 
     def _weights(self, step: int) -> Path:
         return self.trainer.config.directory / "weights" / f"step-{step:06d}.safetensors"
@@ -81,7 +82,9 @@ class Console(Callback):
 def _command(world: World, name: str) -> str:
     """What starts this run again."""
     named = any(argument.startswith("name=") for argument in sys.argv)
-    arguments = sys.argv if named else [*sys.argv, f"name={name}"]
+    program, *given = sys.argv
+    module = ["-m", *program.split()] if program.startswith("largescale ") else [program]
+    arguments = [*module, *given, *([] if named else [f"name={name}"])]
     nodes = world.size // world.local_size
     several = f"--nnodes {nodes} --rdzv-backend c10d --rdzv-endpoint HOST:PORT " if nodes > 1 else ""
     return f"torchrun {several}--nproc-per-node {world.local_size} {shlex.join(arguments)}"

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from largescale.cli import for_torchrun
 from largescale.corpus.plan import Tuples
 from largescale.mining import Generation, Miner
 from largescale.mining.fill import RandomNegatives
@@ -78,7 +79,7 @@ class ServedNegatives:
                 return None
             if self.world.is_first and time.monotonic() > news:
                 served = self.config.exchange or self.generations.directory.parent
-                log.info("waiting for the negatives of epoch %d: torchrun launch/mine.py %s", epoch, served)
+                log.info("waiting for the negatives of epoch %d: torchrun %s %s", epoch, for_torchrun("mine"), served)
                 news += NEWS_S
             time.sleep(POLL_S)
         return time.monotonic() - start
