@@ -110,6 +110,7 @@ def test_every_command_is_of_a_known_program() -> None:
         "python -m shards ",
         "largescale ",
         "python -m largescale",
+        "python -m tests.",
     )
     plain = [command.removeprefix("srun --ntasks 32 ").removeprefix(".venv/bin/") for command in COMMANDS]
     strange = [c for c in plain if not c.startswith(known) and not any(program in c for program in PROGRAMS)]
