@@ -78,11 +78,12 @@ def tell(results: "Results", config: EvaluateConfig, world: "World") -> None:
 
 def report(config: EvaluateConfig, world: "World") -> None:
     from largescale.evaluation.report import mirror, write_report
+    from largescale.tracking import wanted
 
     if world.is_first:
         images = pictures(config)
         print(f"report: {write_report(config.out, images)}")
-        if config.tracking.wandb != "off":
+        if wanted(config.tracking):
             mirror(config.out, images, config.tracking)
 
 

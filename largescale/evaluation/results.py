@@ -171,6 +171,25 @@ class Results:
         return {f"{result.protocol}/{result.main}": result.metrics[result.main].value for result in self.protocols}
 
 
+AXES = ("distractors", "score", "protocol")
+"""Of the chart that shows the rows of `distractor_curve`."""
+
+
+def distractor_curve(results: Results) -> list[Mapping[str, Any]]:
+    """The headline of every protocol among growing numbers of distractors, with its 95 % interval."""
+    points = [(result, point, point.metrics[result.main]) for result in results.protocols for point in result.distractor_curve]
+    return [
+        {
+            "protocol": f"{result.protocol}/{result.main}",
+            "distractors": point.distractors,
+            "score": x.value,
+            "low": x.low,
+            "high": x.high,
+        }
+        for result, point, x in points
+    ]
+
+
 @dataclass(frozen=True)
 class Missed:
     """A positive below the places that `QueryRecord.top` shows."""

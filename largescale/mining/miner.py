@@ -251,6 +251,7 @@ class Miner:
             "queries": queries,
             "short_queries": short,
             "random_negatives": filled,
+            "coverage": 1 - filled / max(queries * random.shape[1], 1),
             "similarity": similarity / found,
             "distance": distance / found,
             "index_bytes": self.world.max(pool.rows.nbytes)[0],

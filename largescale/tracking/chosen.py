@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from largescale.extras import wandb
 from largescale.tracking.config import TrackingConfig
 from largescale.tracking.mirrors import Mirror, TrackedRun
 from largescale.tracking.mlflow import MlflowMirror
 from largescale.tracking.tensorboard import TensorBoardMirror
-from largescale.tracking.wandb import WandbMirror
+from largescale.tracking.wandb import WandbMirror, wanted
 
 
 def open_mirrors(config: TrackingConfig, job: TrackedRun, ids: Mapping[str, Any]) -> list[Mirror]:
@@ -21,7 +20,7 @@ def open_mirrors(config: TrackingConfig, job: TrackedRun, ids: Mapping[str, Any]
         UserError: the library of one is not installed.
     """
     mirrors: list[Mirror] = []
-    if config.wandb != "off" and (config.wandb != "auto" or wandb.installed):
+    if wanted(config):
         mirrors.append(WandbMirror(config, job, ids.get(WandbMirror.key)))
     if config.tensorboard:
         mirrors.append(TensorBoardMirror(job.directory / "tensorboard"))

@@ -1,6 +1,6 @@
 """What every mirror of the record has in common."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -37,6 +37,10 @@ class Mirror(Protocol):
         """Show a table beside a line; pictures are arrays `(h, w, 3)` uint8 in the column `strip`."""
         ...
 
+    def curve(self, number: int, name: str, rows: list[Mapping[str, Any]], axes: tuple[str, str, str]) -> None:
+        """Show a table beside a line, and as a chart: its columns along x, along y, and of each curve."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -48,6 +52,15 @@ def catch_up(mirror: Mirror, lines: Iterable[Mapping[str, Any]]) -> int:
             mirror.write(number, line)
         count = number + 1
     return count
+
+
+def histogram(counts: Sequence[float], low: float, high: float) -> dict[str, Any]:
+    """A value of a line: how many fell into each of the equal bins between `low` and `high`."""
+    return {"low": low, "high": high, "counts": [int(count) for count in counts]}
+
+
+def is_histogram(value: Any) -> bool:
+    return isinstance(value, Mapping) and value.keys() == {"low", "high", "counts"}
 
 
 def numbers(line: Mapping[str, Any]) -> dict[str, float]:

@@ -41,6 +41,8 @@ class MlflowMirror:
 
     def table(self, number: int, name: str, rows: list[Mapping[str, Any]]) -> None: ...
 
+    def curve(self, number: int, name: str, rows: list[Mapping[str, Any]], axes: tuple[str, str, str]) -> None: ...
+
     def close(self) -> None:
         self.client.set_terminated(self.id)
 

@@ -30,5 +30,7 @@ class TensorBoardMirror:
 
     def table(self, number: int, name: str, rows: list[Mapping[str, Any]]) -> None: ...
 
+    def curve(self, number: int, name: str, rows: list[Mapping[str, Any]], axes: tuple[str, str, str]) -> None: ...
+
     def close(self) -> None:
         self.writer.close()

@@ -86,6 +86,12 @@ class Tracker:
             if self._lines > mirror.known:
                 mirror.table(self._lines - 1, name, rows)
 
+    def curve(self, name: str, rows: list[Mapping[str, Any]], axes: tuple[str, str, str]) -> None:
+        """As `table`, and as a chart: its columns along x, along y, and of each curve."""
+        for mirror in self._mirrors:
+            if self._lines > mirror.known:
+                mirror.curve(self._lines - 1, name, rows, axes)
+
     def close(self) -> None:
         for opened in (self._record, *self._mirrors):
             if opened is not None:

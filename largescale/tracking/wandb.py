@@ -4,9 +4,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from largescale.extras import wandb
 from largescale.tracking.config import TrackingConfig
-from largescale.tracking.mirrors import TrackedRun
+from largescale.tracking.mirrors import TrackedRun, is_histogram
+from largescale.tracking.workspace import publish, write_workspace
 
 SECTIONS = {"train": "min,last", "mining": "last", "data": "mean", "eval": "max,last", "system": "max"}
 """Sections of metrics, and what the summary of a run says of each."""
@@ -45,13 +48,34 @@ class WandbMirror:
         self.run.define_metric("step")
         for section, summary in SECTIONS.items():
             self.run.define_metric(f"{section}/*", step_metric="step", summary=summary)
+        self.run.define_metric("eval/best_score", step_metric="step")  # one number in the summary, for sweeps and for tables
+        workspace = write_workspace(job.directory / "wandb")
+        if address := self.run.project_url:
+            publish(workspace, self.run.entity, self.run.project, address)
 
     def write(self, number: int, line: Mapping[str, Any]) -> None:
-        self.run.log(dict(line), step=number)
+        self.run.log({name: _shown(value) for name, value in line.items()}, step=number)
 
     def table(self, number: int, name: str, rows: list[Mapping[str, Any]]) -> None:
         cells = [[wandb.Image(value) if key == "strip" else value for key, value in row.items()] for row in rows]
         self.run.log({name: wandb.Table(columns=list(rows[0]), data=cells)}, step=number)
 
+    def curve(self, number: int, name: str, rows: list[Mapping[str, Any]], axes: tuple[str, str, str]) -> None:
+        x, y, line = axes
+        table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
+        self.run.log({name: table, f"{name}_chart": wandb.plot.line(table, x, y, stroke=line, title=f"{y} by {x}")}, step=number)
+
     def close(self) -> None:
         self.run.finish()
+
+
+def _shown(value: Any) -> Any:
+    if not is_histogram(value):
+        return value
+    counts = np.array(value["counts"])
+    return wandb.Histogram(np_histogram=(counts, np.linspace(value["low"], value["high"], len(counts) + 1)))
+
+
+def wanted(config: TrackingConfig) -> bool:
+    """Whether metrics go to W&B."""
+    return config.wandb != "off" and (config.wandb != "auto" or wandb.installed)

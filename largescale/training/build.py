@@ -115,6 +115,7 @@ def _features(
         callbacks.NonFinite(config.non_finite, directory / "non-finite"),
         trouble,
         callbacks.QuickScore(trouble),
+        callbacks.Descriptors(config.evaluation.strips),
         callbacks.Throughput(),
         callbacks.Memory(),
         callbacks.Evaluation(config, signal, checkpointing),

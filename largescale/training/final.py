@@ -10,9 +10,11 @@ from largescale.config import check, read_yaml
 from largescale.distributed import StopSignal, World
 from largescale.evaluation import evaluate
 from largescale.evaluation.config import EvaluateConfig
+from largescale.evaluation.report import mirror
 from largescale.evaluation.results import Results, scale
 from largescale.processes import StoppedError
 from largescale.settings import UserError
+from largescale.tracking import wanted
 from largescale.training.checkpoint import best_of
 from largescale.training.recipe import FinalEvaluationConfig, TrainConfig
 
@@ -76,6 +78,8 @@ def score(config: TrainConfig, world: World) -> None:
             if world.is_first:
                 log.info("stopped while scoring; the same command goes on")
             return
+        if world.is_first and wanted(config.tracking):
+            mirror(final.settings.out, None, config.tracking)
     if world.is_first:
         print(table(finals(config), found))
 

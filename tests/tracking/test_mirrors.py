@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import yaml
 
+from largescale.commit import read_json
 from largescale.distributed import World
 from largescale.settings import UserError
-from largescale.tracking import TrackedRun, Tracker, TrackingConfig, replay
+from largescale.tracking import TrackedRun, Tracker, TrackingConfig, histogram, replay
 
 SETTINGS = {"name": "run", "optim": {"lr": 1}}
 MEASURED = [(10 * step, step / 4, 1 / step) for step in range(1, 6)]
@@ -46,7 +47,7 @@ def write(tracker: Tracker, start: int, end: int) -> None:
     for step, epoch, loss in MEASURED[start:end]:
         tracker.log(step, epoch, {"train/loss": loss, "eval/score": 1 - loss, "note": "text"})
         if tracker.shows_pictures:
-            tracker.table("eval/strips", [{"query": "a", "strip": np.zeros((8, 24, 3), np.uint8)}])
+            tracker.table("pictures/rankings", [{"query": "a", "strip": np.zeros((8, 24, 3), np.uint8)}])
 
 
 def records(path: Path) -> Iterator[Any]:
@@ -85,13 +86,39 @@ def test_every_offline_part_of_a_wandb_run_is_the_whole_run(tmp_path: Path) -> N
         lines = history(part)
         found = [(line["_step"], line["step"], line["epoch"], line["train/loss"]) for line in lines]
         assert found == [(number, *values) for number, values in enumerate(MEASURED[:count])]
-    assert [line["_step"] for line in history(second) if "eval/strips" in line] == [2, 3, 4]
+    assert [line["_step"] for line in history(second) if "pictures/rankings" in line] == [2, 3, 4]
     (run,) = (record.run for record in records(second) if record.HasField("run"))
     assert (run.run_group, run.job_type, run.display_name, list(run.tags)) == ("group", "train", "run", ["a", "b"])
     summaries = {record.metric.name or record.metric.glob_name: record.metric.summary for record in records(second)}
     assert summaries["train/*"].min
     assert summaries["eval/*"].max
     assert any(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.rglob("artifacts/staging/*"))
+
+
+def test_wandb_has_histograms_curves_one_best_score_and_the_workspace(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    points = [{"protocol": name, "distractors": n, "score": 1 / (1 + n)} for name in ("easy", "hard") for n in (0, 10)]
+    with World.start() as world:
+        tracker = Tracker(TrackingConfig(wandb="offline"), TrackedRun(tmp_path, SETTINGS, "run", "group"), world)
+        tracker.open({})
+        for score in (0.25, 0.75, 0.5):
+            tracker.log(1, 0, {"eval/score": score, "eval/best_score": 0.75, "train/positive_distances": histogram([1, 2], 0, 2)})
+        tracker.curve("tables/distractor_curve", points, ("distractors", "score", "protocol"))
+        tracker.close()
+    (part,) = parts(tmp_path)
+    lines = history(part)
+    shown = lines[0]["train/positive_distances"]
+    assert (shown["_type"], shown["values"], shown["bins"]) == ("histogram", [1, 2], [0, 1, 2])
+    (table,) = [json.loads(path.read_text()) for path in tmp_path.rglob("media/table/tables/distractor_curve_*.table.json")]
+    assert table["data"] == [[*point.values()] for point in points]
+    metrics = {record.metric.name: record.metric for record in records(part) if record.HasField("metric")}
+    assert not metrics["eval/best_score"].summary.max
+    described = read_json(tmp_path / "wandb" / "workspace.json")
+    assert [section["name"] for section in described["sections"]][:2] == ["Overview", "Descriptors"]
+    overview = [metric for panel in described["sections"][0]["panels"] for metric in panel["shows"]]
+    assert overview[:5] == ["eval/score", "eval/best_score", "train/loss", "data/images_per_second", "data/wait_percent"]
+    assert overview[5:] == ["mining/age_steps", "mining/coverage"]
+    assert described["url"] is None
 
 
 def test_tensorboard_has_every_line_once(tmp_path: Path) -> None:

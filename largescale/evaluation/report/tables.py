@@ -7,7 +7,7 @@ from typing import Any
 
 from largescale.evaluation.report.pictures import RankedPictures
 from largescale.evaluation.report.strips import strip
-from largescale.evaluation.results import ProtocolResult, Results, read_records, read_results
+from largescale.evaluation.results import AXES, ProtocolResult, Results, distractor_curve, read_records, read_results
 from largescale.tracking import TrackedRun, TrackingConfig, WandbMirror
 
 MOST = 500
@@ -27,12 +27,14 @@ def mirror(directory: Path, pictures: RankedPictures | None, config: TrackingCon
         "score": dict(results.score),
         "preprocess": dict(results.preprocess),
     }
-    job = TrackedRun(directory, facts, directory.name, config.group or directory.name, "evaluation")
+    group = config.group or results.metadata.get("run") or directory.name  # beside the training, where weights name it
+    job = TrackedRun(directory, facts, directory.name, group, "evaluation")
     run = WandbMirror(config, job, id=f"{results.digest[:16]}-{directory.name}")
     line = run.known
     try:
         run.write(line, {f"eval/{name}": value for name, value in results.main_metrics().items()})
         run.table(line, "scores", list(_scores(results)))
+        run.curve(line, "tables/distractor_curve", distractor_curve(results), AXES)
         for protocol in results.protocols:
             run.table(line, f"queries/{protocol.protocol}", list(_queries(directory, protocol, pictures)))
             if protocol.suspects.worst:

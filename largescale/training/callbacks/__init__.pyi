@@ -3,6 +3,7 @@ from .base import Callback as Callback
 from .checkpointing import Checkpointing as Checkpointing
 from .console import Console as Console
 from .degenerate import Degenerate as Degenerate
+from .descriptors import Descriptors as Descriptors
 from .evaluation import Evaluation as Evaluation
 from .exchanging import Exchanging as Exchanging
 from .garbage import Garbage as Garbage

@@ -15,10 +15,11 @@ from largescale.evaluation import evaluate
 from largescale.evaluation.config import EvaluateConfig
 from largescale.evaluation.report.pictures import RankedPictures
 from largescale.evaluation.report.strips import strip
-from largescale.evaluation.results import ProtocolResult, Results, read_records, shown
+from largescale.evaluation.results import AXES, ProtocolResult, Results, distractor_curve, read_records, shown
 from largescale.processes import StoppedError
 from largescale.training.callbacks.base import Callback
 from largescale.training.callbacks.checkpointing import Checkpointing
+from largescale.training.checkpoint import best_of
 from largescale.training.recipe import TrainConfig
 
 log = logging.getLogger(__name__)
@@ -50,13 +51,16 @@ class Evaluation(Callback):
     def _report(self, results: Results, stage: EvaluateConfig) -> None:
         trainer = self.trainer
         score = float(np.mean([*results.main_metrics().values()]))
-        trainer.log(metrics(results) | {"eval/score": score})
         best = self.checkpointing.checkpoints.mark_best(trainer.progress.step, score)
+        highest = score if best else best_of(self.config.directory / "checkpoints").get("score", score)
+        trainer.log(metrics(results) | {"eval/score": score, "eval/best_score": max(score, highest)})
         if trainer.world.is_first:
             found = ", ".join(f"{name} {shown(name.rpartition('/')[2], value)}" for name, value in results.main_metrics().items())
             log.info("step %s: %s%s", f"{trainer.progress.step:,}", found, ", the best so far" if best else "")
+        if stage.distractors:
+            trainer.tracker.curve("tables/distractor_curve", distractor_curve(results), AXES)
         if trainer.tracker.shows_pictures and self.config.evaluation.strips:
-            trainer.tracker.table("eval/strips", list(self._rows(results.protocols[0], stage)))
+            trainer.tracker.table("pictures/rankings", list(self._rows(results.protocols[0], stage)))
 
     def _rows(self, protocol: ProtocolResult, stage: EvaluateConfig) -> Iterator[Mapping[str, Any]]:
         """A table of rankings: the query, its average precision, and its first images as one picture."""
