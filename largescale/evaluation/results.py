@@ -180,8 +180,8 @@ def distractor_curve(results: Results) -> list[Mapping[str, Any]]:
     points = [(result, point, point.metrics[result.main]) for result in results.protocols for point in result.distractor_curve]
     return [
         {
-            "protocol": f"{result.protocol}/{result.main}",
             "distractors": point.distractors,
+            "protocol": f"{result.protocol}/{result.main}",
             "score": x.value,
             "low": x.low,
             "high": x.high,

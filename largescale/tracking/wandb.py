@@ -63,7 +63,7 @@ class WandbMirror:
     def curve(self, number: int, name: str, rows: list[Mapping[str, Any]], axes: tuple[str, str, str]) -> None:
         x, y, line = axes
         table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
-        self.run.log({name: table, f"{name}_chart": wandb.plot.line(table, x, y, stroke=line, title=f"{y} by {x}")}, step=number)
+        self.run.log({name: wandb.plot.line(table, x, y, stroke=line, title=f"{y} by {x}")}, step=number)  # and NAME_table
 
     def close(self) -> None:
         self.run.finish()

@@ -37,7 +37,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "Evaluation": {
         "Before and soon after the start": ("eval/quick/recall_at_1", "eval/quick/map_at_r"),
-        "Scores among distractors": ("tables/distractor_curve",),
+        "Scores among distractors": ("tables/distractor_curve_table",),
         "Rankings": ("pictures/rankings",),
     },
     "Mining": {
@@ -65,13 +65,13 @@ def write_workspace(directory: Path) -> Path:
     """Write what the workspace holds into the folder that W&B has in a run; one that is there stays."""
     file = directory / "workspace.json"
     if not file.exists():
-        sections = [{"name": name, "panels": _listed(panels)} for name, panels in SECTIONS.items()]
+        sections = [{"name": name, "panels": _listed(shown)} for name, shown in SECTIONS.items()]
         write_json(file, {"name": NAME, "url": None, "sections": sections})
     return file
 
 
 def _listed(found: Mapping[str, tuple[str, ...]]) -> list[dict[str, Any]]:
-    return [{"title": title, "shows": list(shown)} for title, shown in found.items()]
+    return [{"title": title, "shows": list(metrics)} for title, metrics in found.items()]
 
 
 def publish(file: Path, entity: str, project: str, address: str) -> None:

@@ -109,7 +109,7 @@ def test_wandb_has_histograms_curves_one_best_score_and_the_workspace(tmp_path: 
     lines = history(part)
     shown = lines[0]["train/positive_distances"]
     assert (shown["_type"], shown["values"], shown["bins"]) == ("histogram", [1, 2], [0, 1, 2])
-    (table,) = [json.loads(path.read_text()) for path in tmp_path.rglob("media/table/tables/distractor_curve_*.table.json")]
+    (table,) = [json.loads(path.read_text()) for path in tmp_path.rglob("media/table/tables/distractor_curve_table_*.table.json")]
     assert table["data"] == [[*point.values()] for point in points]
     metrics = {record.metric.name: record.metric for record in records(part) if record.HasField("metric")}
     assert not metrics["eval/best_score"].summary.max

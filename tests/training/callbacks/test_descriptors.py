@@ -26,8 +26,9 @@ def test_distances_are_those_of_the_definition() -> None:
     same, different = of_labels(x[:4], torch.tensor([0, 0, 1, 1]))
     assert same.tolist() == pytest.approx([5, 85**0.5])
     assert sorted(different.tolist()) == pytest.approx([1, 18**0.5, 5, 10])
+    x[4, 1] = -0.5
     rows = tuples_of_labels(x[:5], torch.tensor([0, 0, 1, 1, 2]))
-    assert rows.tolist() == [[0, 1, 4, 2, 3], [1, 0, 2, 3, 4], [2, 3, 0, 4, 1], [3, 2, 1, 4, 0]]
+    assert rows.tolist() == [[0, 1, 4, 2, 3], [1, 0, 2, 3, 4], [2, 3, 0, 4, 1], [3, 2, 1, 0, 4]]
 
 
 class Shown:
