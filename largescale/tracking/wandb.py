@@ -50,8 +50,8 @@ class WandbMirror:
             self.run.define_metric(f"{section}/*", step_metric="step", summary=summary)
         self.run.define_metric("eval/best_score", step_metric="step")  # one number in the summary, for sweeps and for tables
         workspace = write_workspace(job.directory / "wandb")
-        if address := self.run.project_url:
-            publish(workspace, self.run.entity, self.run.project, address)
+        if not self.run.offline and self.run.project_url:
+            publish(workspace, self.run.entity, self.run.project, self.run.project_url)
 
     def write(self, number: int, line: Mapping[str, Any]) -> None:
         self.run.log({name: _shown(value) for name, value in line.items()}, step=number)

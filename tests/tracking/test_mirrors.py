@@ -106,8 +106,9 @@ def test_wandb_has_histograms_curves_one_best_score_and_the_workspace(tmp_path: 
         tracker.curve("tables/distractor_curve", points, ("distractors", "score", "protocol"))
         tracker.close()
     (part,) = parts(tmp_path)
-    lines = history(part)
-    shown = lines[0]["train/positive_distances"]
+    first = next(record.history for record in records(part) if record.HasField("history"))
+    found = [item for item in first.item if item.nested_key[:1] == ["train/positive_distances"]]
+    shown = {item.nested_key[1]: json.loads(item.value_json) for item in found}
     assert (shown["_type"], shown["values"], shown["bins"]) == ("histogram", [1, 2], [0, 1, 2])
     (table,) = [json.loads(path.read_text()) for path in tmp_path.rglob("media/table/tables/distractor_curve_table_*.table.json")]
     assert table["data"] == [[*point.values()] for point in points]
