@@ -31,6 +31,7 @@ def test_a_missing_extra_is_a_sentence() -> None:
         Extra("nosuchmodule", "serve", "a server").anything  # noqa: B018
 
 
+@pytest.mark.slow
 def test_the_wheel_has_what_the_checkout_has(tmp_path: Path) -> None:
     """Built, unpacked, and run away from the checkout."""
     for name in ("largescale", "shards", "launch", "configs"):

@@ -26,6 +26,7 @@ def _objective_gradient(world: World, seed: int) -> np.ndarray:
     return (gradient / world.size).numpy()
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_gather_gives_the_gradient_of_one_process(size: int) -> None:
     torch.manual_seed(5)
@@ -47,6 +48,7 @@ def _decisions(world: World) -> tuple[object, ...]:
     return number, world.any(world.rank == world.size - 1), world.gather(world.rank), world.sum(1.0, world.rank), columns
 
 
+@pytest.mark.distributed
 def test_decisions_are_shared() -> None:
     answers = run_world(3, _decisions)
     assert all(answer[:4] == (41, True, [0, 1, 2], [3.0, 3.0]) for answer in answers)
@@ -64,11 +66,13 @@ def _agreements(world: World) -> list[int]:
     return world.agree(lambda: world.rank + 1)
 
 
+@pytest.mark.distributed
 def test_an_error_of_any_rank_is_raised_on_every_rank() -> None:
     assert run_world(3, _agreements) == [[1, 2, 3]] * 3
 
 
 class TestARankThatDiesAsItStarts:
+    @pytest.mark.distributed
     def test_before_the_others_found_its_store(self) -> None:
         members, _ = start_world(2, _decisions, patience_s=3)
         members[0].kill()

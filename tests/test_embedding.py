@@ -87,6 +87,7 @@ def test_ranks_share_a_pass_without_gap_and_with_the_same_bits(network: Retrieva
     assert torch.equal(found[1], descriptors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cores", [1, 3])
 def test_bits_do_not_depend_on_cores(network: RetrievalNet, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
     expected = in_order(run(network, corpus))[1]

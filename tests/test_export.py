@@ -26,6 +26,7 @@ def made(*scales: float) -> Contents:
     return Contents(network, DescriptorConfig(size=140, scales=scales, whitening="pca", dim=16), whitening)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "scales"), [("program", (1.0,)), ("torchscript", (1.0, 0.5))])
 def test_an_export_computes_what_the_network_computes(tmp_path: Path, kind: Kind, scales: tuple[float, ...]) -> None:
     torch.set_num_threads(1)

@@ -79,6 +79,7 @@ def test_every_kind_of_picture_gives_the_same_row(tmp_path: Path, model: Model) 
     np.testing.assert_allclose(rows, rows[:1].repeat(6, axis=0), atol=ROUNDING)
 
 
+@pytest.mark.slow
 def test_a_row_does_not_depend_on_its_batch(model: Model) -> None:
     pictures = [photograph(i, 0, 60 - i % 2 * 15, 45) for i in range(20)]
     rows = model.embed(pictures)

@@ -129,6 +129,7 @@ def test_every_recipe_resolves() -> None:
     assert len(set(names)) == len(names), "two recipes would train in one run directory"
 
 
+@pytest.mark.slow
 def test_every_variant_lies_over_the_recipes_of_its_folder() -> None:
     for variant in set(FILES) - set(RECIPES):
         for recipe in (recipe for recipe in RECIPES if recipe.parent == variant.parent):

@@ -142,6 +142,7 @@ class TestSteps:
         for changed in (pixels(columns, seed=2), pixels(columns, epoch=1)):
             assert sum(torch.equal(first[i], changed[i]) for i in first) < len(first) / 4
 
+    @pytest.mark.slow
     def test_resume(self, corpus: Corpus) -> None:
         check_resume(lambda start: map(values, steps_of(corpus, start=start, workers=2)), (3, 8))
 

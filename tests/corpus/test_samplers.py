@@ -186,6 +186,7 @@ def test_ranks_together_read_the_plan() -> None:
     check_shares(steps, share_of, sizes=(1, 2, 3, 4, 8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [LabelPlanConfig(), LabelPlanConfig(shuffle_window=8), LabelPlanConfig(shots=20)])
 def test_millions_of_images(config: LabelPlanConfig) -> None:
     """7.4 million images of 100,000 labels: an epoch is planned in under 3 s (of this process) and 1 GB."""

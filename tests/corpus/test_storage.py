@@ -186,11 +186,14 @@ def read_from(world: World, url: str, folder: Path) -> int:
     return len(everything(Corpus.open(url, StorageConfig(cache=folder))))
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_processes_of_a_node_fetch_a_shard_once(server: FileServer, tmp_path: Path) -> None:
     assert run_world(3, read_from, server.url, tmp_path) == [24] * 3
     assert {server.requests[f"shard-{i:05d}.tar"] for i in range(6)} == {1}
 
 
+@pytest.mark.slow
 def test_a_fetch_that_was_killed_leaves_nothing_behind(server: FileServer, tmp_path: Path) -> None:
     server.faults["shard-00000.tar"] = ["stalled"]
     program = (

@@ -64,6 +64,7 @@ print(*(process.pid for process in multiprocessing.active_children()), flush=Tru
     return process, [int(pid) for pid in process.stdout.readline().split()]
 
 
+@pytest.mark.slow
 def test_workers_end_with_the_training_process(folder: Path) -> None:
     process, workers = start(folder, "while True: next(steps)")
     assert len(workers) == 2
@@ -85,6 +86,7 @@ def test_workers_outlive_the_signals_that_ask_the_training_to_stop(folder: Path)
     assert wait_for(lambda: not worker.is_alive())
 
 
+@pytest.mark.slow
 def test_a_program_ends_in_the_middle_of_a_loop(folder: Path) -> None:
     """The loop is still referred to when Python ends, and its workers ignore the signal with which they are asked to end."""
     process, workers = start(folder, "raise SystemExit(3)")
@@ -92,6 +94,7 @@ def test_a_program_ends_in_the_middle_of_a_loop(folder: Path) -> None:
     assert wait_for(lambda: all(map(gone, workers)))
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_an_error(folder: Path) -> None:
     steps = endless(folder)
     next(steps)
@@ -102,6 +105,7 @@ def test_a_killed_worker_is_an_error(folder: Path) -> None:
             pass
 
 
+@pytest.mark.slow
 def test_workers_do_not_grow(folder: Path) -> None:
     steps = endless(folder)
 

@@ -110,6 +110,8 @@ def embed_and_die(world: World, config: EmbedConfig, victim: int) -> None:
     describe(world, config)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_killed_stopped_and_continued_in_another_world(config: EmbedConfig, world: World, tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "corpus", labels=6, per_label=4, shards=6, size=60, mixed=True)
     config = config.model_copy(update={"source": str(corpus)})

@@ -3,12 +3,16 @@
 import json
 import time
 
+import pytest
+
 from tests.corpora import make_corpus
 from tests.distributed.conftest import STEPS
 from tests.distributed.runs import finish, kill_all, lines, losses, run, run_alone, start, wait_for_step
 from tests.world import free_port
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_loss_that_is_not_finite_is_skipped_and_then_ends_the_run(settings, tmp_path):
     # the first step throws the weights so far away that every later activation overflows
     output = run([*settings, f"runs={tmp_path}", "optim.lr=1e30", "non_finite.skip=2", "checkpoint.every=1"], 2, status=1)
@@ -24,6 +28,8 @@ def test_loss_that_is_not_finite_is_skipped_and_then_ends_the_run(settings, tmp_
     assert all(len(of_rank) == 2 * 4 for of_rank in keys.values())
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_bad_images_are_named_and_budgeted(settings, tmp_path):
     corpus = make_corpus(tmp_path / "corpus", labels=12, per_label=6, shards=4, size=64, mixed=True, replace={40: b"no image"})
     arguments = [*settings, f"corpus={corpus}", f"runs={tmp_path}", "epochs=1", "mining.pool=24"]
@@ -37,6 +43,8 @@ def test_bad_images_are_named_and_budgeted(settings, tmp_path):
     assert sorted(losses(tmp_path / "lenient")) == list(range(1, STEPS // 2 + 1))
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_a_node_that_dies_and_comes_back(uninterrupted, settings, tmp_path):
     """Four torchrun on one machine; the last is killed with its rank and started again: the others wait and go on with it."""
     rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--rdzv-id", "test"]

@@ -16,6 +16,8 @@ def assert_equal_to_rounding(found: dict[int, float], expected: dict[int, float]
     assert found == pytest.approx(expected, rel=2e-2)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize("processes", [2, 4])
 def test_losses_do_not_depend_on_the_number_of_processes(uninterrupted, processes):
     alone = losses(uninterrupted(1))
@@ -23,6 +25,8 @@ def test_losses_do_not_depend_on_the_number_of_processes(uninterrupted, processe
     assert_equal_to_rounding(losses(uninterrupted(processes)), alone)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_one_process_killed_goes_on(uninterrupted, settings, tmp_path):
     arguments, directory = [*settings, f"runs={tmp_path}"], tmp_path / "default"
     process = start(arguments, "--standalone", "--nproc-per-node", 1)
@@ -36,6 +40,8 @@ def test_one_process_killed_goes_on(uninterrupted, settings, tmp_path):
     assert losses(directory) == losses(uninterrupted(1))
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_stop_signal_to_one_rank_stops_all_and_the_same_command_goes_on(uninterrupted, settings, tmp_path):
     arguments, directory = [*settings, f"runs={tmp_path}"], tmp_path / "default"
     process = start(arguments)
@@ -51,6 +57,8 @@ def test_stop_signal_to_one_rank_stops_all_and_the_same_command_goes_on(uninterr
     assert losses(directory) == losses(uninterrupted(2))
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_torchrun_restarts_after_the_death_of_a_rank(uninterrupted, settings, tmp_path):
     process = start([*settings, f"runs={tmp_path}"], "--standalone", "--nproc-per-node", 2, "--max-restarts", 1)
     wait_for_step(tmp_path / "default", 14, process)
@@ -60,6 +68,8 @@ def test_torchrun_restarts_after_the_death_of_a_rank(uninterrupted, settings, tm
     assert losses(tmp_path / "default") == losses(uninterrupted(2))
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_death_of_everything_and_fewer_processes_go_on(uninterrupted, settings, tmp_path):
     arguments, directory = [*settings, f"runs={tmp_path}"], tmp_path / "default"
     process = start(arguments, "--standalone", "--nproc-per-node", 4)

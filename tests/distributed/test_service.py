@@ -21,6 +21,8 @@ CUT_S, TIMEOUT_S = 8, 4
 """How long the link is cut, and how long a rank may keep the others waiting."""
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_deaths_on_both_sides_do_not_change_what_is_learned(uninterrupted, settings, tmp_path):
     """With mining.wait=always the losses are those of the inline miner, whoever was killed, and however many mine."""
     directory = tmp_path / "default"
@@ -43,6 +45,8 @@ def test_deaths_on_both_sides_do_not_change_what_is_learned(uninterrupted, setti
     assert losses(directory) == losses(uninterrupted(1))
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_training_never_waits(settings, tmp_path):
     """Two trainers and two miners on one machine."""
     directory = tmp_path / "default"
@@ -97,6 +101,8 @@ def start_node(number: int, name: str, directory: Path, port: int) -> subprocess
     return start([directory, f"timeout={TIMEOUT_S}"], *options, program="tests/distributed/slow_mine.py", prefix=prefix)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 def test_a_link_that_is_cut_during_a_search(nodes, tmp_path):
     """Both nodes end with an error after the timeout, torchrun starts them again, and the generation is that of one process."""

@@ -46,6 +46,7 @@ def gallery_rows(config: EvaluateConfig, world: World) -> np.ndarray:
     return np.concatenate(Context.open(config.subject, config, world, lambda: False).task.gallery.parts)
 
 
+@pytest.mark.slow
 def test_what_was_scored_is_left_as_a_model(data: Path, tmp_path: Path, world: World) -> None:
     whitened = {"scales": "multi", "score": ScoreConfig(whitening="learned", dim=8), "whitening_corpus": str(data / "train")}
     first = scored(data, tmp_path / "first", world, weights=data / "weights.safetensors", **whitened)

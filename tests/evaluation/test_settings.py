@@ -64,6 +64,7 @@ def agree(found: np.ndarray, queries: np.ndarray, rows: np.ndarray) -> None:
     assert all(len(set(places)) == found.shape[1] for places in found.tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["none", "pca", "learned"])
 def test_pooling_of_scales_and_whitening(kind: str, data: Path, tmp_path: Path, world: World) -> None:
     score = ScoreConfig(exponent=3, whitening=kind, dim=None if kind == "none" else 8)
@@ -98,6 +99,7 @@ def test_a_new_ranking_among_no_distractors_is_that_of_a_gallery_without_them(
     assert among.distractor_curve[1].metrics == among.metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalize", [True, False])
 def test_two_stages_rank_the_nearest_lists_first(data: Path, tmp_path: Path, world: World, normalize: bool) -> None:
     """By hand: rows in the two nearest lists by similarity, then list after list."""
@@ -132,6 +134,7 @@ def test_two_stages_rank_the_nearest_lists_first(data: Path, tmp_path: Path, wor
     assert evaluate(network, all_lists, world).protocols[0].metrics == exhaustive.protocols[0].metrics
 
 
+@pytest.mark.slow
 def test_expansion_and_augmentation(data: Path, tmp_path: Path, world: World) -> None:
     rows = merge_scales(
         torch.from_numpy(np.concatenate([raw(data, world, r) for r in ("gallery", "distractors 0")], axis=1))
@@ -161,6 +164,7 @@ def test_reranking_changes_the_order_and_what_is_counted(method: str, data: Path
         assert [x.score for x in record.top] == sorted((x.score for x in record.top), reverse=True)
 
 
+@pytest.mark.slow
 def test_nothing_is_embedded_again(data: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluate(tiny_network(), scored(data, tmp_path / "first"), world)
     monkeypatch.setattr("largescale.embedding.Embedder.embed", None)
@@ -170,6 +174,8 @@ def test_nothing_is_embedded_again(data: Path, tmp_path: Path, world: World, mon
     evaluate(tiny_network(), scored(data, tmp_path / "third", scales="single"), world)  # one of the three
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize("size", [2])
 def test_number_of_ranks_changes_nothing(size: int, data: Path, tmp_path: Path) -> None:
     two = ExpansionConfig(neighbors=2, alpha=1)

@@ -59,6 +59,7 @@ def expected(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return what_was_found(out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["labels", "landmarks"])
 def test_shuffled_shards_change_nothing(kind: str, data: Path, tmp_path: Path, world: World) -> None:
     """The same images, gallery and distractors, in another order and in other shards, under the same names of labels.
@@ -104,6 +105,8 @@ def _named(record: QueryRecord, keys: tuple[dict[str, str], dict[str, str]] | No
     return (name(record.key), *counts, top, missed, [row.score for row in (*record.top, *record.missed)])
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize("size", [2, 4])
 def test_number_of_ranks_changes_nothing(size: int, data: Path, tmp_path: Path, expected: dict[str, bytes | str]) -> None:
     results = run_world(size, evaluate_in_world, data / "weights.safetensors", by_labels(data, tmp_path))
@@ -111,6 +114,8 @@ def test_number_of_ranks_changes_nothing(size: int, data: Path, tmp_path: Path, 
     assert all(found == results[0] for found in results)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_killed_three_times_and_continued_by_another_number_of_ranks(
     data: Path, tmp_path: Path, expected: dict[str, bytes | str]
 ) -> None:
@@ -148,6 +153,7 @@ def _evaluate_and_look(world: World, data: Path, out: Path, done: list[Path]) ->
         (out / "seen.json").write_text(json.dumps({str(path): path.stat().st_mtime_ns for path in done}))
 
 
+@pytest.mark.distributed
 def test_a_stop_keeps_what_is_done(data: Path, tmp_path: Path, world: World, expected: dict[str, bytes | str]) -> None:
     asked = iter(range(1000))
     with pytest.raises(StoppedError):

@@ -38,6 +38,8 @@ def signal(world: World) -> StopSignal:
     return StopSignal(world)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_two_processes_print_a_table_and_write_results_and_report(
     tmp_path: Path, world: World, signal: StopSignal, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -71,6 +73,7 @@ def test_the_plan_only(tmp_path: Path, world: World, signal: StopSignal, capsys:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_step_by_step(tmp_path: Path, world: World, signal: StopSignal, capsys: pytest.CaptureFixture[str]) -> None:
     gallery = make_corpus(tmp_path / "test", labels=5, per_label=4, shards=4, size=SIZE)
     weights, out = make_weights(tmp_path / "w.safetensors"), tmp_path / "out"
@@ -114,6 +117,7 @@ def test_contradictions_are_said_at_once(arguments: list[str], error: str) -> No
     assert error in str(found.value)
 
 
+@pytest.mark.distributed
 def test_an_error_is_one_message() -> None:
     found = evaluate("weigths=a")
     assert found.returncode == 2
@@ -121,6 +125,7 @@ def test_an_error_is_one_message() -> None:
     assert "Traceback" not in found.stderr
 
 
+@pytest.mark.slow
 def test_a_stop_is_one_sentence(tmp_path: Path) -> None:
     gallery = make_corpus(tmp_path / "test", labels=5, per_label=4, shards=4, size=SIZE)
     weights = make_weights(tmp_path / "w.safetensors")

@@ -58,6 +58,7 @@ def first(described: Path) -> str:
     return experiment(described / "tiny.yaml")
 
 
+@pytest.mark.slow
 def test_an_experiment_leaves_one_table_and_goes_on(described: Path, first: str) -> None:
     assert first.count("train ") == first.count("evaluate ") == 2
     table = json.loads((described / "out/tiny/table.json").read_text())["methods"]
@@ -94,6 +95,7 @@ def test_weights_are_not_scored_under_the_name_of_other_settings(described: Path
         changed.go()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("first")
 def test_a_method_that_fails_does_not_keep_the_others_from_their_table(described: Path) -> None:
     """What the experiment above has trained of the first seed is not trained again."""
@@ -108,6 +110,7 @@ def test_a_method_that_fails_does_not_keep_the_others_from_their_table(described
     assert all(len(row["values"]["map_rectangle"]) == 2 for row in table)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("first")
 def test_a_study_compares_the_values_of_one_setting(described: Path) -> None:
     """Its table and page from runs that are there: those of the methods above stand for the two values of each method."""
@@ -162,6 +165,7 @@ def test_what_is_wrong_is_said_before_the_first_training(described: Path, argume
     assert not list((described / "wrong").rglob("weights"))
 
 
+@pytest.mark.slow
 def test_the_experiments_that_come_with_the_project_are_valid(tmp_path: Path) -> None:
     for path in sorted((ROOT / "configs/experiments").glob("*.yaml")):
         config = load(ExperimentConfig, [str(path), f"out={tmp_path}"])

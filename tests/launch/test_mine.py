@@ -45,6 +45,7 @@ def test_what_cannot_be_meant_is_said_at_once(arguments, said):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_plan_of_the_readme_measures_this_machine(tmp_path):
     [command] = [shlex.split(command) for command in COMMANDS if "launch/mine.py --plan" in command]
     corpus = make_corpus(tmp_path / "corpus", size=64)

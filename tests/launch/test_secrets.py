@@ -32,6 +32,7 @@ class Guarded(SimpleHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_planted_keys_are_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = make_corpus(tmp_path / "corpus", labels=8, per_label=4, shards=2, size=48)
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Guarded, directory=str(corpus)))

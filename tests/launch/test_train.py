@@ -27,6 +27,7 @@ def ask(*arguments: str) -> tuple[subprocess.CompletedProcess, float]:
     return done, time.monotonic() - start
 
 
+@pytest.mark.slow
 def test_help_and_misspelt_keys_answer_without_torch():
     code = "import sys; sys.path.insert(0, 'launch'); import train; train.main(['--help']); print('torch' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -38,6 +39,8 @@ def test_help_and_misspelt_keys_answer_without_torch():
     assert "Traceback" not in misspelt.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_dry_run_tries_a_step_on_every_rank_and_writes_nothing(small, tmp_path):
     output = run([*small, f"runs={tmp_path}/runs", "--dry-run"], 2)
     for said in ("32 images, 8 labels, 2 shards", "4 in each of 1 epochs: 4", "8 in a step, 32 in the run", "step tried"):
@@ -45,6 +48,7 @@ def test_dry_run_tries_a_step_on_every_rank_and_writes_nothing(small, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_the_design_promises(small, tmp_path):
     run_alone([*small, f"runs={tmp_path}", "name=r"])
     directory = tmp_path / "r"
@@ -60,12 +64,15 @@ def test_a_run_leaves_what_the_design_promises(small, tmp_path):
     assert sections == {"train", "mining", "data", "system", "eval"}
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_more_processes_than_tuples_are_refused(small, tmp_path):
     output = run([*small, f"runs={tmp_path}", "tuples.per_step=1"], 2, status=1)
     assert "but tuples.per_step=1: some would have no part of a step" in output
     assert "Traceback" not in output.partition("torch/distributed")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argument", "said"), [("mining.negatives=40", "set mining.negatives to"), ("corpus=nowhere", "no corpus")]
 )
@@ -102,12 +109,14 @@ def check_disk(world, keep):
     check_run(config, world, Planner(), parameters=1_000_000)
 
 
+@pytest.mark.distributed
 def test_full_disk_is_seen_before_the_first_step():
     run_world(1, check_disk, 2)
     with pytest.raises(AssertionError, match="it would run full in the middle"):
         run_world(1, check_disk, 1_000_000_000)
 
 
+@pytest.mark.slow
 def test_a_limit_on_open_files_is_seen(small):
     command = f"ulimit -n 512; exec {sys.executable} launch/train.py {' '.join(small[:1])} --dry-run"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)

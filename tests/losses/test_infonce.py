@@ -69,6 +69,8 @@ def _first_step(world: World) -> tuple[float, float]:
     return float(value), _by_hand(engine.module.seen.unflatten(0, (TUPLES, WIDTH)))
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_other_tuples_on_every_number_of_ranks() -> None:
     value, expected = run_world(1, _first_step)[0]
     assert value == pytest.approx(expected, rel=1e-5)

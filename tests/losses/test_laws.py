@@ -24,6 +24,7 @@ def test_brute_force(case: Case, seed: int) -> None:
     laws.check_brute_force(case, seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", _named([case for case in CASES if case.smooth]))
 def test_gradient(case: Case) -> None:
     for seed in range(2):
@@ -61,6 +62,7 @@ def _world_gradients(world: World) -> dict[str, dict[str, Any]]:
     return laws.world_gradient(world, EVERY)
 
 
+@pytest.mark.slow
 def test_number_of_processes() -> None:
     """Value and gradient of a step do not depend on how many processes computed it."""
     laws.check_worlds(_world_gradients, (1, 2, 4))

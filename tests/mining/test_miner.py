@@ -89,6 +89,8 @@ def passes(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, 
     return {size: run_world(size, mine_all, corpus, tmp_path_factory.mktemp(f"runs{size}")) for size in (1, 2, 4)}
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name not in APPROXIMATE])
 def test_every_rank_of_every_world_gets_the_same_bits(
@@ -101,11 +103,13 @@ def test_every_rank_of_every_world_gets_the_same_bits(
         assert rank[name].queries.tobytes() == alone[name].queries.tobytes()
 
 
+@pytest.mark.distributed
 def test_blocks_do_not_matter(passes: dict[int, list[dict[str, Generation]]]) -> None:
     [alone] = passes[1]
     assert alone["small blocks"].negatives.tobytes() == alone["all images"].negatives.tobytes()
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize("name", CONFIGS)
 def test_negatives_obey_the_rule(passes: dict[int, list[dict[str, Generation]]], corpus: Path, name: str) -> None:
     """From different clusters, none of the query's or the positive's, from the pool, nearest first."""
@@ -123,6 +127,7 @@ def test_negatives_obey_the_rule(passes: dict[int, list[dict[str, Generation]]],
         assert (ordered[:, 1:] <= ordered[:, :-1]).all()
 
 
+@pytest.mark.distributed
 def test_by_distance_the_similarity_is_that_of_descriptors_with_their_lengths(
     passes: dict[int, list[dict[str, Generation]]], corpus: Path
 ) -> None:
@@ -162,6 +167,7 @@ def test_an_index_that_an_earlier_life_trained_serves_the_resumed_run(corpus: Pa
     assert (anew.negatives != second.negatives).any()
 
 
+@pytest.mark.distributed
 def test_statistics_say_what_happened(passes: dict[int, list[dict[str, Generation]]]) -> None:
     for size, ranks in passes.items():
         whole, few = ranks[0]["all images"], ranks[0]["too few clusters"]
@@ -198,6 +204,7 @@ def mine_faulty(world: World, corpus: Path, run: Path, budget: float) -> Generat
         return str(error)
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize("size", [1, 2])
 def test_what_cannot_be_used_is_named_and_never_mined(faulty: Path, tmp_path: Path, size: int) -> None:
     generations = run_world(size, mine_faulty, faulty, tmp_path, 0.1)
@@ -221,6 +228,7 @@ def test_what_cannot_be_used_is_named_and_never_mined(faulty: Path, tmp_path: Pa
         assert generation.negatives.tobytes() == generations[0].negatives.tobytes()
 
 
+@pytest.mark.distributed
 def test_too_many_faults_stop_every_rank(faulty: Path, tmp_path: Path) -> None:
     for message in run_world(2, mine_faulty, faulty, tmp_path, 0.05):
         assert "5 of 68 images could not be mined, the first is 0000" in message
@@ -251,6 +259,8 @@ RULES = [
 ]
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize("rule", [*RULES, {"order": "farthest"}], ids=str)
 def test_equals_brute_force_over_the_pool(corpus: Path, tmp_path: Path, colors: np.ndarray, rule: dict[str, Any]) -> None:
     """Where too few images are eligible, random ones take the last places, and the queries are counted."""
@@ -322,6 +332,8 @@ def undisturbed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
     return run_world(2, mine_disturbed, corpus, tmp_path_factory.mktemp("undisturbed"), "nothing", -1, 0)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize(("stage", "victim"), [("embed", 1), ("search", 0), ("write", 1), ("commit", 0)])
 def test_a_killed_rank_leaves_nothing_and_the_next_pass_is_the_same(
     corpus: Path, tmp_path: Path, undisturbed: list[tuple[Generation, int]], stage: str, victim: int
@@ -335,6 +347,8 @@ def test_a_killed_rank_leaves_nothing_and_the_next_pass_is_the_same(
     assert [path.name for path in (tmp_path / "negatives").iterdir()] == [f"gen-{EPOCH:06d}-{STEP:06d}"]
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize("question", ["first", "last"])
 def test_a_stop_of_one_rank_stops_all(
     corpus: Path, tmp_path: Path, undisturbed: list[tuple[Generation, int]], question: str

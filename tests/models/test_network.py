@@ -66,6 +66,7 @@ def test_descriptors_equal_cirtorch(case: Golden) -> None:
         case.compare("descriptors", _network(case, torch.float64)(_images(case, torch.float64)).T, "float64")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", goldens("network", "network_multiscale"))
 def test_scales_equal_cirtorch(case: Golden) -> None:
     net, images = _network(case, torch.float32), _images(case, torch.float32)
@@ -76,6 +77,7 @@ def test_scales_equal_cirtorch(case: Golden) -> None:
     case.compare("descriptor", merge_scales(per_scale, net.scale_exponent)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("case", goldens("network", "network_training_step"))
 def test_training_step_equals_cirtorch(case: Golden, precision: str) -> None:
@@ -103,6 +105,7 @@ def test_merged_scales() -> None:
     assert merge_scales(torch.tensor([[[-0.6, 0.8]], [[0.6, 0.8]]]), 3).isfinite().all()
 
 
+@pytest.mark.slow
 def test_batch_normalization_is_frozen_or_not() -> None:
     images = torch.randn(2, 3, 32, 32)
     frozen, free = build_network(ModelConfig()), build_network(ModelConfig(freeze_batchnorm=False))

@@ -43,6 +43,7 @@ def _steps(page: str) -> Iterator[tuple[str, str]]:
             yield from (("command", line[2:]) for line in text.splitlines() if line.startswith("$ "))
 
 
+@pytest.mark.slow
 def test_search(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("qdrant_client")
     names: dict = {}

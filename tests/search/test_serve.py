@@ -77,6 +77,7 @@ def test_fifty_clients_at_once(folder: Path, address: str) -> None:
     assert float(values["largescale_batches_total"]) < CLIENTS * EACH  # they were answered together
 
 
+@pytest.mark.slow
 def test_a_stop_in_the_middle_of_an_upload_loses_nothing(folder: Path, tmp_path: Path) -> None:
     """What was answered is on disk; what was not sent to its end is not there; the server ends, with status 0."""
     index = Path(shutil.copytree(folder / "index", tmp_path / "index"))
@@ -143,6 +144,7 @@ def _open(browser: webdriver.Chrome, address: str, picture: Path) -> None:
     browser.find_element(By.ID, "file").send_keys(str(picture))
 
 
+@pytest.mark.slow
 def test_the_page_searches_on_draws_a_box_and_filters(folder: Path, address: str, browser: webdriver.Chrome) -> None:
     _open(browser, address, folder / "photos" / "label 2" / "view 1.jpg")
     assert "20 pictures, " in browser.find_element(By.ID, "about").text
@@ -221,6 +223,7 @@ def test_the_page_fits_screens(folder: Path, address: str, browser: webdriver.Ch
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+@pytest.mark.slow
 def test_a_token_is_asked_for(folder: Path, browser: webdriver.Chrome, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("a secret of some length")
     index = Index.open(folder / "index", largescale.load(folder / "model", device="cpu"))

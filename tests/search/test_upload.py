@@ -46,6 +46,7 @@ def _config(index: Index, to: str, name: str, **values: Any) -> UploadConfig:
     return UploadConfig(index=index.folder, to=to, name=name, batch_size=100, check=16, **values)
 
 
+@pytest.mark.slow
 def test_the_database_finds_what_the_exact_index_finds(index: Index, address: str) -> None:
     done = upload(_config(index, address, "exact", approximate=False))
     assert (done.sent, done.unchanged, done.deleted, done.recall) == (COUNT, 0, 0, 1.0)
@@ -60,6 +61,7 @@ def test_the_database_finds_what_the_exact_index_finds(index: Index, address: st
     with_hits.close()
 
 
+@pytest.mark.slow
 def test_an_interrupted_upload_is_completed_and_changes_are_followed(
     index: Index, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,6 +95,7 @@ def _stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
     monkeypatch.setattr(module, "connect", connected)
 
 
+@pytest.mark.slow
 def test_l2(tmp_path: Path, address: str) -> None:
     index = Index.create(tmp_path / "l2", DIM, "l2")
     index.add_rows(3 * unit_rows(200), keys(200))
@@ -100,6 +103,7 @@ def test_l2(tmp_path: Path, address: str) -> None:
     assert (upload(_config(index, address, "of_l2")).recall or 0) >= 0.95
 
 
+@pytest.mark.slow
 def test_a_table_of_another_kind_is_left_alone(index: Index, tmp_path: Path, address: str) -> None:
     upload(_config(index, address, "taken"))
     other = Index.create(tmp_path / "other", 8)
@@ -109,6 +113,7 @@ def test_a_table_of_another_kind_is_left_alone(index: Index, tmp_path: Path, add
     assert upload(_config(index, address, "taken")).unchanged == COUNT
 
 
+@pytest.mark.slow
 def test_no_database(index: Index) -> None:
     pytest.importorskip("pgvector")
     pytest.importorskip("qdrant_client")

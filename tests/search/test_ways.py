@@ -54,6 +54,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_descriptors_of_shards_a_folder_python_and_onnx(photos: Path, model: Path, tmp_path: Path, world: World) -> None:
     rows = rows_by_way(model, photos, sorted(photos.glob("*/*.jpg")), tmp_path, world)
     for ways, largest in differences(rows).items():

@@ -46,6 +46,7 @@ def _whole(folder: Path) -> int:
     return parts
 
 
+@pytest.mark.slow
 def test_kills_at_any_moment_lose_nothing_that_was_committed(tmp_path: Path) -> None:
     folder = tmp_path / "index"
     Index.create(folder, DIM, index="auto", memory=400 * DIM * 4)  # it becomes approximate on the way
@@ -130,6 +131,7 @@ def _add_much(folder: Path, limit: int, answer: "multiprocessing.Queue[str]") ->
         answer.put(f"{type(error).__name__}: {error}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factory", ["exact", "IVF8,Flat"])
 def test_a_full_disk_is_a_sentence_and_nothing_is_lost(tmp_path: Path, factory: str) -> None:
     folder, answer = tmp_path / "index", processes.Queue()

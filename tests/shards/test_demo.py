@@ -51,6 +51,7 @@ def test_rays_and_projection_are_inverse() -> None:
     np.testing.assert_allclose(places.reshape(8, 8, 2), np.stack(np.meshgrid(grid, grid), 2), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_rasterizer_agrees_with_casting_every_ray_at_every_triangle() -> None:
     rng = np.random.default_rng(0)
     corners = rng.normal(0, 1, (40, 1, 3)) + rng.normal(0, 0.7, (40, 3, 3))  # some reach behind the camera
@@ -181,6 +182,7 @@ def test_same_seed_same_bytes_other_seed_other_bytes() -> None:
     assert len({*before, *(other.read(place) for place in places)}) == 6
 
 
+@pytest.mark.slow
 def test_build_end_to_end(tmp_path: Path) -> None:
     build_demo(tmp_path, TINY, workers=2)
     manifests = {source.split: Manifest.open(Unchecked(tmp_path / source.split)) for source in TINY.sources()}
@@ -203,6 +205,7 @@ def test_build_end_to_end(tmp_path: Path) -> None:
         assert tar[manifest.offset[-1] :][: manifest.size[-1]] == source.read(place)
 
 
+@pytest.mark.slow
 def test_color_statistics_are_poor() -> None:
     _, test, distractors = Demo(test_landmarks=10, test_views=4, distractors=250, size=64).sources()
     images = np.stack([pixels(source.read(item.place)) for source in (test, distractors) for item in source.items()]) / 255.0

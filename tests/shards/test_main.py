@@ -40,6 +40,7 @@ def test_help_names_every_layout_and_option(capsys: pytest.CaptureFixture[str]) 
     assert all(option in text for option in ("--max-side", "--part", "--bad-budget", "--ground-truth", "--label-field"))
 
 
+@pytest.mark.slow
 def test_command_builds_and_verifies(tmp_path: Path) -> None:
     write_photographs(tmp_path / "in", ["a/1.jpg", "a/2.jpg", "b/1.jpg"])
     command = [sys.executable, "-m", "shards"]
@@ -107,6 +108,7 @@ def test_a_url_is_no_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "sources are read from a disk or a mounted bucket" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_data_set_is_recognized_and_makes_its_corpora(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cub(tmp_path / "in")
     assert main(["build", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--max-side", "20", "--workers", "1"]) == 0

@@ -82,6 +82,7 @@ def started(arguments: list[str], **environment: str) -> subprocess.Popen:
     )
 
 
+@pytest.mark.slow
 def test_corpus_is_what_the_source_holds(whole: Path, photographs: Path) -> None:
     manifest = Manifest.open(Unchecked(whole))
     assert (len(manifest), len(manifest.shards), list(manifest.label_names.to_pylist())) == (96, 8, ["ash", "elm", "fir", "oak"])
@@ -155,6 +156,7 @@ MOMENTS = [
 ]
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_continued_gives_the_same_bytes(photographs: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "trees"
     for moment in MOMENTS:
@@ -192,6 +194,7 @@ def process_states() -> list[tuple[str, int]]:
     return states
 
 
+@pytest.mark.slow
 def test_interrupted_it_says_how_to_go_on(photographs: Path, tmp_path: Path) -> None:
     for attempt in range(10):  # on a busy machine it may be done before it is told to stop
         out = tmp_path / str(attempt)
@@ -209,6 +212,7 @@ def test_interrupted_it_says_how_to_go_on(photographs: Path, tmp_path: Path) -> 
     await_end_of_session(process.pid)
 
 
+@pytest.mark.slow
 def test_parts_of_several_machines_make_the_same_corpus(photographs: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "trees"
     slurm = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_NTASKS": "3"}
@@ -232,6 +236,7 @@ def test_a_part_alone_leaves_the_rest_to_others(
     assert digests(out) == digests(whole)
 
 
+@pytest.mark.slow
 def test_a_lost_or_cut_tar_is_written_again(photographs: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "trees"
     source, encoding = Folder(photographs), Encoding(max_side=SIDE)
@@ -260,6 +265,7 @@ def damaged(photographs: Path, tmp_path: Path) -> Path:
     return source
 
 
+@pytest.mark.slow
 def test_undecodable_images_within_the_budget_are_listed(damaged: Path, tmp_path: Path) -> None:
     assert build(Folder(damaged), tmp_path / "out", workers=2, bad_budget=0.03)
     manifest = Manifest.open(Unchecked(tmp_path / "out"))
@@ -272,6 +278,7 @@ def test_undecodable_images_within_the_budget_are_listed(damaged: Path, tmp_path
     assert not list(faults_of(tmp_path / "out", 1))
 
 
+@pytest.mark.slow
 def test_over_the_budget_the_build_stops_and_goes_on_with_a_larger_one(damaged: Path, tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=re.compile("1 of 96 images cannot be decoded, more than the budget of 1.00%.*fir/003", re.DOTALL)
@@ -281,6 +288,7 @@ def test_over_the_budget_the_build_stops_and_goes_on_with_a_larger_one(damaged: 
     assert build(Folder(damaged), tmp_path / "out", workers=1, bad_budget=0.03)
 
 
+@pytest.mark.slow
 def test_the_budget_covers_all_parts_together(damaged: Path, tmp_path: Path) -> None:
     (damaged / "ash" / "014.jpg").write_bytes(b"")
     for index in range(4):
@@ -377,6 +385,7 @@ def test_a_part_that_another_process_builds_is_left_to_it(photographs: Path, tmp
     assert not list(out.glob(".*"))
 
 
+@pytest.mark.slow
 def test_one_name_for_the_field_of_the_images(tmp_path: Path) -> None:
     """Readers like Hugging Face's refuse a tar whose samples have jpg and png, or JPG, by turns."""
     for names, suffix in ((["a/1.jpg", "a/2.png", "b/3.JPG"], "jpg"), (["a/1.png", "b/2.png"], "png")):
@@ -390,6 +399,7 @@ def test_one_name_for_the_field_of_the_images(tmp_path: Path) -> None:
         assert re.fullmatch(rf"{suffix}-of-1-[0-9a-f]{{8}}-00000\.tar", shard(out, 0).name)
 
 
+@pytest.mark.slow
 def test_shards_of_other_corpora_have_other_names(tmp_path: Path) -> None:
     """Caches of other tools go by the names of files alone."""
     names = set()

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from largescale.corpus.corpus import Corpus
 from tests.corpora import make_corpus
 from tests.corpus.servers import serve
@@ -9,6 +11,7 @@ from tests.evaluation.small import alone
 from tests.torture import flips, kills, proxy
 
 
+@pytest.mark.slow
 def test_no_flipped_byte_alters_what_is_read_without_a_word(tmp_path: Path) -> None:
     with alone() as world:
         found = flips.flips(flips.build_kinds(tmp_path, world), 6)
@@ -27,6 +30,7 @@ def test_a_server_behind_a_bad_line_gives_the_right_bytes_or_an_error(tmp_path: 
     assert all(line.counts[fault] for fault in ("cut", "repeated", "falsified"))
 
 
+@pytest.mark.slow
 def test_killed_work_ends_as_undisturbed_work(tmp_path: Path) -> None:
     made = kills.stages(tmp_path / "inputs")
     for name in ("training", "mining"):

@@ -77,6 +77,7 @@ def parts(directory: Path) -> list[Path]:
     return sorted(directory.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime)
 
 
+@pytest.mark.slow
 def test_every_offline_part_of_a_wandb_run_is_the_whole_run(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     interrupted_run(tmp_path, TrackingConfig(wandb="offline", tags=("a", "b")))

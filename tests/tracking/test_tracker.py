@@ -1,6 +1,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from largescale.tracking import Reduce, TrackedRun, Tracker, TrackingConfig
 from tests.world import run_world
 
@@ -26,6 +28,7 @@ def record_on_every_rank(world, directory):
     return line, state
 
 
+@pytest.mark.distributed
 def test_each_metric_is_reduced_as_it_says(tmp_path):
     (line, state), (other, _) = run_world(2, record_on_every_rank, tmp_path)
     expected = {"train/loss": 6.0, "data/images": 9, "data/wait": 1, "train/only_here": 7}
@@ -50,6 +53,7 @@ def interrupted_record(world, directory):
     second.close()
 
 
+@pytest.mark.distributed
 def test_a_resumed_record_goes_on_where_the_checkpoint_was(tmp_path):
     run_world(1, interrupted_record, tmp_path)
     assert [(line["step"], line["train/loss"]) for line in lines(tmp_path)] == [(1, 1), (2, 2), (3, 30)]

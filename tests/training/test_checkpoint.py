@@ -50,6 +50,8 @@ def _assert_whole(path: Path) -> int:
     return checkpoint.step
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize("size", [1, 2])
 def test_killed_at_any_moment(tmp_path: Path, size: int) -> None:
     """Each life goes on where the one before was killed; no moment leaves a torn newest or loses one that was there."""
@@ -67,6 +69,7 @@ def test_killed_at_any_moment(tmp_path: Path, size: int) -> None:
         reached = step
 
 
+@pytest.mark.distributed
 def test_remains_of_killed_writers_are_removed(tmp_path: Path) -> None:
     run_world(1, _save, tmp_path, 1)
     (tmp_path / ".step-000007.partial").mkdir()
@@ -93,6 +96,7 @@ def _keep(world: World, directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
+@pytest.mark.distributed
 def test_newest_and_best_stay(tmp_path: Path) -> None:
     names = ["best.json", "step-1000000", "step-1000001", "step-999999"]
     assert run_world(2, _keep, tmp_path) == [names, names]
@@ -114,6 +118,8 @@ def _train(world: World, directory: Path, steps: range) -> Outcome:
     return numbers, {name: tensor.numpy() for name, tensor in engine.state().items()}
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize("sizes", [(1, 1), (2, 2), (2, 1), (1, 2), (4, 2)])
 def test_resumed_equals_uninterrupted(tmp_path: Path, sizes: tuple[int, int]) -> None:
     before, after = sizes
@@ -138,6 +144,7 @@ def _go_on(world: World, directory: Path) -> None:
     assert all(torch.equal(found[name], value) for name, value in before.items())
 
 
+@pytest.mark.distributed
 def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
     run_world(2, _go_on, tmp_path)
 
@@ -151,6 +158,7 @@ def _refuse(world: World, directory: Path) -> None:
             checkpoints.save(3, {wrapped: torch.zeros(1)}, {})
 
 
+@pytest.mark.distributed
 def test_wrong_run_and_wrapped_names_are_refused(tmp_path: Path) -> None:
     run_world(1, _save, tmp_path, 1)
     run_world(1, _refuse, tmp_path)
@@ -169,6 +177,7 @@ def _run_out_of_space(world: World, directory: Path) -> str:
     return str(error.value)
 
 
+@pytest.mark.distributed
 def test_background_errors_are_raised_everywhere(tmp_path: Path) -> None:
     for error in run_world(2, _run_out_of_space, tmp_path):
         assert "rank 1" in error
@@ -186,6 +195,7 @@ def _newest(world: World, directory: Path) -> str:
     return str(checkpoints.newest())
 
 
+@pytest.mark.distributed
 def test_the_older_whole_state_answers_for_a_damaged_one(tmp_path: Path) -> None:
     """Each file of the newest flipped at many places, cut and removed in turn; nothing of it is ever believed."""
     run_world(2, _save, tmp_path, 1, 2)

@@ -76,6 +76,8 @@ def differences(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     return first
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize("name", SETTINGS)
 def test_two_steps_and_an_export(name: str, differences: dict[str, float]) -> None:
     np.testing.assert_allclose(differences[name], 0, atol=1e-5 if "adapters" in name else 1e-6)

@@ -15,6 +15,7 @@ from tests.evaluation.small import alone
 from tests.training.test_trainer import train
 
 
+@pytest.mark.slow
 def test_a_finished_run_leaves_a_model_of_its_best_weights(tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "corpus", labels=8, per_label=4, shards=3, size=48)
     plan = ["tuples={per_step: 4, per_epoch: 8}", "mining.negatives=2", "epochs=1", f"evaluation.gallery={corpus}"]

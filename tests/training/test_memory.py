@@ -39,6 +39,8 @@ def _both(world: World) -> tuple[Outcome, Outcome]:
     return _learn(world, None), _learn(world, CHUNK)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_queue_and_gradient_are_those_of_one_process_without_chunks() -> None:
     [((expected, state), alone)] = run_world(1, _both)
     assert state["model.loss.written"] == 80
@@ -63,6 +65,8 @@ class _Die(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_the_queue_survives_a_kill(tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "corpus", labels=8, per_label=4, shards=2, size=48)
     settings = [

@@ -29,6 +29,7 @@ def files(run: Path) -> dict[str, bytes]:
     return {str(path.relative_to(run)): path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.slow
 def test_an_empty_disk_gets_what_the_run_had(url: str, tmp_path: Path) -> None:
     """By way of S3."""
     run, other = tmp_path / "run", tmp_path / "other"

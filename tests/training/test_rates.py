@@ -26,6 +26,8 @@ def _find(world: World, arguments: list[str]) -> int:
     return trainer.progress.step
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_rates_grow_until_the_loss_rises(tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "corpus", labels=6, per_label=4, size=32)
     plan = [

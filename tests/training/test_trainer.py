@@ -66,6 +66,8 @@ def whole(settings, tmp_path_factory) -> Path:
     return directory / "default"
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize(
     ("place", "step", "stopped"), [("boundary", 4, "a stop signal while mining"), ("step", 6, "a stop signal")]
 )
@@ -79,6 +81,8 @@ def test_stop_is_heeded_in_mining_and_in_steps(settings, whole, tmp_path, place,
     assert losses(tmp_path / "default") == losses(whole)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_evaluation_decides_the_best_and_is_not_repeated(settings, tmp_path):
     gallery = settings[0].partition("=")[2]
     arguments = [*settings, f"runs={tmp_path}", f"evaluation.gallery={gallery}", "checkpoint.keep=2", "ema.decay=0.5"]
@@ -105,6 +109,8 @@ def test_evaluation_decides_the_best_and_is_not_repeated(settings, tmp_path):
     assert {name: (directory / "evaluation" / name / "results.json").stat().st_mtime for name in found} == written
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_exported_weights_are_the_average(settings, tmp_path):
     (done,) = run_world(1, train, [*settings, f"runs={tmp_path}", "ema.decay=0.5", "epochs=1"])
     exported = load_file(tmp_path / "default" / "weights" / "step-000004.safetensors")
@@ -113,6 +119,8 @@ def test_exported_weights_are_the_average(settings, tmp_path):
     assert any(done["sums"][f"model.net.{name}"] != averages[f"ema.{name}"] for name in exported)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_labels_do_not_depend_on_the_world(settings, tmp_path):
     plan = ["batches={classes_per_batch: 4, images_per_class: 2}", "epochs=1", "optim={name: sgd, lr: 1e-3}"]
     arguments = [settings[0], *settings[5:], TRIPLETS, *plan]
@@ -122,6 +130,8 @@ def test_labels_do_not_depend_on_the_world(settings, tmp_path):
     assert len(losses(tmp_path / "1")) == 4
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_batch_normalization_that_learns_resumes_exactly(settings, tmp_path):
     """Each rank has statistics of its own images; mining reads their mean, and a checkpoint keeps it."""
     arguments = [*settings, f"runs={tmp_path}", "model.freeze_batchnorm=false", "model.weights=none"]
@@ -144,6 +154,8 @@ def resume_without_generation(world, settings):
         train(world, settings)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_a_missing_generation_is_an_error_in_the_middle_of_its_epoch(settings, tmp_path):
     run_world(1, train, [*settings, f"runs={tmp_path}"], [], [SignalAt("step", 5)])
     shutil.rmtree(tmp_path / "default" / "negatives" / "gen-000001-000004")
@@ -155,10 +167,13 @@ def resume_as_another(world, settings):
         train(world, [*settings, "optim.lr=0.5"])
 
 
+@pytest.mark.distributed
 def test_another_configuration_does_not_continue_a_run(settings, whole):
     run_world(1, resume_as_another, [*settings, f"runs={whole.parent}"])
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_a_minute_on_the_clock_of_one_rank_saves_on_all(settings, tmp_path):
     run_world(2, train, [*settings, f"runs={tmp_path}", "checkpoint={minutes: 1e-9, keep: 20}", "epochs=1"])
     assert len(list((tmp_path / "default" / "checkpoints").glob("step-*"))) == 5

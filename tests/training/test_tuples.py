@@ -75,6 +75,8 @@ def taught(world: World, folder: Path) -> np.ndarray:
     return torch.stack(found).numpy()
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_a_teacher_orders_the_negatives_on_any_number_of_ranks(folder: Path) -> None:
     [alone] = run_world(1, taught, folder)
     corpus, config = Corpus.open(f"{folder}/corpus"), load(TrainConfig, settings(folder))
@@ -139,6 +141,8 @@ def nearest(world: World, folder: Path) -> np.ndarray:
     return chosen.positives
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_the_nearest_candidate_is_the_positive(folder: Path) -> None:
     [positives] = run_world(1, nearest, folder)
     corpus, config = Corpus.open(f"{folder}/corpus"), load(TrainConfig, settings(folder))
@@ -152,6 +156,7 @@ def test_the_nearest_candidate_is_the_positive(folder: Path) -> None:
         assert (own == positives).all()
 
 
+@pytest.mark.slow
 def test_a_run_with_teacher_and_chosen_positives(folder: Path) -> None:
     lrml = ["loss.name=lrml", f"loss.teacher={folder}/teacher.safetensors", "tuples.positive=descriptor", "name=lrml"]
     run_alone(settings(folder, *lrml, "tracking.every=1", "engine.gradient_accumulation=2"))

@@ -160,10 +160,12 @@ def _fits_a_phone(browser: webdriver.Chrome, page: Path) -> bool:
     return fits
 
 
+@pytest.mark.slow
 def test_pages_in_a_browser(report: Path, browser: webdriver.Chrome) -> None:
     assert _visit(browser, report) == {"index.html", "labels-1.html", "labels-2.html"}
 
 
+@pytest.mark.slow
 def test_two_evaluations_side_by_side(evaluation: Path, browser: webdriver.Chrome, tmp_path: Path) -> None:
     both = pairs(evaluation, _evaluation(tmp_path / "b", evaluation, gain=0.05))
     page = write_comparison(both, compare_results(both), tmp_path / "compared")
@@ -194,6 +196,7 @@ def test_suspects_are_listed_with_their_queries(report: Path, browser: webdriver
     assert "Shown are the 2 that reach the best places in two queries." in text
 
 
+@pytest.mark.slow
 def test_queries_are_sorted_worst_first(report: Path, browser: webdriver.Chrome) -> None:
     browser.get((report.parent / "labels-1.html").as_uri())
     aps = [float(element.text.removeprefix("AP ")) for element in browser.find_elements(By.CSS_SELECTOR, ".asked strong")]
@@ -205,6 +208,7 @@ def test_queries_are_sorted_worst_first(report: Path, browser: webdriver.Chrome)
     assert len(browser.find_elements(By.CSS_SELECTOR, ".box")) > 0
 
 
+@pytest.mark.slow
 def test_keyboard_and_narrow_screens(report: Path, browser: webdriver.Chrome) -> None:
     browser.get((report.parent / "labels-1.html").as_uri())
     body = browser.find_element(By.CSS_SELECTOR, "body")
@@ -223,6 +227,7 @@ def test_keyboard_and_narrow_screens(report: Path, browser: webdriver.Chrome) ->
     assert _fits_a_phone(browser, report)
 
 
+@pytest.mark.slow
 def test_wandb_mirrors_scores_and_worst_queries(evaluation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):

@@ -200,6 +200,8 @@ def _count_in_world(world: World, seed: int, chunk: int) -> Counted:
     return count(case.queries, case.gallery(), case.judged, 100, world_exchange(world), workers=1 + world.rank % 2)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize("size", [2, 4])
 def test_number_of_ranks_changes_nothing(size: int) -> None:
     case = Case(10, rows=9_000, dim=1000, queries=3)

@@ -104,6 +104,7 @@ def test_precision_by_distance_is_that_of_plain_loops() -> None:
     assert mean_precision(x, label, Space(4.0)) != pytest.approx(mean_precision(x, label))
 
 
+@pytest.mark.slow
 def test_of_weights(corpus: Corpus, tmp_path: Path) -> None:
     weights = [make_weights(tmp_path / f"{seed}.safetensors", seed) for seed in (0, 1)]
     common = {"images": ImagesConfig(size=48), "batch_size": 8, "loader": LoaderConfig(workers=0), "out": tmp_path / "out"}

@@ -74,6 +74,8 @@ def find_leaks(world: World, weights: Path, config: LeaksConfig) -> list[dict[st
     return list(studies["leaks"](config, StudyContext(config, world)).rows)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_leaks_are_found_by_bytes_by_look_and_by_descriptor(world: World, corpora: Path, tmp_path: Path) -> None:
     """Of five training images two are in the test: one as it is, one at another size and quality."""
     width, height = SIZE, SIZE * 3 // 4

@@ -74,6 +74,7 @@ def network(data: Path, pooling: Pooling | None = None) -> RetrievalNet:
     return net if pooling is None else net.pooled(pooling)
 
 
+@pytest.mark.slow
 def test_pooling_whitening_dimension(data: Path, tmp_path: Path, world: World, seen: Counter[tuple[str, int]]) -> None:
     config = settings(PoolingConfig, data, tmp_path / "study", dims=(16, 1024))
     rows = measured("pooling", config, world)
@@ -92,6 +93,7 @@ def test_pooling_whitening_dimension(data: Path, tmp_path: Path, world: World, s
     assert not seen
 
 
+@pytest.mark.slow
 def test_number_of_neighbors(data: Path, tmp_path: Path, world: World, seen: Counter[tuple[str, int]]) -> None:
     config = settings(NeighborsConfig, data, tmp_path / "study", neighbors=(1, 4), alpha=2)
     rows = measured("neighbors", config, world)
@@ -104,6 +106,7 @@ def test_number_of_neighbors(data: Path, tmp_path: Path, world: World, seen: Cou
     assert found["none", 0] == evaluated(config, network(data), world, tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_single_and_multiple_scales(data: Path, tmp_path: Path, world: World, seen: Counter[tuple[str, int]]) -> None:
     config = settings(ScalesConfig, data, tmp_path / "study")
     rows = measured("scales", config, world)

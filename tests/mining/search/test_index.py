@@ -139,6 +139,8 @@ def answers() -> dict[int, list[tuple[np.ndarray, np.ndarray]]]:
     }
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize("size", WORLDS)
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[case.name for case in CASES])
 def test_equals_brute_force(answers: dict[int, list[tuple[np.ndarray, np.ndarray]]], number: int, size: int) -> None:
@@ -169,6 +171,8 @@ def blocks_and_bits(world: World) -> list[np.ndarray]:
     return found
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_bits_do_not_depend_on_blocks_nor_ranks() -> None:
     runs = [run_world(size, blocks_and_bits) for size in WORLDS]
     whole = [np.concatenate(parts, axis=1) for run in runs for parts in zip(*run, strict=True)]
@@ -187,6 +191,7 @@ def build_wrong(world: World, index: str) -> str:
     return ""
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize("index", ["IVF9999,Flat", "Flatt", "PQ3"])
 def test_an_index_that_cannot_be_built_is_an_error_on_every_rank(index: str) -> None:
     for message in run_world(2, build_wrong, index):
@@ -200,11 +205,13 @@ def exchange(world: World) -> int:
     return index.bytes_sent
 
 
+@pytest.mark.distributed
 def test_bytes_sent_are_those_of_the_cost_model() -> None:
     """To each other rank, by query of the rank with the most: descriptor, two clusters, a mark, N candidates of 24 bytes."""
     assert run_world(4, exchange) == [3 * 8 * (8 * 4 + 2 * 8 + 8 + 5 * 24)] * 4
 
 
+@pytest.mark.distributed
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_equals_cpu() -> None:
     [(on_gpu, on_cpu)] = run_world(1, both_devices, gpu=True)

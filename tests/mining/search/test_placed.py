@@ -97,6 +97,7 @@ def test_the_faster_of_two_exact_searches_is_taken_and_named(
     assert f"exact search by mining.index={kind} for this run" in caplog.text
 
 
+@pytest.mark.distributed
 @needs_gpu
 @pytest.mark.parametrize("kind", ["Flat", "IVF16,Flat", "IVF16,SQ8", "IVF16,PQ8"])
 def test_on_a_gpu_the_same_is_found(kind: str, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ def deepened(world: World) -> tuple[float, float, Trained | None]:
     return first, truth.deepen(made, 0.95), made.trained
 
 
+@pytest.mark.distributed
 def test_a_search_of_few_lists_goes_deeper_until_it_finds_enough() -> None:
     answers = run_world(2, deepened)
     for first, recall, trained in answers:
@@ -53,6 +54,7 @@ def reused(world: World) -> tuple[bool, float, float]:
     return same, recall, truth.recall(again)
 
 
+@pytest.mark.distributed
 def test_what_was_trained_is_used_again_with_its_effort() -> None:
     [(same, recall, again)] = run_world(1, reused)
     assert same
@@ -67,6 +69,7 @@ def hopeless(world: World) -> tuple[float, str]:
     return probe(world).deepen(index(world, COARSE), 0.95), "".join(messages)
 
 
+@pytest.mark.distributed
 def test_where_no_depth_is_enough_it_says_so() -> None:
     [(recall, said)] = run_world(1, hopeless)
     assert recall < 0.95

@@ -50,6 +50,7 @@ def add(folder: Path, step: int) -> Path:
     return folder / "weights" / f"step-{step:06d}.safetensors"
 
 
+@pytest.mark.slow
 def test_weights_one_way_generations_the_other(url: str, tmp_path: Path) -> None:
     ours, theirs = tmp_path / "training", tmp_path / "service"
     training, service = TrainingExchange(url, ours), ServiceExchange(url, theirs)
@@ -87,6 +88,7 @@ def test_weights_one_way_generations_the_other(url: str, tmp_path: Path) -> None
     assert not any(name.startswith("negatives") for name in objects(url))
 
 
+@pytest.mark.slow
 def test_a_second_service_waits_and_takes_over(url: str, tmp_path: Path) -> None:
     now = [0.0]
     first, second = (ServiceExchange(url, tmp_path / name, lambda: now[0]) for name in ("first", "second"))
@@ -128,6 +130,7 @@ def test_storage_that_is_gone_for_a_while_is_waited_for(tmp_path: Path, monkeypa
     assert (tmp_path / "url" / "weights" / "step-000003.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_run_whose_service_shares_only_a_bucket(url: str, tmp_path: Path) -> None:
     """With mining.wait=always: every epoch has the negatives of its boundary's weights, and the service ends with the run."""
     corpus = make_corpus(tmp_path / "corpus", 8, 4, shards=2, size=48)

@@ -58,6 +58,8 @@ def wait_until(condition: Any, timeout_s: float = 300) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_finds_what_the_inline_miner_finds_and_keeps_its_own_record(corpus: Path, tmp_path: Path, inline: Generation) -> None:
     run = make_run(tmp_path / "run", corpus, 0, STEPS)
     assert run_world(2, serve, run, (0, 0), (1, STEPS)) == ["asked to stop; the same command goes on"] * 2
@@ -75,12 +77,16 @@ def test_finds_what_the_inline_miner_finds_and_keeps_its_own_record(corpus: Path
     assert run_world(1, serve, run) == ["the run is finished"]
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_mines_ahead_for_those_who_never_wait(corpus: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", corpus, 0, 2, wait="never")
     run_world(1, serve, run, (1, 2))
     assert [path.name for path in (run / "negatives").iterdir()] == ["gen-000001-000002"]  # the newest weights only
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_weights_that_are_not_whole_are_left_out_until_they_are(corpus: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", corpus, 0, STEPS)
     path = run / "weights" / f"step-{STEPS:06d}.safetensors"
@@ -95,6 +101,8 @@ def test_weights_that_are_not_whole_are_left_out_until_they_are(corpus: Path, tm
     assert mined(run, corpus, 1, STEPS).statistics["pool"] == 32
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize(("stage", "victim"), [("embedding", 1), ("search", 1), ("writing", 1), ("commit", 0)])
 def test_a_rank_is_killed_and_the_next_life_publishes_the_same(
     corpus: Path, tmp_path: Path, inline: Generation, stage: str, victim: int
@@ -107,6 +115,8 @@ def test_a_rank_is_killed_and_the_next_life_publishes_the_same(
     assert [path.name for path in (run / "negatives").iterdir()] == [f"gen-000001-{STEPS:06d}"]
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_a_second_service_waits_and_takes_over(corpus: Path, tmp_path: Path, inline: Generation) -> None:
     run = make_run(tmp_path / "run", corpus, 0)
     first, _ = start_world(1, serve, run)
@@ -129,6 +139,8 @@ def test_a_second_service_waits_and_takes_over(corpus: Path, tmp_path: Path, inl
     assert [line["step"] for line in record(run)] == [0, STEPS]
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_a_generation_that_lost_a_file_is_made_again(corpus: Path, tmp_path: Path, inline: Generation) -> None:
     run = make_run(tmp_path / "run", corpus, STEPS)
     run_world(2, serve, run, (1, STEPS))
@@ -148,6 +160,8 @@ def refused(world: World, directory: Path) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_a_corpus_that_changed_under_the_run_is_refused(tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "corpus", 8, 4, shards=4, size=64)
     run = make_run(tmp_path / "run", corpus, 0)
@@ -164,6 +178,7 @@ def test_a_corpus_that_changed_under_the_run_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in (run / "negatives").iterdir()] == ["gen-000000-000000"]
 
 
+@pytest.mark.distributed
 def test_runs_that_do_not_follow_a_service_are_refused(corpus: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", corpus)
     text = (run / "config.yaml").read_text()
@@ -176,6 +191,8 @@ def serve_after_failure(world: World, directory: Path, name: tuple[int, int]) ->
     return serve(world, directory, name)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_a_full_disk_is_told_and_survived(corpus: Path, tmp_path: Path, inline: Generation) -> None:
     run = make_run(tmp_path / "run", corpus, STEPS)
@@ -199,6 +216,8 @@ def test_a_full_disk_is_told_and_survived(corpus: Path, tmp_path: Path, inline: 
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_bits_are_those_of_every_world(corpus: Path, tmp_path: Path, inline: Generation) -> None:
     run = make_run(tmp_path / "run", corpus, STEPS)
     run_world(4, serve, run, (1, STEPS))

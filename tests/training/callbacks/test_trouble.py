@@ -72,6 +72,8 @@ def _log(runs: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (runs / "default" / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_a_run_that_goes_well_says_nothing(settings: list[str], tmp_path: Path) -> None:
     (answer,) = run_world(1, _run, [*settings, f"runs={tmp_path}", "optim.lr=1e-5"], [], "stop")
     assert answer["step"] == 24
@@ -82,6 +84,8 @@ def test_a_run_that_goes_well_says_nothing(settings: list[str], tmp_path: Path) 
     assert all("train/effective_rank" in line for line in log if "train/loss" in line)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_a_collapse_is_named_and_may_end_the_run(settings: list[str], tmp_path: Path) -> None:
     for size, on_collapse, steps in ((1, "warn", 24), (2, "stop", 13)):
         runs = tmp_path / on_collapse
@@ -94,6 +98,8 @@ def test_a_collapse_is_named_and_may_end_the_run(settings: list[str], tmp_path: 
     assert "collapse" in answers[0]["stopping"]
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_worse_than_before_training_and_classes_never_drawn(settings: list[str], tmp_path: Path) -> None:
     """Descriptors are equal from the first step on; of half of the labels there is one image, which no batch has."""
     label = np.array([*np.repeat(np.arange(8), 4), *range(8, 16)])
@@ -117,6 +123,8 @@ class Count(Callback):
             self.trainer.log({f"train/{self.label}": self.trainer.progress.step})
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_a_callback_of_ones_own_by_import_path(settings: list[str], tmp_path: Path) -> None:
     own = "callbacks=[{name: 'tests.training.callbacks.test_trouble:Count', every: 5}]"
     with pytest.raises(UserError, match=r"Count: unknown setting 'evry'; did you mean every"):

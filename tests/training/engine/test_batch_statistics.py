@@ -85,6 +85,7 @@ def _normalized(layer: nn.modules.batchnorm._BatchNorm, maps: list[Tensor]) -> l
     return [part.unflatten(0, (len(x), *x.shape[2:])).permute(0, 3, 1, 2) for part, x in zip(parts, maps, strict=True)]
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_gradient_and_statistics_are_those_of_the_whole_step(size: int) -> None:
     expected = _plain()
@@ -106,6 +107,8 @@ def _both_engines(world: World, file: Path) -> list[dict[str, np.ndarray]]:
     return states
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_engines_agree(tmp_path: Path) -> None:
     (tmp_path / "deepspeed.json").write_text(json.dumps({"wall_clock_breakdown": False}))
     first, second = run_world(2, _both_engines, tmp_path / "deepspeed.json")
@@ -131,5 +134,6 @@ def _failing(world: World) -> str:
     return "nothing"
 
 
+@pytest.mark.distributed
 def test_a_group_that_fails_ends_the_step() -> None:
     assert run_world(1, _failing) == ["a kernel fails"]

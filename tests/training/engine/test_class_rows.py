@@ -81,6 +81,8 @@ def _shared(world: World) -> tuple[list[Outcome], list[int]]:
     return outcomes, held
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_shares_are_as_good_as_the_whole(size: int, whole: dict[str, Outcome]) -> None:
     """Nine classes over four ranks are uneven shares, in blocks of two; each rank holds its own only."""
@@ -98,6 +100,8 @@ def _part(world: World, state: dict[str, np.ndarray] | None, steps: range) -> Ou
     return _outcome(engine, steps)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_a_run_goes_on_in_another_world(whole: dict[str, Outcome]) -> None:
     first = run_world(4, _part, None, range(1))[0]
     second = run_world(2, _part, first[1], range(1, 2))[0]
@@ -129,6 +133,8 @@ def _head(world: World, config: LossSettings, optim: str) -> Engine:
     return small_engine(world, EngineConfig(), loss, name=optim, loss_lr_mult=5.0, loss_weight_decay=0.2)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_heads_do_not_depend_on_the_number_of_ranks() -> None:
     expected = run_world(1, _heads)[0]
     for size in (2, 4):
@@ -147,6 +153,8 @@ def _deepspeed(world: World, file: Path, whole: Outcome) -> None:
             _assert_same((numbers + _train(second, range(1, STEPS)), _arrays(second)), whole)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_every_engine(tmp_path: Path, whole: dict[str, Outcome]) -> None:
     file = tmp_path / "deepspeed.json"
     file.write_text('{"zero_optimization": {"stage3_param_persistence_threshold": 0}}')

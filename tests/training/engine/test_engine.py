@@ -84,6 +84,7 @@ def _alone(world: World) -> list[Outcome]:
     return [setting.plain(world) for setting in SETTINGS]
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_ddp_does_not_depend_on_world_or_split(size: int, alone: list[Outcome]) -> None:
     for outcomes in run_world(size, _ddp):
@@ -117,6 +118,7 @@ def _skips(world: World, config: EngineConfig) -> None:
     np.testing.assert_allclose(train(engine, range(2, 4)), train(plain, range(2, 4)), rtol=2e-5)
 
 
+@pytest.mark.distributed
 def test_ddp_skips_together() -> None:
     run_world(2, _skips, EngineConfig())
 
@@ -165,6 +167,8 @@ def deepspeed_file(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_deepspeed_equals_ddp_at_every_stage(deepspeed_file: Path, alone: list[Outcome]) -> None:
     run_world(2, _deepspeed, deepspeed_file, alone, timeout_s=300, hashes=True)
 
@@ -182,6 +186,7 @@ def _on_gpu(world: World, file: Path, alone: list[Outcome]) -> None:
     assert rough.module.embed(tuple_batches(world, 0)[0].to(world.device)).dtype == torch.float32
 
 
+@pytest.mark.distributed
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_equals_cpu(deepspeed_file: Path, alone: list[Outcome]) -> None:
     run_world(1, _on_gpu, deepspeed_file, alone, gpu=True)

@@ -61,6 +61,7 @@ def _both(world: World) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     return _in_chunks(world, batch), _at_once(world, batch)
 
 
+@pytest.mark.distributed
 def test_random_layers_draw_the_same_twice() -> None:
     for found, expected in run_world(2, _both):
         assert found.keys() == expected.keys()

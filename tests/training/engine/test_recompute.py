@@ -28,6 +28,7 @@ def step(network: nn.Module, images: Tensor) -> tuple[list[Tensor], int]:
     return [p.grad.clone() for p in network.parameters() if p.grad is not None], sum(n for p, n in kept.items() if p not in own)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backbone", "share"), [("resnet18", 0.6), ("squeezenet1_1", 0.75), ("timm:test_vit", 0.6)])
 def test_the_same_gradient_with_less_memory(backbone: str, share: float) -> None:
     torch.manual_seed(0)

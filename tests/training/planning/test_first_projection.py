@@ -46,6 +46,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_corpus(tmp_path_factory.mktemp("whitening") / "corpus", labels=6, per_label=40, size=32)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize("start", ["pca", "learned"])
 def test_descriptors_are_whitened_alike_on_every_rank(folder: Path, start: str) -> None:
     (alone,) = run_world(1, _started, folder, start)
@@ -60,6 +62,7 @@ def _refused(world: World, folder: Path, start: str, projection: int, message: s
         start_projection(build_network(config.model), config, Corpus.open(str(folder)), world)
 
 
+@pytest.mark.distributed
 def test_what_cannot_be_whitened(tmp_path: Path) -> None:
     folder = make_corpus(tmp_path / "corpus", labels=2, per_label=4, size=32)
     run_world(1, _refused, folder, "pca", 5000, "a whitening has no more directions")

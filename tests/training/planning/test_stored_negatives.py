@@ -72,6 +72,8 @@ def gradients(world: World, ways: list[tuple[str, int, int | None]]) -> list[dic
     return [gradient(world, *way) for way in ways]
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_gradient_is_that_of_the_plain_computation_in_every_world(size: int) -> None:
     ways = [(kind, 1, None) for kind in LOSSES] + [("contrastive", 1, 3)]
@@ -119,6 +121,8 @@ def settings(corpus: Path) -> list[str]:
     return [f"corpus={corpus}", *plan, *model, "optim={name: sgd, lr: 1e-3}", "tracking={wandb: 'off', every: 1}"]
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_a_run_resumes_in_the_middle_of_an_epoch_and_on_another_world(settings: list[str], tmp_path: Path) -> None:
     def go(size: int, name: str, *last: Any) -> dict[int, float]:
         run_world(size, train, [*settings, f"runs={tmp_path}", f"name={name}"], [], list(last))

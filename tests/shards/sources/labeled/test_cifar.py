@@ -87,6 +87,7 @@ def test_pixels_and_labels_are_those_of_the_batches(tmp_path: Path, write, names
         np.testing.assert_array_equal(read, image.reshape(3, 32, 32).transpose(1, 2, 0))
 
 
+@pytest.mark.slow
 def test_a_corpus_of_either_version_holds_the_same_images_without_loss(tmp_path: Path) -> None:
     for write in (as_binary, as_pickles):
         build(cifar(write(tmp_path / write.__name__), "train"), tmp_path / "out" / write.__name__, Encoding(), workers=1)
