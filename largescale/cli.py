@@ -43,6 +43,12 @@ def command(program: str) -> list[str]:
     return [sys.executable, "-m", "largescale", program]
 
 
+def recipe(name: str) -> Path:
+    """A file of configs/: beside the package in a checkout, in it where the project is installed."""
+    folder = next(folder for folder in (ROOT, ROOT / "largescale") if (folder / "configs").is_dir())
+    return folder / "configs" / f"{name}.yaml"
+
+
 def for_torchrun(program: str) -> str:
     """How a person names a program to torchrun, or to Python: in a checkout its file."""
     return f"launch/{program}.py" if (ROOT / "launch").is_dir() else f"-m largescale {program}"

@@ -8,47 +8,47 @@ import sys
 import time
 from pathlib import Path
 
+from largescale.cli import recipe
 from largescale.evaluation.results import read_results
 
-ROOT = Path(__file__).parents[1]
 DATA, RUN = Path("data/demo"), Path("runs/demo")
 
 
 def call(*command: str) -> float:
-    """Run a program of ours from the repository root; its output is shown. Seconds that it took."""
-    print(f"\n$ {' '.join(command)}", flush=True)
+    """Run a module; its output is shown. Seconds that it took."""
+    print(f"\n$ python -m {' '.join(command)}", flush=True)
     start = time.monotonic()
-    status = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=False).returncode
+    status = subprocess.run([sys.executable, "-m", *command], check=False).returncode
     if status:
         sys.exit(status)
     return time.monotonic() - start
 
 
 def torchrun(*command: str) -> float:
-    return call("torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command)
+    return call("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "largescale", *command)
 
 
 def evaluate(weights: Path, out: Path) -> float:
     corpora = [f"gallery={DATA / 'test'}", f"distractors={DATA / 'distractors'}"]
-    return torchrun("launch/evaluate.py", f"weights={weights}", *corpora, f"out={out}")
+    return torchrun("evaluate", f"weights={weights}", *corpora, f"out={out}")
 
 
 def main() -> None:
-    seconds = {"build the corpora": call("shards", "demo", str(DATA))}
-    seconds["train"] = torchrun("launch/train.py", "configs/demo.yaml")
-    weights = sorted((ROOT / RUN / "weights").glob("step-*.safetensors"))
+    seconds = {"build the corpora": call("largescale", "shards", "demo", str(DATA))}
+    seconds["train"] = torchrun("train", str(recipe("demo")))
+    weights = sorted((RUN / "weights").glob("step-*.safetensors"))
     results = {"before training": weights[0], "after training": weights[-1]}
     for name, file in results.items():
         out = RUN / "evaluation" / file.stem
-        seconds[f"evaluate {name}"] = evaluate(file.relative_to(ROOT), out)
+        seconds[f"evaluate {name}"] = evaluate(file, out)
         results[name] = out
     print(f"\n{'':18}{'map_rectangle':>14}{'95 % interval':>18}{'recall_at_1':>13}")
     for name, out in results.items():
-        metrics = read_results(ROOT / out).protocols[0].metrics
+        metrics = read_results(out).protocols[0].metrics
         score, recall = metrics["map_rectangle"], metrics["recall_at_1"]
         print(f"{name:18}{100 * score.value:14.2f}{100 * score.low:9.2f} –{100 * score.high:6.2f}{100 * recall.value:13.2f}")
     print("\n" + "\n".join(f"{name:28}{value:7.1f} s" for name, value in seconds.items()))
-    print(f"\nreport: {ROOT / results['after training'] / 'report' / 'index.html'}")
+    print(f"\nreport: {results['after training'] / 'report' / 'index.html'}")
 
 
 if __name__ == "__main__":

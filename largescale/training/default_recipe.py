@@ -3,11 +3,11 @@
 import logging
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from pydantic import ConfigDict
 
+from largescale.cli import recipe
 from largescale.config import load, read_yaml
 from largescale.corpus.config import StorageConfig
 from largescale.corpus.default import only_corpus
@@ -17,9 +17,7 @@ from largescale.settings import Settings
 
 log = logging.getLogger(__name__)
 
-PACKAGE = Path(__file__).parents[1]
-LABELS = next(folder for folder in (PACKAGE.parent, PACKAGE) if (folder / "configs").is_dir()) / "configs" / "labels.yaml"
-"""Beside the package in a checkout, in it where the project is installed."""
+LABELS = recipe("labels")
 CHOICES = ("loss", "tuples", "mining", "batches")
 """Settings with which a user has chosen what to learn from."""
 
