@@ -102,7 +102,7 @@ class TrainConfig(Settings):
 
     name: RunName = "default"
     """Name of the run: its directory is RUNS/NAME, and the same name goes on where it stopped. launch/train.py names a run that
-    has none after its recipe and its settings."""
+    has none, or `auto`, after its recipe and its settings."""
     runs: Path = Path("runs")
     """Folder of the run directories."""
     seed: NonNegativeInt = 0
@@ -290,14 +290,14 @@ Config = TypeVar("Config", bound=TrainConfig)
 
 
 def named(config: Config, arguments: Sequence[str]) -> Config:
-    """The configuration; where nothing names the run, with a name: the recipe's and a digest of what decides what is learned.
+    """The configuration; where nothing names the run, or `auto` does, named after its recipe and what decides what is learned.
 
     So the same command goes on, on any number of nodes, and other settings begin another run.
 
     Args:
         arguments: those that the configuration was loaded from.
     """
-    if "name" in config.model_fields_set:
+    if "name" in config.model_fields_set and config.name != "auto":
         return config
     recipe = next((Path(argument).stem for argument in reversed(arguments) if "=" not in argument), "run")
     decisive = {**config.resume_identity(), "corpus": config.corpus}

@@ -120,6 +120,7 @@ def test_runs_without_a_name_go_on_with_the_same_settings_only(tmp_path):
 
     assert (name("named.yaml", "epochs=5"), name("fast.yaml", "name=x")) == ("mine", "x")
     first = name("fast.yaml")
+    assert re.fullmatch(r"named-[0-9a-f]{8}", name("named.yaml", "name=auto"))
     assert re.fullmatch(r"fast-[0-9a-f]{8}", first)
     assert name() == first.replace("fast", "run")
     assert first == name("fast.yaml", "engine.kind=deepspeed", "checkpoint.every=7") == name("fast.yaml")

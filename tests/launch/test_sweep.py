@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from largescale.config import load
-from largescale.training.recipe import TrainConfig
+from largescale.training.recipe import TrainConfig, named
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(ROOT.glob("launch/sweeps/*.yaml"))
@@ -25,16 +25,18 @@ def ends(parameter: dict[str, Any]) -> list[Any]:
 def test_every_corner_of_a_sweep_is_a_training(file: Path) -> None:
     rendered = pytest.importorskip("wandb.sdk.launch.sweeps.utils").create_sweep_command_args
     sweep = yaml.safe_load(file.read_text())
-    launcher, recipe = sweep["command"][: sweep["command"].index("${program}")], sweep["command"][-4]
+    place = sweep["command"].index("${program}")
+    launcher, (recipe, *same, drawn_last) = sweep["command"][:place], sweep["command"][place + 1 :]
     assert launcher[:3] == ["torchrun", "--standalone", "--nproc-per-node"]
     assert (ROOT / sweep["program"]).exists()
-    assert (sweep["command"][-1], recipe) == ("${args_no_hyphens}", "configs/demo.yaml")
+    assert (drawn_last, recipe) == ("${args_no_hyphens}", "configs/demo.yaml")
     names, values = zip(*((name, ends(parameter)) for name, parameter in sweep["parameters"].items()), strict=True)
     found = set()
     for corner in product(*values):
         drawn = rendered({"args": {name: {"value": value} for name, value in zip(names, corner, strict=True)}})["args_no_hyphens"]
-        config = load(TrainConfig, [str(ROOT / recipe), *sweep["command"][-3:-1], *drawn])
-        found.add(repr(config.resume_identity()))
+        arguments = [str(ROOT / recipe), *same, *drawn]
+        config = named(load(TrainConfig, arguments), arguments)
+        found.add(config.directory)
         assert config.evaluation.every
         assert config.evaluation.gallery
     assert len(found) == len(list(product(*values)))
