@@ -39,8 +39,11 @@ def find(name: str, group: str, bases: tuple[type[T], ...]) -> type[T]:
     return found
 
 
-def imported(path: str) -> Any:
+def imported(path: str, said: str = "") -> Any:
     """What `package.module:name` names.
+
+    Args:
+        said: before the path, in the error.
 
     Raises:
         UserError: there is no such module or name.
@@ -50,7 +53,8 @@ def imported(path: str) -> Any:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(
-            f"{path} cannot be imported ({error}); expected package.module:name, installed or below a folder in PYTHONPATH"
+            f"{said}{path} cannot be imported ({error}); expected package.module:name; the package must be installed, or its "
+            "folder be in PYTHONPATH"
         ) from None
 
 

@@ -1,11 +1,11 @@
 """The layouts that are known, and which of them a source has."""
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from largescale.plugins import imported
 from largescale.settings import UserError
 
 from .sources import Item, Skipped, Source
@@ -55,13 +55,9 @@ def find_layout(name: str) -> Layout:
     """
     if name in LAYOUTS:
         return LAYOUTS[name]
-    module, separator, attribute = name.partition(":")
-    if not separator:
+    if ":" not in name:
         raise UserError(f"there is no layout {name!r}; known are {', '.join(LAYOUTS)}, or package.module:Class of your own")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"layout {name}: {error}; the package must be installed, or its folder be in PYTHONPATH") from None
+    found = imported(name, "layout ")
     if not (isinstance(found, type) and issubclass(found, Layout)):
         raise UserError(f"layout {name}: expected a class derived from shards.sources.layout.Layout, found {found!r:.80}")
     return found()

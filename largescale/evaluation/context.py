@@ -20,14 +20,13 @@ from largescale.evaluation.descriptors.store import SEALED, Descriptors, network
 from largescale.evaluation.plan import EvaluationPlan
 from largescale.evaluation.results import CorpusUsed
 from largescale.evaluation.search.search import QuerySearch
-from largescale.evaluation.search.visiting import anchors_of, checked_anchors, read_anchors
+from largescale.evaluation.search.visiting import checked_anchors
 from largescale.evaluation.task import Described, QueryRows, Task
 from largescale.inputs import seen_by
-from largescale.models.config import ModelConfig
 from largescale.models.metric import COSINE, Space
 from largescale.models.network import RetrievalNet
 from largescale.models.sharing.folder import Contents
-from largescale.models.sharing.sources import Source, of_network, open_contents
+from largescale.models.sharing.sources import Source, of_network, open_contents, told
 from largescale.models.transform.transform import Transform
 from largescale.models.transform.whitening import Whitening
 from largescale.precision import resolve
@@ -70,7 +69,7 @@ class Context:
         if isinstance(network, RetrievalNet):
             source, contents = IN_MEMORY, of_network(network, {})
         else:
-            source = f"{network.backbone}, weights={network.weights}" if isinstance(network, ModelConfig) else str(network)
+            source = told(network)
             contents, _ = open_contents(network, multiscale=config.scales not in (None, "single"))
             contents.network.to(world.device)
         _check_metric(contents.network, config)
@@ -223,10 +222,23 @@ class Context:
         """`(C, D)` of a two-stage search; by default those of the model."""
         if self.rules.two_stage is None:
             return None
-        file, own = self.rules.two_stage.anchors, self.contents.anchors
+        return checked_anchors(self.anchors(self.rules.two_stage.anchors), self.network.dim, self.task.space)
+
+    def anchors(self, file: Path | None) -> np.ndarray:
+        """`(C, D)` those of a file, or of the model, as they are.
+
+        Raises:
+            UserError: there are none.
+        """
         if file is not None:
-            return read_anchors(file, self.network.dim, self.task.space)
-        return checked_anchors(anchors_of(self.subject.source, own), self.network.dim, self.task.space)
+            if not file.exists():
+                raise UserError(f"there is no file of anchors {file}: give anchors=FILE.npy, (C, {self.network.dim})")
+            return np.load(file)
+        if self.contents.anchors is None:
+            raise UserError(
+                f"{self.subject.source} has no class anchors: train with loss.name=class_anchor, or give anchors=FILE.npy"
+            )
+        return self.contents.anchors.numpy()
 
 
 def store_of(config: EvaluateConfig) -> Path:

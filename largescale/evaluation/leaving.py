@@ -8,9 +8,7 @@ from largescale.evaluation.context import Context
 from largescale.evaluation.results import ProtocolResult
 from largescale.inputs import trained_on
 from largescale.models.sharing.card import card
-from largescale.models.sharing.folder import Contents, DescriptorConfig, write_folder
-
-MODEL = "model"
+from largescale.models.sharing.folder import MODEL, Contents, DescriptorConfig, write_folder
 
 
 def leave_model(context: Context, protocols: Sequence[ProtocolResult]) -> None:
@@ -23,11 +21,8 @@ def as_scored(context: Context, protocols: Sequence[ProtocolResult]) -> Contents
     """The network with the images, scales, whitening and dimensions of the evaluation, and what it scored."""
     images, transform, network = context.config.images, context.transform, context.network
     network.contract = trained_on(network.contract, images)
-    contract = network.contract
-    settings = DescriptorConfig(
-        size=contract.size,
-        fit=contract.fit,
-        interpolation=contract.interpolation,
+    settings = DescriptorConfig.seen_as(
+        network.contract,
         scales=context.scales,
         exponent=transform.exponent,
         whitening=context.settings["whitening"],

@@ -49,7 +49,11 @@ def embed_task(network: Network, config: EvaluateConfig, world: World, should_st
     Raises:
         UserError, StoppedError: as `evaluate`.
     """
-    context = Context.open(network, config, world, should_stop)
+    return embedded_task(Context.open(network, config, world, should_stop))
+
+
+def embedded_task(context: Context) -> Task:
+    """As `embed_task`."""
     embed(context)
     seal(context)
     return context.task

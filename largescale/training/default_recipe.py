@@ -45,10 +45,10 @@ def with_default_recipe(arguments: Sequence[str]) -> list[str]:
     labels = usable_labels(manifest)
     if manifest.pairs is not None or labels < 2:
         return list(arguments)
-    recipe = [str(LABELS), *_fewer(labels)]
+    taken = [str(LABELS), *_fewer(labels)]
     if os.environ.get("RANK", "0") == "0":
-        log.info("%s has labels and no pairs: taking the recipe %s", location, " ".join(recipe))
-    return [*recipe, *arguments]
+        log.info("%s has labels and no pairs: taking the recipe %s", location, " ".join(taken))
+    return [*taken, *arguments]
 
 
 def usable_labels(manifest: Manifest) -> int:

@@ -5,11 +5,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from largescale.evaluation.leaving import MODEL, scores
+from largescale.evaluation.leaving import scores
 from largescale.evaluation.results import RESULTS, read_results
 from largescale.inputs import seen_by
 from largescale.models.sharing.card import card
-from largescale.models.sharing.folder import CONFIG, Contents, read_folder, write_folder
+from largescale.models.sharing.folder import CONFIG, MODEL, Contents, read_folder, write_folder
 from largescale.models.sharing.sources import open_contents
 from largescale.training.callbacks.evaluation import stage_config
 from largescale.training.final import finals, scored_weights

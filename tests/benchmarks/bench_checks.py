@@ -20,7 +20,7 @@ from largescale.commit import checksum_of
 from largescale.corpus.corpus import Corpus
 from shards.images import Encoding, store
 from tests.benchmarks.bench_reading import photographs
-from tests.benchmarks.table import Row, report
+from tests.benchmarks.table import Row, median_seconds, report
 from tests.corpora import write_corpus
 
 MOST, ROUNDS, SIDE = 0.02, 7, 256
@@ -48,13 +48,7 @@ print(json.dumps(rates))
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """The median of rounds."""
-    taken = []
-    for _ in range(ROUNDS):
-        start = time.process_time()
-        work()
-        taken.append(time.process_time() - start)
-    return statistics.median(taken)
+    return median_seconds(work, ROUNDS, time.process_time)
 
 
 def rows(folder: Path) -> Iterator[Row]:

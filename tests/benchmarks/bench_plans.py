@@ -10,29 +10,24 @@ from typing import Any
 import numpy as np
 
 from largescale.corpus.config import LabelPlanConfig, StorageConfig, TuplePlanConfig
-from largescale.corpus.manifest import Manifest, Shard, write_manifest
+from largescale.corpus.manifest import Manifest
 from largescale.corpus.plan import plan_tuples
 from largescale.corpus.samplers import plan_labels
 from largescale.corpus.storage import open_storage
-from tests.benchmarks.table import Row, report
-from tests.corpus.synthetic import manifest_of
+from tests.benchmarks.table import Row, median_seconds, report
+from tests.corpus.synthetic import manifest_of, write_large_manifest
 
 LIMIT_S = 3.0
 OPEN_S = 0.05
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    start = time.process_time()
-    work()
-    return time.process_time() - start
+    return median_seconds(work, 1, time.process_time)
 
 
 def million(folder: Path) -> Callable[[], Manifest]:
     """What opens a manifest of a million rows, whose columns were hashed once."""
-    rows = 1_000_000
-    columns: dict[str, Any] = {name: np.arange(rows) for name in ("offset", "size", "width", "height", "label")}
-    columns |= {"key": np.arange(rows).astype(str), "shard": np.zeros(rows, int), "checksum": np.arange(rows)}
-    write_manifest(folder, "large", [Shard("a.tar", rows, 2 * rows, "0" * 64)], columns, [], {})
+    write_large_manifest(folder)
     storage = StorageConfig(cache=folder / "cache")
     Manifest.open(open_storage(str(folder), storage))
     return lambda: Manifest.open(open_storage(str(folder), storage))

@@ -1,7 +1,6 @@
 """The index against FAISS's own search of the same rows, what adding costs, and the server against a loop."""
 
 import http.client
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from largescale.models.config import ModelConfig
 from largescale.models.sharing.folder import Contents, DescriptorConfig, write_folder
 from largescale.search.index import Index
 from largescale.search.view import IndexView
-from tests.benchmarks.table import Row, report
+from tests.benchmarks.table import Row, median_seconds, report
 from tests.corpora import encode, photograph
 
 ROWS, DIM, ADDED, K = 1_000_000, 512, 10_000, 20
@@ -40,15 +39,6 @@ def make(folder: Path, count: int) -> Index:
     index = Index.create(folder, DIM, index="exact", thumbnails=0)
     index.add_rows(rows_of(count, 0), [f"picture {i:07d}.jpg" for i in range(count)])
     return index
-
-
-def median(action: Callable[[], object], rounds: int = 5) -> float:
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 def anonymous_mb(action: Callable[[], object]) -> float:
@@ -80,11 +70,13 @@ def queries(index: Index) -> Iterator[Row]:
     for count in (1, 64):
         asked = rows_of(count, 1)
         assert np.array_equal(view.nearest(asked, K)[0], flat.search(asked, K)[1])
-        ours, theirs = (median(action) for action in (lambda a=asked: view.nearest(a, K), lambda a=asked: flat.search(a, K)))
+        ours, theirs = (
+            median_seconds(action) for action in (lambda a=asked: view.nearest(a, K), lambda a=asked: flat.search(a, K))
+        )
         yield Row(f"{size}: {count} queries, ours, FAISS's own search (s)", ours, theirs, 1.2, smaller_is_better=True)
     memory = anonymous_mb(lambda: IndexView.open(index.folder).nearest(rows_of(64, 1), K))
     yield Row(f"{size}: memory beside the rows (MB)", memory, MEMORY_MB, 1, smaller_is_better=True)
-    yield Row(f"{size}: opening (s)", median(lambda: IndexView.open(index.folder)), OPEN_S, 1, smaller_is_better=True)
+    yield Row(f"{size}: opening (s)", median_seconds(lambda: IndexView.open(index.folder)), OPEN_S, 1, smaller_is_better=True)
 
 
 def additions(index: Index, small: Index) -> Iterator[Row]:

@@ -1,6 +1,8 @@
 """How benchmarks say what they measured: ours against a peer or a limit in the same run, as a ratio with a goal."""
 
-from collections.abc import Iterable
+import statistics
+import time
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 
@@ -20,6 +22,19 @@ class Row(NamedTuple):
     @property
     def ok(self) -> bool:
         return self.ratio <= self.goal if self.smaller_is_better else self.ratio >= self.goal
+
+
+def median_seconds(action: Callable[[], object], rounds: int = 5, clock: Callable[[], float] = time.perf_counter) -> float:
+    """
+    Args:
+        clock: `time.process_time` for seconds of this process.
+    """
+    taken = []
+    for _ in range(rounds):
+        start = clock()
+        action()
+        taken.append(clock() - start)
+    return statistics.median(taken)
 
 
 def report(rows: Iterable[Row]) -> bool:

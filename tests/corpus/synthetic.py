@@ -1,9 +1,12 @@
 """Manifests without images, of any size."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from largescale.corpus.config import StorageConfig
-from largescale.corpus.manifest import Manifest, Shard
+from largescale.corpus.manifest import Manifest, Shard, write_manifest
 from largescale.corpus.storage import LocalStorage
 
 
@@ -15,6 +18,13 @@ def manifest_of(sizes: np.ndarray, shards: int = 1, unlabeled: int = 0) -> Manif
     columns["shard"] = np.repeat(np.arange(shards, dtype=np.int32), parts)
     entries = tuple(Shard(f"{i}.tar", count, 0, "") for i, count in enumerate(parts))
     return Manifest(LocalStorage("synthetic", StorageConfig()), "synthetic", "0123456789abcdef", entries, {}, {}, columns)
+
+
+def write_large_manifest(folder: Path, rows: int = 1_000_000) -> None:
+    """The manifest, with its columns, of a corpus of so many images that are nowhere."""
+    columns: dict[str, Any] = {name: np.arange(rows) for name in ("offset", "size", "width", "height", "label")}
+    columns |= {"key": np.arange(rows).astype(str), "shard": np.zeros(rows, int), "checksum": np.arange(rows)}
+    write_manifest(folder, "large", [Shard("a.tar", rows, 2 * rows, "0" * 64)], columns, [], {})
 
 
 def shards_at_a_time(manifest: Manifest, steps: np.ndarray, span: int) -> int:

@@ -3,14 +3,14 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from largescale.corpus.config import StorageConfig
-from largescale.corpus.manifest import Manifest, Shard, write_manifest
+from largescale.corpus.manifest import Manifest
 from largescale.corpus.storage import open_storage
 from largescale.settings import UserError
 from tests.corpora import change_manifest, make_corpus
+from tests.corpus.synthetic import write_large_manifest
 
 
 def open_at(folder: Path) -> Manifest:
@@ -70,10 +70,7 @@ def test_pairs_beyond_the_images(tmp_path: Path) -> None:
 
 
 def test_a_million_rows_are_mapped_and_travel_as_a_path(tmp_path: Path) -> None:
-    rows = 1_000_000
-    columns: dict[str, Any] = {name: np.arange(rows) for name in ("offset", "size", "width", "height", "label")}
-    columns |= {"key": np.arange(rows).astype(str), "shard": np.zeros(rows, int), "checksum": np.arange(rows)}
-    write_manifest(tmp_path, "large", [Shard("a.tar", rows, 2 * rows, "0" * 64)], columns, [], {})
+    write_large_manifest(tmp_path)
     manifest = open_at(tmp_path)
     assert len(pickle.dumps(manifest)) < 3000
     copy = pickle.loads(pickle.dumps(manifest))

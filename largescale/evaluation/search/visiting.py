@@ -9,10 +9,8 @@ Q queries, N rows of the gallery, n rows of a chunk, C anchors, D dimensions
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import torch
 
 from largescale.evaluation.descriptors.derived import one_thread
 from largescale.evaluation.protocol.relevance import GalleryRows, Judged
@@ -83,20 +81,6 @@ def count_visited(
     plain = count(queries, gallery, judged, 1, exchange, workers)
     top_score, shown = (visits.similarities(scores) for scores in (counted.top_score, counted.score))
     return replace(counted, histogram=plain.histogram, top_score=top_score, shown=shown)
-
-
-def anchors_of(source: str, own: torch.Tensor | None) -> np.ndarray:
-    """`(C, D)`. Raises: UserError: the model has none."""
-    if own is None:
-        raise UserError(f"{source} has no class anchors: train with loss.name=class_anchor, or give anchors=FILE.npy")
-    return own.numpy()
-
-
-def read_anchors(file: Path, dim: int, space: Space) -> np.ndarray:
-    """Raises: UserError: there are none, or as `checked_anchors`."""
-    if not file.exists():
-        raise UserError(f"there is no file of anchors {file}: give anchors=FILE.npy, (C, {dim})")
-    return checked_anchors(np.load(file), dim, space)
 
 
 def checked_anchors(anchors: np.ndarray, dim: int, space: Space) -> np.ndarray:

@@ -9,10 +9,10 @@ import numpy as np
 
 from largescale.corpus.corpus import Corpus
 from largescale.distributed import World
+from largescale.evaluation.context import Context
 from largescale.evaluation.plan import EvaluationPlan
 from largescale.evaluation.report.study import Cell, Study
-from largescale.evaluation.search.visiting import anchors_of
-from largescale.evaluation.stage import embed_task
+from largescale.evaluation.stage import embed_task, embedded_task
 from largescale.evaluation.studies import decomposability as gap
 from largescale.evaluation.studies import two_stage, variants
 from largescale.evaluation.studies.config import AnchorsConfig, DecomposabilityConfig, LeaksConfig, StudyConfig
@@ -22,7 +22,6 @@ from largescale.evaluation.task import Task
 from largescale.models.metric import Space
 from largescale.models.network import RetrievalNet
 from largescale.models.sharing.sources import Source, open_contents
-from largescale.settings import UserError
 
 
 @dataclass(frozen=True)
@@ -46,13 +45,9 @@ class StudyContext:
 
 
 def two_stage_search(config: AnchorsConfig, context: StudyContext) -> Study:
-    if config.anchors is None:
-        anchors = anchors_of(str(context.source), open_contents(context.source)[0].anchors)
-    elif config.anchors.exists():
-        anchors = np.load(config.anchors)
-    else:
-        raise UserError(f"there is no file of anchors {config.anchors}: give anchors=FILE.npy")
-    task = context.task()
+    evaluation = Context.open(context.source, config, context.world, context.should_stop)
+    anchors = evaluation.anchors(config.anchors)
+    task = embedded_task(evaluation)
     return context.world.decide(lambda: two_stage.measure_task(task, anchors, config.probes))
 
 

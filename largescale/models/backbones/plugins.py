@@ -1,6 +1,5 @@
 """Backbones of the user's own, by import path: `model.backbone=mypackage.module:build`."""
 
-import importlib
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -8,6 +7,7 @@ from torch import nn
 
 from largescale.models.backbones.contract import Contract
 from largescale.models.backbones.tokens import Tokens
+from largescale.plugins import imported
 from largescale.settings import UserError
 
 Build = TypeVar("Build", bound=Callable[[], nn.Module])
@@ -30,11 +30,7 @@ def plugged_backbone(path: str, tokens: Tokens) -> tuple[nn.Module, Contract]:
     Raises:
         UserError: there is no such module or function, it is not marked, or tokens are asked for.
     """
-    module, _, name = path.partition(":")
-    try:
-        build = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"model.backbone={path}: {error}; it is written package.module:function, importable from here") from None
+    build = imported(path, "model.backbone=")
     if not getattr(build, MARK, False):
         raise UserError(
             f"model.backbone={path}: the function is not marked as a backbone; write @largescale.models.backbone above it"

@@ -66,6 +66,15 @@ class DescriptorConfig(Settings):
     dim: PositiveInt
     """Dimensions of a descriptor."""
 
+    @staticmethod
+    def seen_as(contract: Contract, **values: Any) -> "DescriptorConfig":
+        """Pictures as the network's contract has them, the rest as given."""
+        return DescriptorConfig(size=contract.size, fit=contract.fit, interpolation=contract.interpolation, **values)
+
+
+MODEL = "model"
+"""The folder of it in that of a run, or of an evaluation."""
+
 
 @dataclass(frozen=True)
 class Contents:

@@ -10,7 +10,7 @@ from largescale.commit import read_array
 from largescale.models.build import build_network, restored
 from largescale.models.config import ModelConfig
 from largescale.models.network import RetrievalNet
-from largescale.models.sharing.folder import CONFIG, Contents, DescriptorConfig, digest_of, read_folder
+from largescale.models.sharing.folder import CONFIG, MODEL, Contents, DescriptorConfig, digest_of, read_folder
 from largescale.models.sharing.hub import PREFIX, fetch
 from largescale.models.sharing.released import read_released
 from largescale.models.weights import load_weights
@@ -31,13 +31,13 @@ def open_contents(source: Source, multiscale: bool = False) -> tuple[Contents, s
         UserError: none of these, damaged, or of another version.
     """
     if isinstance(source, ModelConfig):
-        contents = of_network(build_network(source).eval(), {"published": f"{source.backbone}, weights={source.weights}"})
+        contents = of_network(build_network(source).eval(), {"published": told(source)})
         return contents, digest_of(contents)
     if str(source).startswith(PREFIX):
         return read_folder(fetch(str(source)))
     path = Path(source)
     if path.is_dir():
-        inner = path / "model"
+        inner = path / MODEL
         if not (inner / CONFIG).exists() and (path / "weights").is_dir():
             raise UserError(
                 f"the run {path} has not been finished, so it has no model yet: give one of the files in {path / 'weights'}"
@@ -53,16 +53,14 @@ def open_contents(source: Source, multiscale: bool = False) -> tuple[Contents, s
     return contents, digest_of(contents)
 
 
+def told(source: Source) -> str:
+    """A source in a word, for results and errors."""
+    return f"{source.backbone}, weights={source.weights}" if isinstance(source, ModelConfig) else str(source)
+
+
 def of_network(network: RetrievalNet, about: Mapping[str, Any], anchors: torch.Tensor | None = None) -> Contents:
     """With the size and fit of its training, or as published."""
-    contract = network.contract
-    settings = DescriptorConfig(
-        size=contract.size,
-        fit=contract.fit,
-        interpolation=contract.interpolation,
-        exponent=network.scale_exponent,
-        dim=network.dim,
-    )
+    settings = DescriptorConfig.seen_as(network.contract, exponent=network.scale_exponent, dim=network.dim)
     return Contents(network, settings, None, anchors, about)
 
 
