@@ -7,13 +7,13 @@ from pathlib import Path
 
 import mkdocs_gen_files
 
-from largescale.cli import PROGRAMS, module_of
 from largescale.config import explain
 from largescale.evaluation.config import EvaluateConfig
 from largescale.experiments.config import ExperimentConfig
 from largescale.mining.config import PlanConfig, ServiceConfig
+from largescale.program.cli import PROGRAMS, module_of
 from largescale.settings import Settings
-from largescale.training.recipe import TrainConfig
+from largescale.training.settings.recipe import TrainConfig
 
 SETTINGS: dict[str, type[Settings]] = {
     "train": TrainConfig,
@@ -26,9 +26,9 @@ TUPLES = ("base", "contrastive", "triplet", "quadruplet", "infonce", "lrml", "rd
 LABELS = ("base", "batch_hard", "class_anchor", "margin_softmax", "metric_learning")
 RANKING = ("base", "smooth_ap", "soft_bin_ap", "blackbox_ap", "sup_ap", "calibration", "roadmap")
 API = {
-    "largescale": ["largescale.model", "largescale.search.index"],
+    "largescale": ["largescale.describing.model", "largescale.search.index"],
     "Networks": ["largescale.models.network", "largescale.models.backbones.contract", "largescale.models.backbones.plugins"],
-    "Pooling and whitening": ["largescale.models.pooling", "largescale.models.transform.whitening"],
+    "Pooling and whitening": ["largescale.models.pooling", "largescale.models.whitening"],
     "Losses over tuples": [f"largescale.losses.tuples.{name}" for name in TUPLES],
     "Losses over labels": [f"largescale.losses.labels.{name}" for name in LABELS],
     "Losses over rankings": [f"largescale.losses.ranking.{name}" for name in RANKING],

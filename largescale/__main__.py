@@ -1,6 +1,6 @@
 """`python -m largescale PROGRAM …` and the console script `largescale PROGRAM …`."""
 
-from largescale.cli import main
+from largescale.program.cli import main
 
 if __name__ == "__main__":
     main()

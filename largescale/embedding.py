@@ -15,20 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from largescale.corpus.batches import BadImage, Group
+from largescale.corpus.batches.batches import BadImage, Group
+from largescale.corpus.batches.grouping import Most
+from largescale.corpus.batches.workers import Part
 from largescale.corpus.config import ImagesConfig, LoaderConfig
 from largescale.corpus.corpus import Corpus
-from largescale.corpus.grouping import Most
 from largescale.corpus.loading import images_of, load_pass, parts_of, read_pass
-from largescale.corpus.workers import Part
 from largescale.cpu import own_cores, single_threads
 from largescale.distributed import World
-from largescale.inputs import seen_by
 from largescale.models.modes import in_evaluation_mode
 from largescale.models.network import RetrievalNet
 from largescale.models.transform.multiscale import AtScales
 from largescale.precision import Precision, Resolved, autocast, resolve
-from largescale.progress import progress_bar
+from largescale.program.inputs import seen_by
+from largescale.program.progress import progress_bar
 
 Network = RetrievalNet | AtScales
 Result = TypeVar("Result")

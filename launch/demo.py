@@ -8,8 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from largescale.cli import recipe
 from largescale.evaluation.results import read_results
+from largescale.program.cli import recipe
 
 DATA, RUN = Path("data/demo"), Path("runs/demo")
 

@@ -5,9 +5,9 @@ The same command goes on where it was stopped, on any number of processes. `--he
 
 from typing import TYPE_CHECKING
 
-from largescale.cli import import_shards
 from largescale.config import asked, explain, load, run_program
 from largescale.describing.config import EmbedConfig
+from largescale.program.cli import import_shards
 
 if TYPE_CHECKING:
     from largescale.distributed import StopSignal, World

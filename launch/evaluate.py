@@ -7,11 +7,11 @@ continues an evaluation that was stopped, on any number of processes. `--help` l
 
 from typing import TYPE_CHECKING
 
-from largescale.cli import import_shards
 from largescale.config import asked, explain, load, run_program
 from largescale.evaluation.config import EvaluateConfig
 from largescale.evaluation.protocol.protocols import incomplete
 from largescale.evaluation.results import shown
+from largescale.program.cli import import_shards
 from largescale.settings import UserError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from largescale.settings import Settings, UserError
 if TYPE_CHECKING:
     import numpy as np
 
-    from largescale.model import Model
+    from largescale.describing.model import Model
     from largescale.models.sharing.sources import Source
 
 USAGE = "python launch/export.py [MODEL] OUT [key=value ...] [--help [GROUP]]"
@@ -58,8 +58,8 @@ def main(arguments: list[str]) -> None:
 
 
 def make(source: "Source", out: Path, config: ExportConfig) -> None:
-    from largescale.export import export
-    from largescale.model import Model
+    from largescale.describing.export import export
+    from largescale.describing.model import Model
     from largescale.models.sharing.card import card
     from largescale.models.sharing.folder import write_folder
     from largescale.models.sharing.hub import push
@@ -82,8 +82,8 @@ def pictures(config: ExportConfig, model: "Model") -> "list[np.ndarray]":
     """Photographs as the network sees them, the ones of different shapes first."""
     import numpy as np
 
+    from largescale.corpus.decoding.pictures import given
     from largescale.corpus.images import target_shapes
-    from largescale.corpus.pictures import given
 
     files = sorted(path for path in Path(config.pictures or "").rglob("*") if path.is_file())
     corpus, faults = given(files)

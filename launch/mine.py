@@ -12,10 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from largescale.cli import import_shards
 from largescale.config import asked, explain, load, run_program
 from largescale.corpus.default import only_corpus
 from largescale.mining.config import MiningConfig, PlanConfig, ServiceConfig
+from largescale.program.cli import import_shards
 from largescale.settings import UserError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import simplejpeg
 from PIL import Image, features
 from pydantic import Field
 
-from largescale.corpus.pixels import (
+from largescale.corpus.decoding.pixels import (
     as_shown,
     decoding,
     flat,

@@ -21,9 +21,18 @@ import pyarrow as pa
 from largescale.commit import committed_directory, is_complete
 from largescale.corpus.config import StorageConfig
 from largescale.corpus.corpus import Corpus
+from largescale.corpus.decoding.pictures import (
+    NO_HEADER,
+    Content,
+    Header,
+    PictureCorpus,
+    content_of,
+    header_of,
+    listed,
+    unreadable,
+)
+from largescale.corpus.decoding.pixels import BadImageError
 from largescale.corpus.manifest import map_table, write_table
-from largescale.corpus.pictures import NO_HEADER, Content, Header, PictureCorpus, content_of, header_of, listed, unreadable
-from largescale.corpus.pixels import BadImageError
 from largescale.distributed import World
 from largescale.settings import UserError
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from largescale.plugins import imported
+from largescale.program.plugins import imported
 from largescale.settings import UserError
 
 from .sources import Item, Skipped, Source

@@ -25,10 +25,10 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from largescale.commit import DamagedError, checksum_of, read_json, write_json
+from largescale.corpus.decoding.pixels import BadImageError
 from largescale.corpus.manifest import BOX_COLUMNS, map_table, parse_manifest, write_table
-from largescale.corpus.pixels import BadImageError
 from largescale.names import component
-from largescale.progress import tracked
+from largescale.program.progress import tracked
 from largescale.settings import Settings, UserError
 
 from .images import Encoding, StoredImage, stored_image

@@ -13,8 +13,8 @@ import numpy as np
 import xxhash
 
 from largescale.commit import DamagedError, committed_file, read_json, write_json
+from largescale.corpus.decoding.pixels import BadImageError
 from largescale.corpus.manifest import sha256_of
-from largescale.corpus.pixels import BadImageError
 
 from .images import Encoding, StoredImage, stored_box, stored_image
 from .plan import WORK, CorpusPlan

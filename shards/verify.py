@@ -10,11 +10,11 @@ import numpy as np
 
 from largescale.commit import DamagedError
 from largescale.corpus.config import StorageConfig
+from largescale.corpus.decoding.pixels import BadImageError
 from largescale.corpus.manifest import Manifest, map_table, parse_manifest, sha256_of
-from largescale.corpus.pixels import BadImageError
-from largescale.corpus.storage import LocalStorage
+from largescale.corpus.storage.storage import LocalStorage
 from largescale.cpu import own_cores
-from largescale.progress import progress_bar
+from largescale.program.progress import progress_bar
 from largescale.settings import UserError
 
 from .images import decoded_size

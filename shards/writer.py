@@ -14,7 +14,7 @@ from typing import Any
 from largescale.commit import write_text
 from largescale.cpu import own_cores
 from largescale.locks import Lease
-from largescale.progress import progress_bar
+from largescale.program.progress import progress_bar
 from largescale.settings import UserError
 
 from .images import Encoding

@@ -6,13 +6,13 @@ import pytest
 
 from largescale.config import load
 from largescale.corpus.config import StorageConfig
-from largescale.corpus.storage import open_storage
+from largescale.corpus.storage.storage import open_storage
 from largescale.evaluation.config import EvaluateConfig
 from largescale.experiments.config import ExperimentConfig
 from largescale.mining.config import PlanConfig
 from largescale.names import component, run_name, without_secrets
 from largescale.settings import UserError
-from largescale.training.recipe import TrainConfig
+from largescale.training.settings.recipe import TrainConfig
 
 CLIMBING = ["", ".", "..", "../x", "/x", "a/b", "a\\b", ".hidden", "a\0b", "a\nb", "a" * 300]
 SECRET = "S3CRETPW"

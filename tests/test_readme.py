@@ -13,7 +13,7 @@ from largescale.evaluation.config import EvaluateConfig
 from largescale.experiments.config import ExperimentConfig
 from largescale.mining.config import PlanConfig, ServiceConfig
 from largescale.settings import Settings
-from largescale.training.recipe import TrainConfig
+from largescale.training.settings.recipe import TrainConfig
 from launch.evaluate import STEPS
 from launch.study import STUDIES
 from shards.__main__ import _parser

@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from largescale.logs import show_logs
 from largescale.names import without_secrets
+from largescale.program.logs import show_logs
 from largescale.settings import UserError
 
 PLACES = {

@@ -1,6 +1,6 @@
-from .batches import BadImage as BadImage
-from .batches import Group as Group
-from .batches import Step as Step
+from .batches.batches import BadImage as BadImage
+from .batches.batches import Group as Group
+from .batches.batches import Step as Step
 from .config import AugmentConfig as AugmentConfig
 from .config import BadImagesConfig as BadImagesConfig
 from .config import ImagesConfig as ImagesConfig
@@ -16,4 +16,4 @@ from .manifest import Manifest as Manifest
 from .plan import plan_pool as plan_pool
 from .plan import plan_tuples as plan_tuples
 from .samplers import plan_labels as plan_labels
-from .storage import open_storage as open_storage
+from .storage.storage import open_storage as open_storage

@@ -11,11 +11,11 @@ from typing import IO, Any
 import numpy as np
 import xxhash
 
-from largescale.corpus.cache import NoRoomError
 from largescale.corpus.config import StorageConfig
-from largescale.corpus.joined import open_joined
 from largescale.corpus.manifest import Manifest
-from largescale.corpus.storage import open_storage
+from largescale.corpus.storage.cache import NoRoomError
+from largescale.corpus.storage.joined import open_joined
+from largescale.corpus.storage.storage import open_storage
 from largescale.settings import UserError
 
 PATIENCE_S = 60

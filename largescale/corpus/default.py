@@ -4,8 +4,8 @@ import logging
 import subprocess
 from pathlib import Path
 
-from largescale.cli import command
 from largescale.locks import locked
+from largescale.program.cli import command
 from largescale.settings import UserError
 
 log = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ import numpy as np
 import simplejpeg
 import torch
 
-from largescale.corpus.augment import distort
 from largescale.corpus.config import AugmentConfig, ImagesConfig
-from largescale.corpus.pixels import BadImageError, decoding, open_picture, to_rgb
+from largescale.corpus.decoding.augment import distort
+from largescale.corpus.decoding.pixels import BadImageError, decoding, open_picture, to_rgb
 
 SCALE = {"bilinear": torch.ops.aten._upsample_bilinear2d_aa.out, "bicubic": torch.ops.aten._upsample_bicubic2d_aa.out}
 Region = tuple[int, int, int, int]

@@ -5,14 +5,14 @@ from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 
-from largescale.corpus.batches import Decoder, Group, Step
-from largescale.corpus.buffers import Buffers
+from largescale.corpus.batches.batches import Decoder, Group, Step
+from largescale.corpus.batches.buffers import Buffers
+from largescale.corpus.batches.grouping import Most
+from largescale.corpus.batches.workers import Part, PassReader, StepReader, buffers_for, run_workers, split
 from largescale.corpus.config import ImagesConfig, LoaderConfig
 from largescale.corpus.corpus import Corpus
-from largescale.corpus.grouping import Most
 from largescale.corpus.images import target_shapes
 from largescale.corpus.manifest import Manifest
-from largescale.corpus.workers import Part, PassReader, StepReader, buffers_for, run_workers, split
 
 SAMPLE = 1000
 """Steps, or images of a pass, from which the memory of one is estimated."""

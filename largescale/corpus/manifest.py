@@ -47,7 +47,7 @@ BOX_COLUMNS = dict.fromkeys(("x0", "y0", "x1", "y1"), pa.float32())
 
 
 class Storage(Protocol):
-    """Where the files of a corpus live; `largescale.corpus.storage` opens one from a path or URL."""
+    """Where the files of a corpus live; `largescale.corpus.storage.storage` opens one from a path or URL."""
 
     @property
     def location(self) -> str: ...

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from largescale.commit import committed_file, write_text
 from largescale.describing.config import Format
-from largescale.extras import Extra, faiss
+from largescale.program.extras import Extra, faiss
 from largescale.settings import UserError
 
 h5py: Any = Extra("h5py", "hdf5", "format=hdf5")

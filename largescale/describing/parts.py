@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from largescale.commit import DamagedError, array_fault, read_array, read_json, write_array, write_json
-from largescale.corpus.batches import BadImage
+from largescale.corpus.batches.batches import BadImage
 from largescale.corpus.corpus import Corpus
+from largescale.describing.model import Model
 from largescale.distributed import World
 from largescale.embedding import Embedder
-from largescale.model import Model
-from largescale.progress import progress_bar
+from largescale.program.progress import progress_bar
 from largescale.settings import UserError
 
 

@@ -11,9 +11,9 @@ from largescale.commit import claim_folder, read_json, write_json, write_text
 from largescale.corpus.corpus import Corpus
 from largescale.describing.config import EmbedConfig
 from largescale.describing.formats import nearest_others, write_descriptors, write_pairs
+from largescale.describing.model import Model
 from largescale.describing.parts import PassParts, describe_parts
 from largescale.distributed import World
-from largescale.model import Model
 from largescale.processes import StoppedError
 from largescale.settings import UserError
 

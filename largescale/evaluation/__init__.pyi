@@ -16,4 +16,6 @@ from .results import read_results as read_results
 from .scoring.scores import count_average_precision as count_average_precision
 from .scoring.statistics import bootstrap as bootstrap
 from .scoring.statistics import compare as compare
+from .search.expansion import augment_database as augment_database
+from .search.expansion import expand_queries as expand_queries
 from .stage import evaluate as evaluate

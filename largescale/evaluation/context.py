@@ -22,14 +22,14 @@ from largescale.evaluation.results import CorpusUsed
 from largescale.evaluation.search.search import QuerySearch
 from largescale.evaluation.search.visiting import checked_anchors
 from largescale.evaluation.task import Described, QueryRows, Task
-from largescale.inputs import seen_by
 from largescale.models.metric import COSINE, Space
 from largescale.models.network import RetrievalNet
 from largescale.models.sharing.folder import Contents
 from largescale.models.sharing.sources import Source, of_network, open_contents, told
 from largescale.models.transform.transform import Transform
-from largescale.models.transform.whitening import Whitening
+from largescale.models.whitening import Whitening
 from largescale.precision import resolve
+from largescale.program.inputs import seen_by
 from largescale.settings import UserError
 
 Network = RetrievalNet | Source

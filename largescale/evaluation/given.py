@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from largescale.corpus.keys import key_of_name
+from largescale.corpus.decoding.keys import key_of_name
 from largescale.corpus.manifest import sha256_of
 from largescale.distributed import World
 from largescale.evaluation.config import EvaluateConfig

@@ -6,9 +6,9 @@ from typing import Any
 
 from largescale.evaluation.context import Context
 from largescale.evaluation.results import ProtocolResult
-from largescale.inputs import trained_on
 from largescale.models.sharing.card import card
 from largescale.models.sharing.folder import MODEL, Contents, DescriptorConfig, write_folder
+from largescale.program.inputs import trained_on
 
 
 def leave_model(context: Context, protocols: Sequence[ProtocolResult]) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 
 import yaml
 
-from largescale.cli import command
 from largescale.commit import claim_folder, write_text
 from largescale.config import check, load, to_yaml
 from largescale.evaluation.config import EvaluateConfig
 from largescale.experiments.config import ExperimentConfig, Point
+from largescale.program.cli import command
 from largescale.settings import UserError
-from largescale.training.recipe import TrainConfig
+from largescale.training.settings.recipe import TrainConfig
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from largescale.corpus.batches import BadImage
+from largescale.corpus.batches.batches import BadImage
 from largescale.corpus.config import BadImagesConfig
 from largescale.corpus.manifest import Manifest
 from largescale.distributed import World

@@ -24,7 +24,7 @@ from largescale.commit import (
     write_array,
     write_json,
 )
-from largescale.corpus.batches import BadImage
+from largescale.corpus.batches.batches import BadImage
 from largescale.corpus.manifest import sha256_of
 from largescale.mining.stored import StoredPool
 from largescale.names import component

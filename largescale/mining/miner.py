@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from largescale.corpus.batches import BadImage
+from largescale.corpus.batches.batches import BadImage
 from largescale.corpus.config import BadImagesConfig
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.plan import Tuples, plan_pool
@@ -35,7 +35,7 @@ from largescale.mining.stored import StoredPool, choose_stored
 from largescale.models.metric import COLUMNS, COSINE, Space
 from largescale.models.network import RetrievalNet
 from largescale.processes import StoppedError
-from largescale.progress import progress_bar
+from largescale.program.progress import progress_bar
 
 
 class NotPublishedError(Exception):

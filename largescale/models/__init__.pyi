@@ -10,7 +10,7 @@ from .pooling import GeM as GeM
 from .pooling import SPoC as SPoC
 from .transform.multiscale import merge_scales as merge_scales
 from .transform.multiscale import resize as resize
-from .transform.whitening import LearnedWhitening as LearnedWhitening
-from .transform.whitening import PCAWhitening as PCAWhitening
 from .weights import load_weights as load_weights
 from .weights import save_weights as save_weights
+from .whitening import LearnedWhitening as LearnedWhitening
+from .whitening import PCAWhitening as PCAWhitening

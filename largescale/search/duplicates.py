@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from largescale.corpus.pixels import BadImageError, rgb_pixels
+from largescale.corpus.decoding.pixels import BadImageError, rgb_pixels
 from largescale.search.lists import sample
 from largescale.search.scan import exact_scores, slack
 from largescale.search.source import describe_pictures
@@ -21,7 +21,7 @@ from largescale.search.view import IndexView
 from largescale.settings import UserError
 
 if TYPE_CHECKING:
-    from largescale.model import Model
+    from largescale.describing.model import Model
 
 BLOCK, TILE = 1024, 16384
 NEIGHBORS = 64

@@ -24,8 +24,8 @@ from largescale.search.writer import writing
 from largescale.settings import UserError
 
 if TYPE_CHECKING:
-    from largescale.corpus.pictures import Picture
-    from largescale.model import Model
+    from largescale.corpus.decoding.pictures import Picture
+    from largescale.describing.model import Model
 
 Box = Sequence[float]
 """x0, y0, x1, y1 in pixels of the upright picture."""

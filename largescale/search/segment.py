@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 
 from largescale.commit import DamagedError, checksum_of, committed_directory, committed_file, read_array, write_array
-from largescale.corpus.cache import check_once, remember
 from largescale.corpus.config import StorageConfig
+from largescale.corpus.storage.cache import check_once, remember
 from largescale.search.manifest import SegmentEntry
 from largescale.settings import UserError
 

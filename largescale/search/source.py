@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from largescale.cli import import_shards
-from largescale.corpus.pictures import Picture, given
-from largescale.corpus.pixels import open_picture, orientation_of, to_rgb, upright
-from largescale.progress import progress_bar
+from largescale.corpus.decoding.pictures import Picture, given
+from largescale.corpus.decoding.pixels import open_picture, orientation_of, to_rgb, upright
+from largescale.program.cli import import_shards
+from largescale.program.progress import progress_bar
 from largescale.search.segment import table_of
 from largescale.search.view import IndexView
 from largescale.search.writer import Writer
 from largescale.settings import UserError
 
 if TYPE_CHECKING:
-    from largescale.model import Model
+    from largescale.describing.model import Model
 
 ROWS, SECONDS, AT_ONCE = 2**14, 60.0, 256
 """Pictures are added to the index after so many, or so much time; so many are described together."""

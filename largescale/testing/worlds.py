@@ -13,7 +13,7 @@ _context = multiprocessing.get_context("forkserver")
 # what every member would import again, seconds each time
 PRELOAD = ["torch", "torch._dynamo", "torch.distributed.checkpoint", "torch.nn.parallel", "largescale.distributed", "pytest"]
 PRELOAD += ["largescale.search.index"]
-PRELOAD += ["shards.shard", "shards.verify", "timm", "largescale.mining.service.service", "largescale.training.recipe"]
+PRELOAD += ["shards.shard", "shards.verify", "timm", "largescale.mining.service.service", "largescale.training.settings.recipe"]
 _context.set_forkserver_preload(PRELOAD)
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from largescale.extras import mlflow
+from largescale.program.extras import mlflow
 from largescale.tracking.config import TrackingConfig
 from largescale.tracking.mirrors import TrackedRun, numbers
 

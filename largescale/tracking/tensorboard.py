@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from largescale.commit import remove_directory
-from largescale.extras import tensorboard
+from largescale.program.extras import tensorboard
 from largescale.tracking.mirrors import numbers
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from largescale.extras import wandb
+from largescale.program.extras import wandb
 from largescale.tracking.config import TrackingConfig
 from largescale.tracking.mirrors import TrackedRun, is_histogram
 from largescale.tracking.workspace import publish, write_workspace

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from largescale.commit import read_json, write_json
-from largescale.extras import panels, workspaces
+from largescale.program.extras import panels, workspaces
 
 log = logging.getLogger(__name__)
 

@@ -1,5 +1,5 @@
-from .checkpoint import Checkpoint as Checkpoint
-from .checkpoint import Checkpoints as Checkpoints
+from .checkpoints.checkpoint import Checkpoint as Checkpoint
+from .checkpoints.checkpoint import Checkpoints as Checkpoints
 from .engine.build import build_engine as build_engine
 from .engine.ema import WeightAverage as WeightAverage
 from .engine.engine import Engine as Engine

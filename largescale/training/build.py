@@ -8,26 +8,27 @@ import torch
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.default import default_corpus
 from largescale.distributed import StopSignal, World
-from largescale.inputs import seen_by, stated, trained_on
 from largescale.mining.service.exchange import TrainingExchange
 from largescale.models.backbones.layers import freeze_idle, layers_of
 from largescale.models.build import build_network
 from largescale.models.network import RetrievalNet
 from largescale.precision import resolve
+from largescale.program.inputs import seen_by, stated, trained_on
 from largescale.tracking import TrackedRun, Tracker
 from largescale.training import callbacks, preflight
 from largescale.training.callbacks import Callback
-from largescale.training.checkpoint import Checkpoints
+from largescale.training.callbacks.own import own_callback
+from largescale.training.checkpoints.checkpoint import Checkpoints
+from largescale.training.checkpoints.mirror import RunMirror
 from largescale.training.engine.build import build_engine
 from largescale.training.engine.class_rows import build_loss
 from largescale.training.engine.ema import WeightAverage
 from largescale.training.engine.optim import Layers
 from largescale.training.engine.recompute import recompute
 from largescale.training.engine.step_module import StepModule
-from largescale.training.mirror import RunMirror
 from largescale.training.planning.first_projection import start_projection
 from largescale.training.planning.planners import build_planner
-from largescale.training.recipe import TrainConfig
+from largescale.training.settings.recipe import TrainConfig
 from largescale.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ def build_trainer(
     Raises:
         UserError: what would stop the run later: corpus, settings, memory or disk that do not fit.
     """
+    own = [own_callback(callback) for callback in config.callbacks]
     corpus = Corpus.open(config.corpus or default_corpus(), config.storage, config.corpus_weights)
     signal = StopSignal(world)
     torch.manual_seed(config.seed)  # all ranks begin with the same weights
@@ -68,7 +70,6 @@ def build_trainer(
     preflight.check_run(config, world, planner, parameters)
     job = TrackedRun(config.directory, config.model_dump(mode="json"), config.name, config.tracking.group or config.name)
     tracker = Tracker(config.tracking, job, world)
-    own = [callback.build() for callback in config.callbacks]
     features = [*first, *_features(config, world, signal, checkpoints, said), *own, *last]
     average = WeightAverage(engine.network(), config.ema.decay) if config.ema.decay else None
     return Trainer(config, world, corpus, engine, planner, tracker, features, checkpoints, average)

@@ -7,11 +7,11 @@ import time
 import numpy as np
 import torch
 
-from largescale.corpus.batches import Step
+from largescale.corpus.batches.batches import Step
 from largescale.corpus.config import ImagesConfig
 from largescale.corpus.images import too_thin
 from largescale.corpus.manifest import Manifest
-from largescale.inputs import stated
+from largescale.program.inputs import stated
 from largescale.settings import UserError
 from largescale.training.preflight import GIB, checkpoint_bytes
 from largescale.training.trainer import Trainer

@@ -12,7 +12,7 @@ from largescale.distributed import World
 from largescale.locks import Lease
 from largescale.settings import UserError
 from largescale.training.planning.planners import Planner
-from largescale.training.recipe import TrainConfig
+from largescale.training.settings.recipe import TrainConfig
 
 OPEN_FILES = 4096
 GIB = 2**30

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt, model_validator
 from largescale.commit import write_json
 from largescale.settings import Settings
 from largescale.training.callbacks.base import Callback
-from largescale.training.recipe import TrainConfig
+from largescale.training.settings.recipe import TrainConfig
 
 if TYPE_CHECKING:
     from largescale.corpus.loading import Step

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from largescale.commit import remove_directory, write_sealed
 from largescale.config import to_yaml
-from largescale.corpus.batches import Step
+from largescale.corpus.batches.batches import Step
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.loading import load_steps
 from largescale.distributed import World
@@ -15,14 +15,14 @@ from largescale.models.network import RetrievalNet
 from largescale.tracking import Tracker
 from largescale.training import preflight
 from largescale.training.callbacks.base import Callback
-from largescale.training.checkpoint import Checkpoint, Checkpoints
+from largescale.training.checkpoints.checkpoint import Checkpoint, Checkpoints
 from largescale.training.engine.ema import WeightAverage
 from largescale.training.engine.engine import Engine
 from largescale.training.engine.optim import rate_factor
 from largescale.training.engine.optimizer_state import Tensors
 from largescale.training.planning.planners import EpochPlan, Planner, step_seed
 from largescale.training.progress import Outcome, Progress
-from largescale.training.recipe import TrainConfig
+from largescale.training.settings.recipe import TrainConfig
 
 
 class Trainer:

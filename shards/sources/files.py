@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from largescale.corpus.pixels import FORMATS, BadImageError
+from largescale.corpus.decoding.pixels import FORMATS, BadImageError
 from largescale.settings import UserError
 
 from . import Skipped

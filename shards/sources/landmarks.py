@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from largescale.corpus.keys import key_of_name
-from largescale.corpus.pixels import BadImageError
+from largescale.corpus.decoding.keys import key_of_name
+from largescale.corpus.decoding.pixels import BadImageError
 from largescale.settings import UserError
 
 from ..images import size_in_file

@@ -13,10 +13,10 @@ import numpy as np
 import simplejpeg
 import torch
 
-from largescale.corpus.batches import Group
+from largescale.corpus.batches.batches import Group
+from largescale.corpus.batches.grouping import Most
 from largescale.corpus.config import ImagesConfig, LoaderConfig, StorageConfig
 from largescale.corpus.corpus import Corpus
-from largescale.corpus.grouping import Most
 from largescale.corpus.loading import load_pass, parts_of, read_pass
 from largescale.cpu import own_cores, single_threads
 from largescale.embedding import AT_ONCE, PIXELS_AT_ONCE, Embedded, Embedder, _embed_group, _in_order

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import linprog
 
+from largescale.corpus.batches.workers import worker_count
 from largescale.corpus.config import LoaderConfig
-from largescale.corpus.workers import worker_count
 from largescale.evaluation.protocol.metrics import average_precision, measure
 from largescale.evaluation.protocol.protocols import Protocol, landmark_protocols
 from largescale.evaluation.protocol.relevance import GalleryRows, Judged

@@ -15,8 +15,8 @@ from torch.nn.functional import linear, normalize
 
 from largescale.distributed import World
 from largescale.losses.settings.labels import CosFaceConfig
-from largescale.training.config import OptimConfig
 from largescale.training.engine.class_rows import build_loss, build_share
+from largescale.training.settings.config import OptimConfig
 from tests.benchmarks.bench_losses import extra_memory
 from tests.benchmarks.table import Row, report
 from tests.world import run_world

@@ -33,8 +33,8 @@ from largescale.losses.labels.class_anchor import AnchorInit
 from largescale.losses.settings.labels import ClassAnchorConfig
 from largescale.losses.tuples.rde import rde_distance
 from largescale.models import LearnedWhitening
-from largescale.training.config import OptimConfig
 from largescale.training.engine.class_rows import build_loss, build_share
+from largescale.training.settings.config import OptimConfig
 from tests.benchmarks.bench_mining import extra_memory, seconds
 from tests.benchmarks.table import Row, report
 from tests.world import run_world

@@ -14,7 +14,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageDraw
 
-from largescale.corpus.pixels import rgb_pixels
+from largescale.corpus.decoding.pixels import rgb_pixels
 from shards.images import Encoding, shrink, store
 from tests.corpus.sheet import kinds
 

@@ -13,7 +13,7 @@ from largescale.corpus.config import LabelPlanConfig, StorageConfig, TuplePlanCo
 from largescale.corpus.manifest import Manifest
 from largescale.corpus.plan import plan_tuples
 from largescale.corpus.samplers import plan_labels
-from largescale.corpus.storage import open_storage
+from largescale.corpus.storage.storage import open_storage
 from tests.benchmarks.table import Row, median_seconds, report
 from tests.corpus.synthetic import manifest_of, write_large_manifest
 

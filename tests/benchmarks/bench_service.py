@@ -25,7 +25,7 @@ from largescale.embedding import Embedder
 from largescale.models.build import build_network
 from largescale.models.network import RetrievalNet
 from largescale.models.weights import save_weights
-from largescale.training.recipe import TrainConfig
+from largescale.training.settings.recipe import TrainConfig
 from tests.benchmarks.table import Row, report
 from tests.corpora import make_corpus
 from tests.distributed.runs import ENVIRONMENT, ROOT, kill_all, lines

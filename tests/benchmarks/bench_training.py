@@ -8,17 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from largescale.corpus.batches import Step
+from largescale.corpus.batches.batches import Step
 from largescale.distributed import World
 from largescale.losses.tuples.contrastive import ContrastiveLoss
 from largescale.models.backbones.contract import Contract
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
 from largescale.precision import autocast, resolve
-from largescale.training.config import EngineConfig, OptimConfig
 from largescale.training.engine.build import build_engine
 from largescale.training.engine.optim import build_optimizer
 from largescale.training.engine.step_module import Batch, StepModule
+from largescale.training.settings.config import EngineConfig, OptimConfig
 from tests.benchmarks.table import Row, report
 
 TUPLES, WIDTH, SIDE, ROUNDS = 6, 7, 160, 12

@@ -19,7 +19,7 @@ from largescale.experiments.runs import ExperimentRun, plan_runs
 from largescale.mining import Miner
 from largescale.models.build import load_network
 from largescale.settings import UserError
-from largescale.training.recipe import TrainConfig
+from largescale.training.settings.recipe import TrainConfig
 
 ENVIRONMENT = dict(os.environ)
 """Before this process made a world of its own."""

@@ -135,15 +135,15 @@ def training(device: torch.device, size: Size) -> Iterator[Row]:
     import numpy as np
     from torch.utils.flop_counter import FlopCounterMode
 
-    from largescale.corpus.batches import Step
+    from largescale.corpus.batches.batches import Step
     from largescale.distributed import World
     from largescale.losses.tuples.contrastive import ContrastiveLoss
     from largescale.models.build import build_network
     from largescale.models.config import ModelConfig
-    from largescale.training.config import EngineConfig, OptimConfig
     from largescale.training.engine.build import build_engine
     from largescale.training.engine.recompute import recompute
     from largescale.training.engine.step_module import Batch, StepModule
+    from largescale.training.settings.config import EngineConfig, OptimConfig
 
     side, tuples = size.sides[-1], max(1, size.batch // 8)
     ids = np.arange(tuples * 8)

@@ -11,7 +11,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from largescale.config import explain, load, to_yaml, walk
 from largescale.evaluation.config import EvaluateConfig
 from largescale.settings import UserError
-from largescale.training.recipe import TrainConfig, named
+from largescale.training.settings.recipe import TrainConfig, named
 from tests.conftest import ROOT
 
 
@@ -165,7 +165,8 @@ def test_settings_that_decide_the_result_bind_a_run():
 
 
 def test_settings_need_no_torch():
-    code = "import sys, largescale.config, largescale.training.recipe; print({'torch', 'torchvision', 'timm'} & set(sys.modules))"
+    modules = "sys, largescale.config, largescale.training.settings.recipe"
+    code = f"import {modules}; print({{'torch', 'torchvision', 'timm'}} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from largescale.corpus.pixels import ORIENTATION, upright
+from largescale.corpus.decoding.pixels import ORIENTATION, upright
 from tests.corpus import profiles
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from largescale.corpus.config import StorageConfig
 from largescale.corpus.manifest import Manifest, Shard, write_manifest
-from largescale.corpus.storage import LocalStorage
+from largescale.corpus.storage.storage import LocalStorage
 
 
 def manifest_of(sizes: np.ndarray, shards: int = 1, unlabeled: int = 0) -> Manifest:

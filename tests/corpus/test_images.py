@@ -8,8 +8,8 @@ import simplejpeg
 from PIL import Image
 
 from largescale.corpus.config import AugmentConfig, ImagesConfig
+from largescale.corpus.decoding.pixels import BadImageError
 from largescale.corpus.images import Region, decode_into, random_crop, random_draws, target_shape, target_shapes
-from largescale.corpus.pixels import BadImageError
 from tests.corpora import encode, photograph
 
 PIXELS = photograph(0, 0, 160, 120)

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from largescale.corpus.batches import Group, Step
+from largescale.corpus.batches.batches import Group, Step
+from largescale.corpus.batches.workers import check_loader
 from largescale.corpus.config import AugmentConfig, ImagesConfig, LoaderConfig, StorageConfig
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.images import decode_into
 from largescale.corpus.loading import load_pass, load_steps, parts_of
 from largescale.corpus.manifest import Manifest, sha256_of
-from largescale.corpus.storage import LocalStorage, open_storage
-from largescale.corpus.workers import check_loader
+from largescale.corpus.storage.storage import LocalStorage, open_storage
 from largescale.settings import UserError
 from tests.corpora import change_manifest, encode, make_corpus, photograph, write_corpus
 from tests.laws import check_coverage, check_resume, same

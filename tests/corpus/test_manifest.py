@@ -7,7 +7,7 @@ import pytest
 
 from largescale.corpus.config import StorageConfig
 from largescale.corpus.manifest import Manifest
-from largescale.corpus.storage import open_storage
+from largescale.corpus.storage.storage import open_storage
 from largescale.settings import UserError
 from tests.corpora import change_manifest, make_corpus
 from tests.corpus.synthetic import write_large_manifest

@@ -19,7 +19,7 @@ from largescale.evaluation.search.expansion import augment_database, expand_quer
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
 from largescale.models.transform.multiscale import merge_scales
-from largescale.models.transform.whitening import LearnedWhitening, PCAWhitening
+from largescale.models.whitening import LearnedWhitening, PCAWhitening
 from largescale.settings import UserError
 from shards.sources.landmarks import read_test_set
 from tests.corpora import make_corpus

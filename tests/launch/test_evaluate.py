@@ -132,7 +132,7 @@ def test_a_stop_is_one_sentence(tmp_path: Path) -> None:
     program = f"""if True:
         import os, signal
         from largescale.distributed import stoppable_world
-        from largescale.logs import show_logs
+        from largescale.program.logs import show_logs
         from launch.evaluate import take
         from tests.evaluation.small import Path, settings
         show_logs()

@@ -12,7 +12,7 @@ from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import TrainerV1alph
 
 from largescale.config import load
 from largescale.distributed import places
-from largescale.training.recipe import TrainConfig
+from largescale.training.settings.recipe import TrainConfig
 from tests.conftest import ROOT
 
 SRUN = {

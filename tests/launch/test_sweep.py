@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from largescale.config import load
-from largescale.training.recipe import TrainConfig, named
+from largescale.training.settings.recipe import TrainConfig, named
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(ROOT.glob("launch/sweeps/*.yaml"))

@@ -8,7 +8,7 @@ import yaml
 
 from largescale.config import load
 from largescale.settings import UserError
-from largescale.training.recipe import TrainConfig
+from largescale.training.settings.recipe import TrainConfig
 from tests.corpora import make_corpus
 from tests.distributed.runs import ENVIRONMENT, ROOT, lines, run, run_alone
 from tests.world import run_world

@@ -9,7 +9,7 @@ import torch
 from largescale.distributed import World
 from largescale.losses.tuples.infonce import InfoNCELoss
 from largescale.testing.loss_laws import tuples
-from largescale.training.config import EngineConfig
+from largescale.training.settings.config import EngineConfig
 from tests.training.small import TUPLES, WIDTH, small_engine, tuple_batches
 from tests.world import run_world
 

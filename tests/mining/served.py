@@ -19,7 +19,7 @@ from largescale.mining.service.service import Service
 from largescale.models.build import build_network
 from largescale.models.network import RetrievalNet
 from largescale.models.weights import save_weights
-from largescale.training.recipe import TrainConfig
+from largescale.training.settings.recipe import TrainConfig
 
 STEPS, EPOCHS = 4, 3
 SETTINGS = [

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from largescale.commit import MARKER, partial
-from largescale.corpus.batches import BadImage
+from largescale.corpus.batches.batches import BadImage
 from largescale.mining.generations import HEAD, Generations, QueryPart
 from largescale.settings import UserError
 

@@ -12,7 +12,7 @@ from largescale.distributed import World
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
 from largescale.models.sharing.folder import Contents, DescriptorConfig, write_folder
-from largescale.models.transform.whitening import PCAWhitening
+from largescale.models.whitening import PCAWhitening
 from tests.evaluation.small import alone
 from tests.search.photos import make_photos
 from tests.search.ways import differences, right_by_evaluation, right_by_server, rows_by_way

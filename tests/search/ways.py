@@ -22,12 +22,12 @@ from PIL import Image
 from largescale import Model, load
 from largescale.corpus.config import LoaderConfig
 from largescale.describing.config import EmbedConfig
+from largescale.describing.export import export
 from largescale.describing.program import claim, describe_source
 from largescale.distributed import World
 from largescale.evaluation import evaluate, read_records
 from largescale.evaluation.config import EvaluateConfig
 from largescale.evaluation.stage import embed_task
-from largescale.export import export
 from largescale.search.index import Index
 from largescale.search.server.config import ServeConfig
 from shards.in_place import open_source

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from largescale.corpus.pixels import ORIENTATION, BadImageError
+from largescale.corpus.decoding.pixels import ORIENTATION, BadImageError
 from shards.images import Encoding, store, stored_box
 from tests.corpora import encode, photograph
 

@@ -33,9 +33,9 @@ from largescale.models.weights import load_weights
 from largescale.search.find import Options
 from largescale.search.index import Index
 from largescale.settings import UserError
-from largescale.training.checkpoint import Checkpoints
-from largescale.training.config import CheckpointConfig
-from largescale.training.recipe import TrainConfig
+from largescale.training.checkpoints.checkpoint import Checkpoints
+from largescale.training.settings.config import CheckpointConfig
+from largescale.training.settings.recipe import TrainConfig
 from shards.images import Encoding
 from shards.plan import WORK, CorpusPlan, Sharding, settle
 from shards.shard import ShardJob, write_shard

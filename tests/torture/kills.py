@@ -20,8 +20,8 @@ from largescale.distributed import World
 from largescale.mining import Generations
 from largescale.models.sharing.folder import Contents, DescriptorConfig, write_folder
 from largescale.search.index import Index
-from largescale.training.checkpoint import Checkpoints
-from largescale.training.config import CheckpointConfig, EngineConfig
+from largescale.training.checkpoints.checkpoint import Checkpoints
+from largescale.training.settings.config import CheckpointConfig, EngineConfig
 from shards.images import Encoding
 from shards.sources.folder import Folder
 from shards.writer import build

@@ -19,9 +19,9 @@ import boto3
 import fsspec
 from moto.server import ThreadedMotoServer
 
-from largescale.corpus import storage
 from largescale.corpus.config import StorageConfig
 from largescale.corpus.corpus import Corpus
+from largescale.corpus.storage import storage
 from largescale.settings import UserError
 from tests.corpora import make_corpus
 from tests.corpus.servers import serve

@@ -4,16 +4,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from largescale.corpus.batches import Step
+from largescale.corpus.batches.batches import Step
 from largescale.distributed import World
 from largescale.losses.tuples.contrastive import ContrastiveLoss
 from largescale.models.backbones.contract import Contract
 from largescale.models.pooling import GeM
 from largescale.precision import Resolved
-from largescale.training.config import EngineConfig, OptimConfig
 from largescale.training.engine.build import build_engine
 from largescale.training.engine.engine import Engine
 from largescale.training.engine.step_module import Batch, StepModule
+from largescale.training.settings.config import EngineConfig, OptimConfig
 
 TUPLES, WIDTH, CLASSES = 5, 4, 3
 SHAPES = [(8, 8)] * 12 + [(6, 10), (8, 8)] * 4

@@ -14,9 +14,9 @@ from largescale.models.config import ModelConfig
 from largescale.models.network import RetrievalNet
 from largescale.models.weights import save_weights
 from largescale.training.build import layers_in
-from largescale.training.config import EngineConfig, OptimConfig
 from largescale.training.engine.build import build_engine
 from largescale.training.engine.step_module import Batch, StepModule
+from largescale.training.settings.config import EngineConfig, OptimConfig
 from tests.world import run_world
 
 FAMILIES = (

@@ -12,7 +12,7 @@ from largescale.distributed import World
 from largescale.losses.memory import CrossBatchMemory
 from largescale.losses.ranking.roadmap import RoadmapLoss
 from largescale.training.callbacks import Callback
-from largescale.training.config import EngineConfig
+from largescale.training.settings.config import EngineConfig
 from tests.corpora import make_corpus
 from tests.distributed.runs import losses
 from tests.training.small import label_batches, small_engine

@@ -17,7 +17,7 @@ from largescale.distributed import World
 from largescale.settings import UserError
 from largescale.training.build import build_trainer
 from largescale.training.callbacks import Callback
-from largescale.training.recipe import TrainConfig
+from largescale.training.settings.recipe import TrainConfig
 from tests.corpora import make_corpus
 from tests.distributed.runs import lines, losses
 from tests.world import run_world

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from largescale.config import load
-from largescale.corpus.batches import Step
+from largescale.corpus.batches.batches import Step
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.loading import load_steps
 from largescale.corpus.plan import plan_tuples
@@ -19,13 +19,13 @@ from largescale.models.build import build_network, load_network
 from largescale.models.config import ModelConfig
 from largescale.models.network import RetrievalNet
 from largescale.models.sharing.folder import Contents, DescriptorConfig, write_folder
-from largescale.models.transform.whitening import PCAWhitening
 from largescale.models.weights import save_weights
+from largescale.models.whitening import PCAWhitening
 from largescale.settings import UserError
 from largescale.training.planning.planners import TuplePlanner, build_planner
 from largescale.training.planning.positives import NearestPositives
 from largescale.training.planning.teacher import PublishedTeacher, Teacher
-from largescale.training.recipe import TrainConfig
+from largescale.training.settings.recipe import TrainConfig
 from tests.corpora import make_corpus
 from tests.distributed.runs import lines, run_alone
 from tests.evaluation.small import alone

@@ -14,7 +14,7 @@ from largescale.corpus.manifest import Manifest
 from largescale.cpu import one_thread
 from largescale.distributed import World
 from largescale.evaluation.descriptors.derived import readable
-from largescale.models.transform.whitening import LearnedWhitening, PCAWhitening, RowParts, Whitening
+from largescale.models.whitening import LearnedWhitening, PCAWhitening, RowParts, Whitening
 from largescale.settings import UserError
 
 

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 from largescale.commit import DamagedError, checksum_of, read_array, read_json, write_array, write_json, write_text
-from largescale.corpus.batches import BadImage
+from largescale.corpus.batches.batches import BadImage
 from largescale.corpus.corpus import Corpus
 from largescale.distributed import World
 from largescale.embedding import Embedded, Embedder
 from largescale.models.network import RetrievalNet
 from largescale.models.transform.multiscale import AtScales
 from largescale.processes import StoppedError
-from largescale.progress import progress_bar
+from largescale.program.progress import progress_bar
 from largescale.settings import UserError
 
 UNIT = 1e-3

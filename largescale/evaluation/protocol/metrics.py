@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from largescale.evaluation.protocol.protocols import Protocol
-from largescale.plugins import imported
+from largescale.program.plugins import imported
 from largescale.settings import UserError
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from largescale.corpus.corpus import Corpus
 from largescale.evaluation.results import Missed, Neighbor, QueryRecord
-from largescale.progress import tracked
+from largescale.program.progress import tracked
 
 SIDE = 160
 QUALITY = 80

@@ -6,7 +6,7 @@ Q queries, N rows of the gallery, n rows of a piece, D dimensions, K neighbors
 import numpy as np
 
 from largescale.evaluation.protocol.relevance import GalleryRows
-from largescale.extras import faiss
+from largescale.program.extras import faiss
 
 QUERIES, ROWS = 1024, 8192
 """Of one product. Its shape is always the same, and with it the last bits of the scores."""

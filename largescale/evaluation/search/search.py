@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 
 from largescale.commit import committed_file
+from largescale.corpus.batches.workers import worker_count
 from largescale.corpus.config import LoaderConfig
-from largescale.corpus.workers import worker_count
 from largescale.cpu import one_thread
 from largescale.distributed import World
 from largescale.evaluation.config import ScoreConfig
@@ -32,7 +32,7 @@ from largescale.evaluation.search.visiting import count_visited
 from largescale.evaluation.task import Task
 from largescale.models.metric import COSINE
 from largescale.processes import StoppedError
-from largescale.progress import progress_bar
+from largescale.program.progress import progress_bar
 from largescale.settings import UserError
 
 Again = Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -14,8 +14,8 @@ import torch
 from largescale.corpus.corpus import Corpus
 from largescale.evaluation.report.study import Cell
 from largescale.evaluation.studies.hashes import Hashes
-from largescale.extras import faiss
 from largescale.models.metric import COSINE, Space
+from largescale.program.extras import faiss
 from largescale.settings import UserError
 
 MOST = 1_000_000

@@ -22,8 +22,8 @@ from largescale.evaluation.report import charts
 from largescale.evaluation.report.study import Cell, Study
 from largescale.evaluation.search.visiting import checked_anchors
 from largescale.evaluation.task import Task
-from largescale.extras import faiss
 from largescale.models.metric import COSINE, Space
+from largescale.program.extras import faiss
 
 BLOCK = 256
 TIMED = 100

@@ -30,7 +30,7 @@ from largescale.losses.settings.tuples import (
     RDETripletConfig,
     TripletConfig,
 )
-from largescale.plugins import is_plug_in
+from largescale.program.plugins import is_plug_in
 
 PLUG_IN = PlugInConfig.__name__
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ConfigDict, NonNegativeInt, PositiveFloat, model_validator
 
 from largescale.losses.settings.base import Kind, LossSettings
-from largescale.plugins import arguments_of, find
+from largescale.program.plugins import arguments_of, find
 from largescale.settings import UserError
 
 if TYPE_CHECKING:

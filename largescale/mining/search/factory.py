@@ -12,12 +12,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from largescale.distributed import World
-from largescale.extras import faiss
 from largescale.mining.config import MiningConfig
 from largescale.mining.search.exact import ExactSearch
 from largescale.mining.search.placed import PlacedIndex, to_gpu
 from largescale.mining.search.select import NO_IMAGE, Found, NegativeCandidates, norms, nothing, score_pairs, select
 from largescale.models.metric import COSINE, Space
+from largescale.program.extras import faiss
 from largescale.settings import UserError
 
 DEEPER = 4

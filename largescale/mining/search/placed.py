@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from largescale.extras import faiss
+from largescale.program.extras import faiss
 
 MOST = 2048
 """Neighbors that FAISS gives on a GPU, and lists that it visits there."""

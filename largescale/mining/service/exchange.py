@@ -17,7 +17,7 @@ from pathlib import Path
 import fsspec
 
 from largescale.commit import OWNER, committed_directory, committed_file, is_complete, remove_directory
-from largescale.corpus.storage import Bound
+from largescale.corpus.storage.storage import Bound
 from largescale.settings import UserError
 
 SYNC_S = 2

@@ -7,7 +7,7 @@ from torch import nn
 
 from largescale.models.backbones.contract import Contract
 from largescale.models.backbones.tokens import Tokens
-from largescale.plugins import imported
+from largescale.program.plugins import imported
 from largescale.settings import UserError
 
 Build = TypeVar("Build", bound=Callable[[], nn.Module])

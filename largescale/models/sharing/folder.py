@@ -26,8 +26,8 @@ from largescale.models.build import restored
 from largescale.models.config import ModelConfig
 from largescale.models.network import RetrievalNet
 from largescale.models.transform.transform import Transform
-from largescale.models.transform.whitening import Whitening
 from largescale.models.weights import load_weights, save_weights
+from largescale.models.whitening import Whitening
 from largescale.precision import Precision
 from largescale.settings import Settings, UserError
 

@@ -17,8 +17,8 @@ from largescale.models.build import build_network
 from largescale.models.config import TORCHVISION, ModelConfig
 from largescale.models.sharing.folder import Contents, DescriptorConfig
 from largescale.models.transform.multiscale import SCALES
-from largescale.models.transform.whitening import Whitening
 from largescale.models.weights import load_exactly
+from largescale.models.whitening import Whitening
 from largescale.settings import UserError
 
 RESNET = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}

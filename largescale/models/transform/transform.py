@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from largescale.models.transform.multiscale import merge_scales
-from largescale.models.transform.whitening import Whitening
+from largescale.models.whitening import Whitening
 
 
 @dataclass(frozen=True)

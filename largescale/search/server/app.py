@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from largescale.corpus.pixels import BadImageError, decoding, open_picture
+from largescale.corpus.decoding.pixels import BadImageError, decoding, open_picture
 from largescale.search.find import Options
 from largescale.search.index import Index
 from largescale.search.server.batcher import Add, Batcher, Embed, PictureRequest, RequestError, SearchRequest

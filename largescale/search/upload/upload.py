@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from largescale.progress import progress_bar
+from largescale.program.progress import progress_bar
 from largescale.search.config import UploadConfig
 from largescale.search.lists import NEIGHBORS, sample
 from largescale.search.view import IndexView

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from largescale.corpus.batches import Step
+from largescale.corpus.batches.batches import Step
 from largescale.corpus.corpus import Corpus
 from largescale.distributed import World
 from largescale.models.network import RetrievalNet
@@ -13,7 +13,7 @@ from largescale.training.engine.engine import Engine
 from largescale.training.engine.optimizer_state import Tensors
 from largescale.training.planning.planners import Planner
 from largescale.training.progress import Outcome, Progress
-from largescale.training.recipe import TrainConfig
+from largescale.training.settings.recipe import TrainConfig
 
 
 class Run(Protocol):

@@ -12,7 +12,7 @@ from largescale.corpus.loading import Step
 from largescale.models.network import RetrievalNet
 from largescale.models.weights import save_weights
 from largescale.training.callbacks.base import Callback
-from largescale.training.checkpoint import Checkpoints, step_of
+from largescale.training.checkpoints.checkpoint import Checkpoints, step_of
 from largescale.training.engine.optimizer_state import part
 from largescale.training.progress import Outcome
 

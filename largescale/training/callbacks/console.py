@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from largescale.cli import for_torchrun
-from largescale.corpus.batches import Step
+from largescale.corpus.batches.batches import Step
 from largescale.distributed import World
-from largescale.progress import progress_bar
+from largescale.program.cli import for_torchrun
+from largescale.program.progress import progress_bar
 from largescale.training.callbacks.base import Callback
-from largescale.training.checkpoint import best_of
+from largescale.training.checkpoints.checkpoint import best_of
 from largescale.training.progress import Outcome
 
 log = logging.getLogger(__name__)

@@ -19,8 +19,8 @@ from largescale.evaluation.results import AXES, ProtocolResult, Results, distrac
 from largescale.processes import StoppedError
 from largescale.training.callbacks.base import Callback
 from largescale.training.callbacks.checkpointing import Checkpointing
-from largescale.training.checkpoint import best_of
-from largescale.training.recipe import TrainConfig
+from largescale.training.checkpoints.checkpoint import best_of
+from largescale.training.settings.recipe import TrainConfig
 
 log = logging.getLogger(__name__)
 

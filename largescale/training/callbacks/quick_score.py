@@ -13,7 +13,7 @@ from torch import Tensor
 
 from largescale.embedding import Embedder, gather_by_id
 from largescale.training.callbacks.base import Callback
-from largescale.training.callbacks.trouble import Trouble
+from largescale.training.callbacks.health.trouble import Trouble
 
 if TYPE_CHECKING:
     from largescale.corpus.loading import Step

@@ -1,8 +1,8 @@
 """The engine that a configuration names."""
 
-from largescale.training.config import EngineConfig, OptimConfig
 from largescale.training.engine.engine import DDPEngine, Engine
 from largescale.training.engine.step_module import StepModule
+from largescale.training.settings.config import EngineConfig, OptimConfig
 
 
 def build_engine(config: EngineConfig, optim: OptimConfig, module: StepModule) -> Engine:

@@ -13,9 +13,9 @@ from largescale.losses.build import Objective
 from largescale.losses.build import build_loss as build_whole
 from largescale.losses.labels.class_rows import ClassRowsLoss, blocks
 from largescale.losses.settings.base import LossSettings
-from largescale.training.config import OptimConfig
 from largescale.training.engine.optim import build_optimizer, set_rates
 from largescale.training.engine.optimizer_state import Tensors, WholeMoments, part
+from largescale.training.settings.config import OptimConfig
 
 BLOCK = 8192
 """Rows that are sent at a time when all are collected."""

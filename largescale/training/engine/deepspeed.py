@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from largescale.extras import Extra
+from largescale.program.extras import Extra
 from largescale.settings import UserError
-from largescale.training.config import EngineConfig, OptimConfig
 from largescale.training.engine.class_rows import build_share
 from largescale.training.engine.engine import Update, gradient_norm, packed, poisoned, shared_objective
 from largescale.training.engine.gradcache import passes
 from largescale.training.engine.optim import build_optimizer, set_rates
 from largescale.training.engine.optimizer_state import ShardedMoments, Tensors, WholeMoments, copied, part
 from largescale.training.engine.step_module import Batch, StepModule
+from largescale.training.settings.config import EngineConfig, OptimConfig
 
 DECIDED = {
     "train_batch_size": "tuples.per_step or batches.classes_per_batch and batches.images_per_class",

@@ -10,12 +10,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from largescale.training.config import EngineConfig, OptimConfig
 from largescale.training.engine.class_rows import build_share
 from largescale.training.engine.gradcache import passes
 from largescale.training.engine.optim import build_optimizer, set_rates
 from largescale.training.engine.optimizer_state import OptimizerMoments, Tensors, WholeMoments, copied, part
 from largescale.training.engine.step_module import Batch, StepModule
+from largescale.training.settings.config import EngineConfig, OptimConfig
 
 
 class Update(NamedTuple):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from largescale.models.pooling import GeM
-from largescale.training.config import OptimConfig, ScheduleConfig
+from largescale.training.settings.config import OptimConfig, ScheduleConfig
 
 
 @dataclass(frozen=True)

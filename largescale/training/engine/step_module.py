@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from largescale.corpus.batches import Step
+from largescale.corpus.batches.batches import Step
 from largescale.distributed import World, gather_with_gradient
 from largescale.losses.build import Objective
 from largescale.models.backbones.contract import Contract

@@ -11,9 +11,9 @@ from largescale.distributed import World
 from largescale.embedding import Embedder, gather_by_id
 from largescale.evaluation.descriptors.fitting import images_to_fit, pairs_among
 from largescale.models.network import RetrievalNet
-from largescale.models.transform.whitening import LearnedWhitening, PCAWhitening, Whitening
+from largescale.models.whitening import LearnedWhitening, PCAWhitening, Whitening
 from largescale.settings import UserError
-from largescale.training.recipe import TrainConfig
+from largescale.training.settings.recipe import TrainConfig
 
 IMAGES = 20_000
 """Most images of the training corpus that it is fitted on."""

@@ -11,12 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from largescale.cli import for_torchrun
 from largescale.corpus.plan import Tuples
 from largescale.mining import Generation, Miner
 from largescale.mining.fill import RandomNegatives
 from largescale.mining.miner import excluded_clusters
 from largescale.mining.search.select import NO_IMAGE, cluster_keys
+from largescale.program.cli import for_torchrun
 from largescale.settings import UserError
 
 log = logging.getLogger(__name__)

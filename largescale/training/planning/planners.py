@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from largescale.corpus.batches import Step
+from largescale.corpus.batches.batches import Step
 from largescale.corpus.config import LabelPlanConfig, TuplePlanConfig
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.plan import Tuples, check_clusters, plan_tuples
@@ -29,7 +29,7 @@ from largescale.training.planning.positives import NearestPositives
 from largescale.training.planning.stored_negatives import StoredNegatives
 from largescale.training.planning.teacher import PublishedTeacher, Teacher
 from largescale.training.progress import Progress
-from largescale.training.recipe import TrainConfig
+from largescale.training.settings.recipe import TrainConfig
 
 Evaluated = Callable[[], RetrievalNet]
 """Gives the network that is evaluated and mined with."""

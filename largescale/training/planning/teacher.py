@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from largescale.commit import array_fault, read_array, write_array
-from largescale.corpus.batches import Step
+from largescale.corpus.batches.batches import Step
 from largescale.corpus.corpus import Corpus
+from largescale.describing.model import load
 from largescale.distributed import World
 from largescale.evaluation.descriptors.store import WAIT_S
 from largescale.evaluation.protocol.relevance import GalleryRows
 from largescale.evaluation.search.expansion import combine
 from largescale.evaluation.search.neighbors import nearest
 from largescale.losses.tuples.lrml import Ranking, sequence
-from largescale.model import load
 from largescale.models.build import load_network
 from largescale.precision import Resolved, autocast
 

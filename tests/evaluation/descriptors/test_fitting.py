@@ -8,7 +8,7 @@ import torch
 
 from largescale.corpus.corpus import Corpus
 from largescale.evaluation.descriptors.fitting import fitted
-from largescale.models.transform.whitening import LearnedWhitening, PCAWhitening
+from largescale.models.whitening import LearnedWhitening, PCAWhitening
 from largescale.settings import UserError
 from tests.corpora import make_corpus
 from tests.evaluation.small import alone

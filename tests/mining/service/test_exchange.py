@@ -17,7 +17,7 @@ from largescale.mining import Generations
 from largescale.mining.service import exchange as module
 from largescale.mining.service.exchange import DEAD_S, ServiceExchange, TrainingExchange
 from largescale.settings import UserError
-from largescale.training.recipe import TrainConfig
+from largescale.training.settings.recipe import TrainConfig
 from tests.corpora import make_corpus
 from tests.distributed.runs import ENVIRONMENT, ROOT, finish, kill_all, lines, losses, run_alone
 from tests.mining.test_generations import write

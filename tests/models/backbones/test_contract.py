@@ -10,13 +10,13 @@ from torch import nn
 
 from largescale.corpus.config import AugmentConfig, ImagesConfig
 from largescale.corpus.images import center_crop, target_shapes
-from largescale.inputs import seen_by, stated, trained_on
 from largescale.models import backbone
 from largescale.models.backbones.contract import Contract
 from largescale.models.backbones.probe import borne
 from largescale.models.build import build_network, load_network
 from largescale.models.config import ModelConfig
 from largescale.models.weights import save_weights
+from largescale.program.inputs import seen_by, stated, trained_on
 from largescale.settings import UserError
 
 

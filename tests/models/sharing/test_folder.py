@@ -5,7 +5,7 @@ import torch
 
 from largescale.commit import read_json, write_json
 from largescale.models.sharing.folder import CONFIG, NETWORK, WHITENING, Contents, DescriptorConfig, read_folder, write_folder
-from largescale.models.transform.whitening import Whitening
+from largescale.models.whitening import Whitening
 from largescale.settings import UserError
 from tests.evaluation.small import tiny_network
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from largescale.distributed import World
 from largescale.models.backbones.contract import Contract
-from largescale.training.config import EngineConfig, OptimConfig
 from largescale.training.engine.batch_statistics import learning_layers, run_together
 from largescale.training.engine.build import build_engine
 from largescale.training.engine.step_module import StepModule
+from largescale.training.settings.config import EngineConfig, OptimConfig
 from tests.training.small import ProxyLoss, label_batches, train
 from tests.world import run_world
 

@@ -12,10 +12,10 @@ from largescale.losses.build import build_loss as build_whole
 from largescale.losses.labels import class_anchor
 from largescale.losses.settings.base import LossSettings
 from largescale.losses.settings.labels import ArcFaceConfig, ClassAnchorConfig, CosFaceConfig
-from largescale.training.config import EngineConfig
 from largescale.training.engine.class_rows import RowsShare, build_loss
 from largescale.training.engine.engine import Engine
 from largescale.training.engine.step_module import Batch
+from largescale.training.settings.config import EngineConfig
 from tests.training.small import TUPLES, WIDTH, images, small_engine
 from tests.world import run_world
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from largescale.distributed import World
 from largescale.losses.tuples.contrastive import ContrastiveLoss
 from largescale.settings import UserError
-from largescale.training.config import EngineConfig
 from largescale.training.engine.deepspeed import compose
 from largescale.training.engine.engine import Engine
+from largescale.training.settings.config import EngineConfig
 from tests.training.small import TUPLES, ProxyLoss, small_engine, train, tuple_batches
 from tests.world import run_world
 

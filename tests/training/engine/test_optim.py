@@ -10,9 +10,9 @@ from torch.optim import SGD, lr_scheduler
 from largescale.distributed import World
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
-from largescale.training.config import OptimConfig, ScheduleConfig
 from largescale.training.engine.optim import build_optimizer, parameter_groups, rate_factor, set_rates
 from largescale.training.engine.step_module import StepModule
+from largescale.training.settings.config import OptimConfig, ScheduleConfig
 from tests.training.small import ProxyLoss
 
 ALONE = World(0, 1, 0, 1, torch.device("cpu"), None)

@@ -9,7 +9,7 @@ from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
 from largescale.settings import UserError
 from largescale.training.engine.recompute import blocks_of, recompute
-from largescale.training.recipe import TrainConfig
+from largescale.training.settings.recipe import TrainConfig
 
 
 def step(network: nn.Module, images: Tensor) -> tuple[list[Tensor], int]:

@@ -10,10 +10,10 @@ from largescale.config import check
 from largescale.corpus.corpus import Corpus
 from largescale.distributed import World
 from largescale.models.build import build_network
-from largescale.models.transform.whitening import LearnedWhitening, PCAWhitening
+from largescale.models.whitening import LearnedWhitening, PCAWhitening
 from largescale.settings import UserError
 from largescale.training.planning.first_projection import _describe, start_projection
-from largescale.training.recipe import TrainConfig
+from largescale.training.settings.recipe import TrainConfig
 from tests.corpora import make_corpus
 from tests.world import run_world
 

@@ -20,7 +20,7 @@ from largescale.mining.miner import excluded_clusters
 from largescale.mining.search.select import cluster_keys
 from largescale.settings import UserError
 from largescale.training.planning.negatives import ServedNegatives
-from largescale.training.recipe import TrainConfig
+from largescale.training.settings.recipe import TrainConfig
 from tests.corpora import make_corpus
 from tests.world import run_world
 

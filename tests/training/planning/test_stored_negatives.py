@@ -22,7 +22,7 @@ from largescale.settings import UserError
 from largescale.training.engine.gradcache import passes
 from largescale.training.engine.step_module import Batch, StepModule
 from largescale.training.planning.stored_negatives import StoredNegatives
-from largescale.training.recipe import TrainConfig
+from largescale.training.settings.recipe import TrainConfig
 from tests.corpora import make_corpus
 from tests.distributed.runs import lines, losses
 from tests.training.engine.test_step_module import _all_descriptors

@@ -1,0 +1,1 @@
+"""From the images of a plan to batches of tensors, decoded by worker processes."""

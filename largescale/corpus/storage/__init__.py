@@ -1,0 +1,1 @@
+"""Where shards lie, and what of them is kept on this machine."""

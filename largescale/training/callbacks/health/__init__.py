@@ -1,0 +1,1 @@
+"""Callbacks that tell when a training goes wrong."""

@@ -1,0 +1,171 @@
+"""Looks for runs that go wrong while they seem to run: descriptors that collapse, gradients that explode, classes never drawn.
+
+B images of a step, D dimensions.
+"""
+
+import logging
+import math
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from largescale.losses.labels.base import same_and_different, unit_rows
+from largescale.training.callbacks.base import Callback
+
+if TYPE_CHECKING:
+    from largescale.corpus.loading import Step
+    from largescale.training.settings.recipe import TroubleConfig
+    from largescale.training.trainer import Outcome
+
+LOOKED_AT = 256
+"""Images of a step that are looked at, at most."""
+PATIENCE = 10
+"""Steps in a row that must look collapsed."""
+SPREAD, FALL = 0.05, 3.0
+"""A collapse: the mean similarity is above 1 - SPREAD, and its distance to 1 has fallen by FALL since the first step."""
+TIED = 0.01
+"""Difference of distances below which a triplet teaches nothing about which is nearer."""
+HISTORY, EXPLOSIONS, TIMES = 100, 5, 10.0
+"""Gradients: so many steps are remembered, of which so many are so many times larger than their median."""
+UNSEEN, ROOM = 0.05, 3
+"""Share of classes that may be without an image after EPOCHS in which there was ROOM for each of them, so many times."""
+EPOCHS = 3
+
+
+class Trouble(Callback):
+    """Each kind of trouble is named once, in the log and on the console, with what to do; a collapse may end the run."""
+
+    def __init__(self, config: "TroubleConfig") -> None:
+        self.config = config
+        self.first_spread: float | None = None
+        self.collapsed = 0
+        self.norms: deque[float] = deque(maxlen=HISTORY)
+        self.said: list[str] = []
+        self.drawn: set[int] = set()
+
+    def votes(self, images: "Step") -> Mapping[str, float]:
+        module, size = self.trainer.engine.module, self.trainer.world.size
+        if module.seen is None:
+            return {"similarity": math.nan, "tied": math.nan}
+        x = unit_rows(module.seen[:LOOKED_AT].float())
+        tied = math.nan if module.seen_labels is None else share_tied(x, module.seen_labels[:LOOKED_AT])
+        return {"similarity": mean_similarity(x) / size, "tied": tied / size}
+
+    def after_step(self, images: "Step", outcome: "Outcome") -> None:
+        trainer, similarity, tied = self.trainer, outcome.votes["similarity"], outcome.votes["tied"]
+        self._see_classes()
+        if outcome.update.skipped or not math.isfinite(similarity):
+            return
+        trainer.tracker.record("train/mean_similarity", similarity)
+        if math.isfinite(tied):
+            trainer.tracker.record("train/triplets_at_margin", tied)
+        self._look_for_collapse(1 - similarity, tied)
+        self._look_for_explosion(outcome.update.norm)
+
+    def before_line(self) -> None:
+        seen = self.trainer.engine.module.seen
+        if seen is not None and bool(seen.isfinite().all()):
+            self.trainer.tracker.record("train/effective_rank", effective_rank(unit_rows(seen[:LOOKED_AT].float())))
+
+    def _look_for_collapse(self, spread: float, tied: float) -> None:
+        if self.first_spread is None:
+            self.first_spread = spread
+        fallen = spread < SPREAD and spread < self.first_spread / FALL
+        self.collapsed = self.collapsed + 1 if fallen else 0
+        if self.collapsed == PATIENCE:
+            since = self.trainer.progress.step - PATIENCE + 1
+            margin = f", {tied:.0%} of its hardest triplets stand at the margin" if math.isfinite(tied) else ""
+            self.say(
+                "collapse",
+                f"descriptors have collapsed: the mean similarity of a step's images is {1 - spread:.3f} since step {since} "
+                f"({1 - self.first_spread:.3f} at first){margin}. What is learned from here on is of little use: begin again "
+                f"with a lower rate (optim.lr={self.trainer.config.optim.lr / 3:.1e}) or with loss.name=roadmap",
+            )
+            if self.config.on_collapse == "stop":
+                self.trainer.stop("the collapse of its descriptors (trouble.on_collapse=stop)")
+
+    def _look_for_explosion(self, norm: float) -> None:
+        self.norms.append(norm)
+        median = float(np.median(self.norms))
+        large = sum(value > TIMES * median for value in self.norms)
+        if len(self.norms) == HISTORY and large >= EXPLOSIONS and norm > TIMES * median:
+            self.say(
+                "gradient",
+                f"the norm of the gradient is {norm:.3g}, and was more than {TIMES:.0f} times its median ({median:.3g}) at "
+                f"{large} of the last {HISTORY} steps: set engine.max_grad_norm={3 * median:.2g}, or lower optim.lr",
+            )
+
+    def _see_classes(self) -> None:
+        labels = self.trainer.engine.module.seen_labels
+        if labels is not None:
+            self.drawn.update(labels.unique().tolist())
+
+    def at_epoch_boundary(self) -> None:
+        trainer = self.trainer
+        batches = trainer.config.batches
+        if batches is None or trainer.progress.epoch != min(EPOCHS, trainer.config.epochs):
+            return
+        label = trainer.corpus.manifest.label
+        classes, counts = np.unique(label[label >= 0], return_counts=True)
+        unseen = np.setdiff1d(classes, sorted(self.drawn))
+        room = trainer.progress.step * batches.classes_per_batch
+        if len(unseen) > UNSEEN * len(classes) and room >= ROOM * len(classes):
+            single = int((counts[np.isin(classes, unseen)] < 2).sum())
+            names = ", ".join(trainer.corpus.manifest.label_names[c].as_py() for c in unseen[:3].tolist())
+            self.say(
+                "classes never drawn",
+                f"{len(unseen):,} of {len(classes):,} classes were in no batch of {trainer.progress.epoch} epochs "
+                f"({names}, ...): "
+                f"{single:,} of them have a single image, which no pair can be made of; the others need more batches "
+                "(batches.per_epoch, epochs), or batches.balance=labels",
+            )
+
+    def say(self, name: str, text: str) -> None:
+        """Once for each name."""
+        if name in self.said:
+            return
+        self.said.append(name)
+        self.trainer.log({f"trouble/{name}": text})
+        if self.trainer.world.is_first:
+            logging.getLogger(__name__).warning("%s: %s", name, text)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "first_spread": self.first_spread,
+            "collapsed": self.collapsed,
+            "norms": list(self.norms),
+            "said": self.said,
+            "drawn": sorted(self.drawn),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.first_spread, self.collapsed = state["first_spread"], state["collapsed"]
+        self.norms.extend(state["norms"])
+        self.said, self.drawn = list(state["said"]), set(state["drawn"])
+
+
+def mean_similarity(x: Tensor) -> float:
+    """Of pairs of different rows `(B, D)`, unit vectors."""
+    count = len(x)
+    return float((x.sum(0).square().sum() - x.square().sum()) / max(count * (count - 1), 1))
+
+
+def effective_rank(x: Tensor) -> float:
+    """How many dimensions rows `(B, D)` spread over: e to the entropy of the shares of their variance (Roy 2007)."""
+    values = torch.linalg.svdvals((x - x.mean(0)).cpu()).square()
+    shares = values / values.sum().clamp(min=1e-30)
+    return float((-(shares * shares.clamp(min=1e-30).log()).sum()).exp())
+
+
+def share_tied(x: Tensor, labels: Tensor) -> float:
+    """Share of images of which the farthest match and the nearest other are equally far: a triplet loss stands at its margin."""
+    same, different = same_and_different(labels, None)
+    distances = torch.cdist(x, x)
+    farthest = distances.masked_fill(~same, -torch.inf).amax(1)
+    nearest = distances.masked_fill(~different, torch.inf).amin(1)
+    usable = same.any(1) & different.any(1)
+    return float((((farthest - nearest).abs() < TIED) & usable).sum() / usable.sum().clamp(min=1))

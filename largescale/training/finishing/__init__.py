@@ -1,0 +1,1 @@
+"""What a training leaves when it has ended."""

@@ -1,0 +1,134 @@
+"""Runs that go wrong say so, once, and those that do not say nothing."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from largescale.config import load
+from largescale.distributed import World
+from largescale.settings import UserError
+from largescale.training.callbacks import Callback
+from largescale.training.callbacks.health.trouble import effective_rank, mean_similarity, share_tied
+from largescale.training.callbacks.own import own_callback
+from largescale.training.callbacks.quick_score import chosen, leave_one_out
+from largescale.training.settings.recipe import TrainConfig
+from tests.corpora import encode, make_corpus, photograph, write_corpus
+from tests.training.test_trainer import train
+from tests.world import run_world
+
+
+def test_what_is_measured() -> None:
+    x = normalize(torch.randn(30, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), dim=1)
+    pairs = [float(x[i] @ x[j]) for i in range(30) for j in range(30) if i != j]
+    assert mean_similarity(x) == pytest.approx(np.mean(pairs))
+    assert effective_rank(torch.eye(8).repeat(3, 1)) == pytest.approx(7, rel=1e-5)
+    assert effective_rank(x[:1].expand(5, 8)) == pytest.approx(1)
+    labels = torch.tensor([0, 0, 1, 1])
+    assert share_tied(torch.ones(4, 2), labels) == 1
+    assert share_tied(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]), labels) == 0
+
+
+def test_the_quick_score_is_that_of_the_definition() -> None:
+    x = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.8, 0.2], [0.1, 1.0]])
+    recall, precision = leave_one_out(x, torch.tensor([0, 0, 1, 1, 1]))
+    assert recall.tolist() == [1, 1, 1, 0, 1]
+    assert precision.tolist() == pytest.approx([1, 1, 1, 0, 1])
+    label = np.repeat([-1, 0, 1, 2, 3], [2, 3, 1, 9, 2])
+    assert chosen(label, 512).tolist() == [2, 3, 4, *range(6, 14), 15, 16]
+    assert chosen(label[:3], 512).tolist() == []
+
+
+class Flatten(Callback):
+    """Makes every descriptor the same, so that only the bias of the projection is left."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def after_step(self, images: Any, outcome: Any) -> None:
+        if self.trainer.progress.step >= self.step:
+            projection = self.trainer.engine.module.net.projection
+            projection.weight.data.zero_()
+            projection.bias.data.fill_(1.0)
+
+
+def _run(world: World, settings: list[str], first: list[Callback], on_collapse: str) -> dict[str, Any]:
+    return train(world, [*settings, f"trouble.on_collapse={on_collapse}"], first)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    corpus = make_corpus(tmp_path_factory.mktemp("corpus"), labels=8, per_label=4, shards=1, size=32)
+    plan = ["loss.name=roadmap", "batches={classes_per_batch: 4, images_per_class: 2, per_epoch: 12}", "epochs=2"]
+    model = ["model={backbone: 'timm:test_resnet', projection: 8, weights: none}", "images.size=32", "loader.workers=0"]
+    return [f"corpus={corpus}", *plan, *model, "tracking={wandb: 'off', every: 1}"]
+
+
+def _log(runs: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (runs / "default" / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_run_that_goes_well_says_nothing(settings: list[str], tmp_path: Path) -> None:
+    (answer,) = run_world(1, _run, [*settings, f"runs={tmp_path}", "optim.lr=1e-5"], [], "stop")
+    assert answer["step"] == 24
+    log = _log(tmp_path)
+    assert not [line for line in log if any(name.startswith("trouble/") for name in line)]
+    assert sum("eval/quick/map_at_r" in line for line in log) == 2
+    assert all(math.isfinite(line["train/mean_similarity"]) for line in log if "train/loss" in line)
+    assert all("train/effective_rank" in line for line in log if "train/loss" in line)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_collapse_is_named_and_may_end_the_run(settings: list[str], tmp_path: Path) -> None:
+    for size, on_collapse, steps in ((1, "warn", 24), (2, "stop", 13)):
+        runs = tmp_path / on_collapse
+        answers = run_world(size, _run, [*settings, f"runs={runs}"], [Flatten(3)], on_collapse)
+        assert [answer["step"] for answer in answers] == [steps] * size
+        [found] = [line for line in _log(runs) if "trouble/collapse" in line]
+        assert found["step"] == 13
+        assert "mean similarity of a step's images is 1.000 since step 4" in found["trouble/collapse"]
+        assert "100% of its hardest triplets stand at the margin" in found["trouble/collapse"]
+    assert "collapse" in answers[0]["stopping"]
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_worse_than_before_training_and_classes_never_drawn(settings: list[str], tmp_path: Path) -> None:
+    """Descriptors are equal from the first step on; of half of the labels there is one image, which no batch has."""
+    label = np.array([*np.repeat(np.arange(8), 4), *range(8, 16)])
+    images = ((encode(photograph(int(own), view, 32, 24)), 32, 24) for view, own in enumerate(label))
+    corpus = write_corpus(tmp_path / "corpus", images, label)
+    run_world(1, _run, [*settings, f"corpus={corpus}", f"runs={tmp_path}", "epochs=1"], [Flatten(1)], "warn")
+    said = {name: text for line in _log(tmp_path) for name, text in line.items() if name.startswith("trouble/")}
+    assert "mAP@R of 32 training images was" in said["trouble/worse than before training"]
+    assert "8 of 16 classes were in no batch of 1 epochs" in said["trouble/classes never drawn"]
+    assert "8 of them have a single image" in said["trouble/classes never drawn"]
+
+
+class Count(Callback):
+    """Of a user's own."""
+
+    def __init__(self, every: int, label: str = "own") -> None:
+        self.every, self.label = every, label
+
+    def after_step(self, images: Any, outcome: Any) -> None:
+        if self.trainer.progress.step % self.every == 0:
+            self.trainer.log({f"train/{self.label}": self.trainer.progress.step})
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_callback_of_ones_own_by_import_path(settings: list[str], tmp_path: Path) -> None:
+    own = "callbacks=[{name: 'tests.training.callbacks.health.test_trouble:Count', every: 5}]"
+    with pytest.raises(UserError, match=r"Count: unknown setting 'evry'; did you mean every"):
+        own_callback(load(TrainConfig, [*settings, own.replace("}", ", evry: 1}")]).callbacks[0])
+    run_world(1, _run, [*settings, f"runs={tmp_path}", own, "epochs=1"], [], "warn")
+    assert [line["train/own"] for line in _log(tmp_path) if "train/own" in line] == [5, 10]
