@@ -1,6 +1,6 @@
 """`python -m tests.benchmarks.bench_pixels`: kinds of pictures beside their references, shrinking against a full-size Lanczos.
 
-`sheet` prints the table of docs/reference/conventions/decoders.md and writes sheet.png; `shrink PHOTOGRAPHS…` prints that of
+`sheet` prints the table of docs/reference/conventions/decoders.md and writes sheet.webp; `shrink PHOTOGRAPHS…` prints that of
 docs/explanation/pixels.md. Peers that are not installed (pyvips, opencv-python-headless) are left out.
 """
 
@@ -8,6 +8,7 @@ import io
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from largescale.corpus.decoding.pixels import rgb_pixels
 from shards.images import Encoding, shrink, store
-from tests.corpus.sheet import kinds
+from tests.corpus.sheet import Kind, heic, kinds
 
 SIDE = 512
 LANCZOS = Image.Resampling.LANCZOS
@@ -24,7 +25,7 @@ LANCZOS = Image.Resampling.LANCZOS
 
 def sheet(path: Path) -> None:
     """A line per kind: largest and mean difference of what is read and what is stored; the pictures in `path`."""
-    found = [(kind, rgb_pixels(kind.data), rgb_pixels(store(kind.data, Encoding()).data)) for kind in kinds()]
+    found = [(kind, rgb_pixels(kind.data), rgb_pixels(store(kind.data, Encoding()).data)) for kind in pictures()]
     canvas = Image.new("RGB", (640, 72 * len(found)), "white")
     print("| kind | read, largest | read, mean | stored, mean |\n|---|---:|---:|---:|")
     for row, (kind, read, stored) in enumerate(found):
@@ -33,7 +34,13 @@ def sheet(path: Path) -> None:
         ImageDraw.Draw(canvas).text((320, 72 * row + 24), kind.name, "black")
         apart, after = (np.abs(pixels.astype(int) - kind.shown) for pixels in (read, stored))
         print(f"| {kind.name} | {apart.max()} | {apart.mean():.2f} | {after.mean():.2f} |")
-    canvas.save(path)
+    canvas.save(path, quality=60, method=6)
+
+
+def pictures() -> Iterator[Kind]:
+    yield from kinds()
+    with suppress(ImportError):
+        yield heic()
 
 
 def decoded(data: bytes, scale: float) -> np.ndarray:
@@ -100,4 +107,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["shrink"]:
         table([Path(name).read_bytes() for name in sys.argv[2:]])
     else:
-        sheet(Path("sheet.png"))
+        sheet(Path("sheet.webp"))

@@ -1,6 +1,7 @@
 """A test picture for each kind of image file, beside the pixels that a color-managed viewer shows."""
 
 import io
+import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -55,6 +56,13 @@ def plain() -> Iterator[Kind]:
     yield Kind("JPEG", saved(image, "JPEG", **fine), pixels, 4)
     several = {"save_all": True, "append_images": [image.rotate(180)]}
     yield Kind("JPEG with several pictures (MPO)", saved(image, "MPO", **several, **fine), pixels, 4)
+    gain = saved(image.rotate(180).convert("L").resize((48, 32)), "JPEG")
+    ultra = GAIN_MAP % b'xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/" hdrgm:Version="1.0" hdrgm:GainMapMax="2.5"'
+    yield Kind("JPEG with a gain map (Ultra HDR)", with_gain_map(saved(image, "JPEG", **fine), gain, ultra), pixels, 4)
+    apple = GAIN_MAP % b'xmlns:HDRGainMap="http://ns.apple.com/HDRGainMap/1.0/" HDRGainMap:HDRGainMapVersion="65536"'
+    base = saved(image, "JPEG", icc_profile=profiles.rgb_profile("Display P3"), **fine)
+    shown = profiles.from_rgb(decoded(base), "Display P3")
+    yield Kind("JPEG with a gain map (Apple), Display P3", with_gain_map(base, with_xmp(gain, apple)), shown, 2)
     for format, options in (("PNG", {}), ("BMP", {}), ("PPM", {}), ("TIFF", {"compression": "tiff_lzw"})):
         yield Kind(format, saved(image, format, **options), pixels, 0)
     yield Kind("WebP", saved(image, "WEBP", lossless=True), pixels, 0)
@@ -66,6 +74,32 @@ def plain() -> Iterator[Kind]:
     yield Kind("GIF with several pictures", saved(few, "GIF", **moving), np.asarray(few.convert("RGB")), 0)
     two = image.convert("1", dither=Image.Dither.NONE)
     yield Kind("black and white", saved(two, "PNG"), np.asarray(two.convert("RGB")), 0)
+
+
+GAIN_MAP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<rdf:Description rdf:about="" %s/></rdf:RDF></x:xmpmeta>'
+)
+"""XMP of a picture that has, or is, a gain map."""
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, 2 + len(content)) + content
+
+
+def with_xmp(jpeg: bytes, xmp: bytes) -> bytes:
+    return jpeg[:2] + segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp) + jpeg[2:]
+
+
+def with_gain_map(base: bytes, gain: bytes, xmp: bytes = b"") -> bytes:
+    """A base picture, an index of both by CIPA DC-007 (Multi-Picture Format, section 5.2), and the gain map behind it."""
+    base = with_xmp(base, xmp) if xmp else base
+    first, header = len(base) + 90, 2 + 8  # the index takes 90 bytes; offsets count from its TIFF header
+    entries = struct.pack(">LLLHH", 0x030000, first, 0, 0, 0) + struct.pack(">LLLHH", 0, len(gain), first - header, 0, 0)
+    fields = struct.pack(">HHL4s", 0xB000, 7, 4, b"0100") + struct.pack(">HHLL", 0xB001, 4, 1, 2)
+    fields += struct.pack(">HHLL", 0xB002, 7, len(entries), 50)
+    index = b"MPF\0MM\0*" + struct.pack(">LH", 8, 3) + fields + bytes(4) + entries
+    return base[:2] + segment(0xE2, index) + base[2:] + gain
 
 
 def heic() -> Kind:

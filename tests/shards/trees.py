@@ -1,12 +1,15 @@
 """Data sets as they are published: names of files, separators and quirks, with a few images each."""
 
+import io
 import json
+import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 from scipy.io import savemat
 
+from tests.corpora import encode, photograph
 from tests.shards.photographs import write_photographs
 
 Counts = dict[str, tuple[int, int]]
@@ -18,7 +21,18 @@ def write_lines(path: Path, lines: Iterable[str], end: str = "\n") -> None:
     path.write_bytes("".join(line + end for line in lines).encode())
 
 
+def write_tar(path: Path, names: list[str]) -> None:
+    path.parent.mkdir(parents=True)
+    with tarfile.open(path, "w") as tar:
+        for number, name in enumerate(names):
+            data = encode(photograph(number, 0, 40, 30), "JPEG")
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
 def cub(source: Path) -> Counts:
+    """Numbers begin at 1; `train_test_split.txt` divides images within classes, and is not used."""
     root = source / "CUB_200_2011"
     classes = {
         1: "001.Black_footed_Albatross",
@@ -38,6 +52,7 @@ def cub(source: Path) -> Counts:
 
 
 def sop(source: Path) -> Counts:
+    """The first column is a number, the last one the path; the category is the folder without `_final`."""
     root = source / "Stanford_Online_Products"
     header = "image_id class_id super_class_id path"
     rows = {
@@ -66,6 +81,7 @@ def _annotations(names: list[str], classes: list[int], path: str) -> np.ndarray:
 
 
 def cars(source: Path) -> Counts:
+    """All images in one folder; the annotations are a MATLAB struct."""
     names, classes = [f"car_ims/{n:06d}.jpg" for n in range(1, 7)], [1, 1, 98, 99, 196, 196]
     write_photographs(source, names)
     class_names = np.array([[f"Make {n} 2012" for n in range(1, 197)]], dtype=object)
@@ -76,6 +92,7 @@ def cars(source: Path) -> Counts:
 
 
 def cars_in_parts(source: Path) -> Counts:
+    """In two folders; the numbers of images begin anew in the second, and the devkit has no classes for it."""
     root = source / "stanford_cars"
     names = [f"{n:05d}.jpg" for n in (1, 2, 3)]
     write_photographs(root, [f"cars_{part}/{name}" for part in ("train", "test") for name in names])
@@ -87,6 +104,7 @@ def cars_in_parts(source: Path) -> Counts:
 
 
 def inshop(source: Path) -> Counts:
+    """Columns padded by blanks, below the number of rows; the folder of an item is below that of its kind."""
     rows = [
         ("img/WOMEN/Dresses/id_00000002/02_1_front.jpg", "id_00000002", "train"),
         ("img/WOMEN/Dresses/id_00000002/02_2_side.jpg", "id_00000002", "train"),
@@ -101,6 +119,7 @@ def inshop(source: Path) -> Counts:
 
 
 def inat(source: Path) -> Counts:
+    """COCO JSON: classes are in the annotations, not beside the images."""
     names = [
         f"train_val2018/{kind}/{species}/{n:032x}.jpg" for kind, species in (("Plantae", 7477), ("Aves", 2761)) for n in (1, 2)
     ]
@@ -114,6 +133,7 @@ def inat(source: Path) -> Counts:
 
 
 def inat_retrieval(source: Path) -> Counts:
+    """The lists of the Smooth-AP benchmark: paths alone, of other species in each."""
     inat(source)
     names = sorted(str(path.relative_to(source)) for path in source.rglob("*.jpg"))
     for split, kind in ("train", "Plantae"), ("test", "Aves"):
@@ -122,6 +142,7 @@ def inat_retrieval(source: Path) -> Counts:
 
 
 def food(source: Path) -> Counts:
+    """Names without `.jpg`."""
     root = source / "food-101"
     rows = {"train": ["apple_pie/1005649", "waffles/981485"], "test": ["apple_pie/1011328", "waffles/596753"]}
     for split, names in rows.items():
@@ -134,6 +155,7 @@ def food(source: Path) -> Counts:
 
 
 def svhn(source: Path) -> Counts:
+    """Pixels in MATLAB arrays, the image last; label 10 is the digit 0."""
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3, 4), dtype=np.uint8)
     savemat(source / "train_32x32.mat", {"X": pixels, "y": np.array([[1], [9], [10], [10]], np.uint8)})
     savemat(source / "test_32x32.mat", {"X": pixels[..., :3], "y": np.array([[10], [5], [2]], np.uint8)})
@@ -141,6 +163,7 @@ def svhn(source: Path) -> Counts:
 
 
 def tiny_imagenet(source: Path) -> Counts:
+    """Classes of validation are in a table; the images of test have none."""
     root, labels = source / "tiny-imagenet-200", ("n01443537", "n01629819")
     write_photographs(root, [f"train/{label}/images/{label}_{n}.JPEG" for label in labels for n in (0, 1)])
     write_photographs(root, [*(f"val/images/val_{n}.JPEG" for n in range(3)), "test/images/test_0.JPEG"])
@@ -153,12 +176,14 @@ def tiny_imagenet(source: Path) -> Counts:
 
 
 def ukbench(source: Path) -> Counts:
+    """Groups of four by number; a file of Windows among the images."""
     write_photographs(source / "full", [f"ukbench{n:05d}.jpg" for n in range(8)])
     (source / "full/thumbs.db").write_bytes(b"x")
     return {"": (8, 2)}
 
 
 def gldv2(source: Path) -> Counts:
+    """Landmarks with all of their images in one field; URLs with commas; `None` for queries that are ignored."""
     ids = {
         "train": ["6e158a47eb2ca3f6", "202cd79556f30760", "3ad87684c99c06e1"],
         "index": ["0000070506ea9a8b", "000026950c2f8c1d"],
@@ -178,6 +203,7 @@ def gldv2(source: Path) -> Counts:
 
 
 def ilias(source: Path) -> Counts:
+    """Objects with queries and positives, boxes and texts beside them; distractors in tars."""
     root = source / "ilias_core"
     names = [f"bold_bimp_000/{name}.jpg" for name in ("query/Q000_00", "pos/P000_00", "pos/P000_01")]
     names += [f"zippy_zootlenibble_999/{name}.jpg" for name in ("query/Q999_00", "query/Q999_01", "pos/P999_00")]
@@ -185,10 +211,12 @@ def ilias(source: Path) -> Counts:
     for name in names:
         write_lines(root / f"{name[:-4]}_bbox.txt", ["3 4 20 10"])
     write_lines(root / "bold_bimp_000/query/T000.txt", ["a bold bimp"])
-    return {"query": (3, 2), "gallery": (3, 2)}
+    write_tar(source / "yfcc100m/000.tar", ["000/0a1b2c.jpg", "000/0a1b2d.jpg"])
+    return {"query": (3, 2), "gallery": (3, 2), "distractors": (2, 0)}
 
 
 def r1m(source: Path) -> Counts:
+    """A list of paths below `jpg/`."""
     names = ["1/00a1b2.jpg", "1/00a1b3.jpg", "100/ffee01.jpg"]
     write_photographs(source / "jpg", names)
     write_lines(source / "revisitop1m.txt", names)
