@@ -7,12 +7,13 @@ query to OUT (default: B/compared).
 from pathlib import Path
 
 from largescale.config import run_program
+from largescale.program.cli import called
 from largescale.settings import UserError
 
 
 def main(arguments: list[str]) -> None:
     if "--help" in arguments:
-        print(__doc__)
+        print(str(__doc__).replace("python launch/compare.py", called("compare")))
         return
     if len(arguments) not in (2, 3):
         raise UserError(f"expected two folders of results and perhaps one for the pages, found {len(arguments)} arguments")

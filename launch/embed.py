@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from largescale.config import asked, explain, load, run_program
 from largescale.describing.config import EmbedConfig
-from largescale.program.cli import import_shards
+from largescale.program.cli import for_torchrun, import_shards
 
 if TYPE_CHECKING:
     from largescale.distributed import StopSignal, World
 
 
-USAGE = "torchrun --nproc-per-node N launch/embed.py model=… source=… out=… [key=value ...] [--help [GROUP]]"
+USAGE = f"torchrun --nproc-per-node N {for_torchrun('embed')} model=… source=… out=… [key=value ...] [--help [GROUP]]"
 COMMON = ("model", "source", "out", "format", "pairs", "batch_size")
 
 

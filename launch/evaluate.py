@@ -11,7 +11,7 @@ from largescale.config import asked, explain, load, run_program
 from largescale.evaluation.config import EvaluateConfig
 from largescale.evaluation.protocol.protocols import incomplete
 from largescale.evaluation.results import shown
-from largescale.program.cli import import_shards
+from largescale.program.cli import for_torchrun, import_shards
 from largescale.settings import UserError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from largescale.evaluation.results import Interval, Results
 
 STEPS = ("plan", "embed", "seal", "search", "score", "report")
-USAGE = f"torchrun --nproc-per-node N launch/evaluate.py [{'|'.join(STEPS)}] [key=value ...] [--help [GROUP]]"
+USAGE = f"torchrun --nproc-per-node N {for_torchrun('evaluate')} [{'|'.join(STEPS)}] [key=value ...] [--help [GROUP]]"
 COMMON = (
     *("weights", "model", "gallery", "queries", "distractors", "protocol", "out", "store", "images.size", "scales", "precision"),
     *("score.whitening", "whitening_corpus", "score.dim", "score.rerank", "tracking.wandb"),

@@ -10,9 +10,10 @@ from itertools import groupby
 from largescale.config import asked, explain, load, run_program
 from largescale.experiments.config import ExperimentConfig, Point
 from largescale.experiments.runs import ExperimentRun, FailedError, plan_runs
+from largescale.program.cli import called
 from largescale.settings import UserError
 
-USAGE = "launch/experiment.py EXPERIMENT.yaml [key=value ...] [--help [GROUP]]"
+USAGE = f"{called('experiment')} EXPERIMENT.yaml [key=value ...] [--help [GROUP]]"
 
 
 def main(arguments: list[str]) -> None:

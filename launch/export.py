@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from largescale.config import asked, explain, load, run_program
 from largescale.models.config import ModelConfig
+from largescale.program.cli import called
 from largescale.settings import Settings, UserError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from largescale.describing.model import Model
     from largescale.models.sharing.sources import Source
 
-USAGE = "python launch/export.py [MODEL] OUT [key=value ...] [--help [GROUP]]"
+USAGE = f"{called('export')} [MODEL] OUT [key=value ...] [--help [GROUP]]"
 CHECKED_ON = 12
 
 
@@ -93,7 +94,7 @@ def pictures(config: ExportConfig, model: "Model") -> "list[np.ndarray]":
     shapes = target_shapes(corpus.manifest.width[good], corpus.manifest.height[good], model.images)
     new = np.sort(np.unique(shapes, axis=0, return_index=True)[1])
     chosen = good[np.append(new, np.setdiff1d(np.arange(len(good)), new))[:CHECKED_ON]]
-    return list(model.pixels([files[id] for id in chosen]))
+    return [model.seen(corpus, id) for id in chosen.tolist()]
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from largescale.config import asked, explain, load, run_program
 from largescale.corpus.default import only_corpus
 from largescale.mining.config import MiningConfig, PlanConfig, ServiceConfig
-from largescale.program.cli import import_shards
+from largescale.program.cli import for_torchrun, import_shards
 from largescale.settings import UserError
 
 if TYPE_CHECKING:
     from largescale.distributed import World
 
-USAGE = "torchrun --nproc-per-node N launch/mine.py RUN_DIRECTORY_OR_URL | --plan [key=value ...] [--help]"
+USAGE = f"torchrun --nproc-per-node N {for_torchrun('mine')} RUN_DIRECTORY_OR_URL | --plan [key=value ...] [--help]"
 
 
 def main(arguments: list[str]) -> None:

@@ -4,11 +4,12 @@ One short run of the same recipe in which the rate grows from step to step, unti
 """
 
 from largescale.config import asked, explain, load, run_program
+from largescale.program.cli import for_torchrun
 from largescale.training.rates import RatesConfig
 from largescale.training.settings.default_recipe import with_default_recipe
 from largescale.training.settings.recipe import named
 
-USAGE = "torchrun --nproc-per-node N launch/rates.py [config.yaml] [key=value ...] [--help [GROUP]]"
+USAGE = f"torchrun --nproc-per-node N {for_torchrun('rates')} [config.yaml] [key=value ...] [--help [GROUP]]"
 COMMON = ("corpus", "range.low", "range.high", "range.steps", "images.size", "model.backbone", "model.weights", "loss.name")
 
 

@@ -1,4 +1,4 @@
-"""An index of pictures: launch/search.py build|add|remove|query|serve|duplicates|upload key=value ...
+"""An index of pictures: python launch/search.py build|add|remove|query|serve|duplicates|upload key=value ...
 
 build makes it, add and remove change it, query, serve and duplicates ask it, upload sends it to a vector database.
 `VERB --help` lists the settings. What was interrupted is continued by the same command (build: by add).
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from largescale.config import asked, chosen, explain, load, run_program
+from largescale.program.cli import called
 from largescale.search.config import (
     AddConfig,
     BuildConfig,
@@ -36,13 +37,15 @@ VERBS: dict[str, type[Settings]] = {
     "upload": UploadConfig,
 }
 
+SEARCH = called("search")
+
 
 def main(arguments: list[str]) -> None:
-    verb = chosen(arguments, VERBS, __doc__, "verb")
+    verb = chosen(arguments, VERBS, str(__doc__).replace("python launch/search.py", SEARCH), "verb")
     if verb is None:
         return
     if (group := asked(arguments)) is not None:
-        print(explain(VERBS[verb], f"launch/search.py {verb} [key=value ...] [--help]", tuple(VERBS[verb].model_fields), group))
+        print(explain(VERBS[verb], f"{SEARCH} {verb} [key=value ...] [--help]", tuple(VERBS[verb].model_fields), group))
         return
     actions[verb](load(VERBS[verb], arguments[1:]))
 
@@ -83,9 +86,7 @@ def add_to(index: "Index", found: Any, config: BuildConfig | AddConfig) -> None:
     recall = "" if manifest.kind.recall is None else f", recall {100 * manifest.kind.recall:.1f} %"
     print(f"{added}\n{config.index}: {manifest.rows:,} pictures, {manifest.kind.index}{recall}")
     if added.stopped:
-        print(
-            f"stopped; continue with: launch/search.py add index={config.index} source={config.source} prefix={config.prefix!r}"
-        )
+        print(f"stopped; continue with: {SEARCH} add index={config.index} source={config.source} prefix={config.prefix!r}")
 
 
 def remove(config: RemoveConfig) -> None:

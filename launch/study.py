@@ -1,6 +1,6 @@
 """Measures beside the scores: torchrun --nproc-per-node N launch/study.py NAME weights=FILE gallery=CORPUS [key=value ...]
 
-NAME is one of those that `--help` lists; `NAME --help` lists its settings, which are those of launch/evaluate.py and its own.
+NAME is one of those that `--help` lists; `NAME --help` lists its settings, which are those of an evaluation and its own.
 Each prints a table and writes it to OUT with a page that plots it. Descriptors are embedded once. `conventions` takes a file of
 rankings (`python launch/study.py conventions scores=FILE`) and neither weights nor a corpus.
 """
@@ -20,6 +20,7 @@ from largescale.evaluation.studies.config import (
     ScalesConfig,
     StudyConfig,
 )
+from largescale.program.cli import called, for_torchrun
 
 if TYPE_CHECKING:
     from largescale.evaluation.report.study import Study
@@ -35,15 +36,17 @@ STUDIES: dict[str, type[StudyConfig] | type[ConventionsConfig]] = {
     "scales": ScalesConfig,
 }
 
+ABOUT = str(__doc__).replace("python launch/study.py", called("study")).replace("launch/study.py", for_torchrun("study"))
+
 
 def main(arguments: list[str]) -> None:
-    name = chosen(arguments, STUDIES, __doc__, "study")
+    name = chosen(arguments, STUDIES, ABOUT, "study")
     if name is None:
         return
     if (group := asked(arguments)) is not None:
         first = ["weights", "model", "gallery", "out"] if issubclass(STUDIES[name], StudyConfig) else []
         own = [key for key in STUDIES[name].model_fields if key not in StudyConfig.model_fields or not first]
-        usage = f"torchrun --nproc-per-node N launch/study.py {name} [key=value ...] [--help [GROUP]]"
+        usage = f"torchrun --nproc-per-node N {for_torchrun('study')} {name} [key=value ...] [--help [GROUP]]"
         print(explain(STUDIES[name], usage, [*first, *own], group))
         return
     run(name, load(STUDIES[name], arguments[1:]))

@@ -5,10 +5,11 @@ The same command continues a run that was stopped. `--help` lists the settings; 
 
 import largescale
 from largescale.config import asked, explain, load, run_program
+from largescale.program.cli import for_torchrun
 from largescale.training.settings.default_recipe import with_default_recipe
 from largescale.training.settings.recipe import TrainConfig, named
 
-USAGE = "torchrun --nproc-per-node N launch/train.py [config.yaml] [key=value ...] [--dry-run] [--help [GROUP]]"
+USAGE = f"torchrun --nproc-per-node N {for_torchrun('train')} [config.yaml] [key=value ...] [--dry-run] [--help [GROUP]]"
 COMMON = (
     *("corpus", "name", "epochs", "seed", "images.size", "model.backbone", "model.pooling", "model.weights", "precision"),
     *("loss.name", "tuples.per_step", "batches.classes_per_batch", "batches.images_per_class", "mining.negatives"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from largescale.config import check, load
 from largescale.config.program import fault_of_place
 from largescale.cpu import own_cores
+from largescale.program.cli import called
 from largescale.settings import UserError
 
 from .append import append
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m shards", description=__doc__)
+    parser = argparse.ArgumentParser(prog=called("shards"), description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="build|verify|demo|layouts")
     _add_build(
         commands.add_parser("build", help="turn images into a corpus", formatter_class=argparse.RawDescriptionHelpFormatter)

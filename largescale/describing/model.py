@@ -15,6 +15,7 @@ from largescale.corpus.batches.batches import BadImage
 from largescale.corpus.config import ImagesConfig, LoaderConfig
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.decoding.pictures import Picture, given
+from largescale.corpus.decoding.pixels import BadImageError
 from largescale.corpus.images import decode_into, target_shape, target_shapes
 from largescale.embedding import Embedder
 from largescale.models.sharing.folder import Contents, DescriptorConfig
@@ -121,10 +122,21 @@ class Model:
         for id in range(len(pictures)):
             if id in faults:
                 raise UserError(f"{corpus.manifest.keys[id].as_py()}: {faults[id]}")
-            stored = int(corpus.manifest.width[id]), int(corpus.manifest.height[id])
-            seen = np.empty((*target_shape(*stored, self.images), 3), np.uint8)
+            yield self.seen(corpus, id)
+
+    def seen(self, corpus: Corpus, id: int) -> np.ndarray:
+        """What the network sees of an image of a corpus, `(h, w, 3)` uint8.
+
+        Raises:
+            UserError: it cannot be decoded.
+        """
+        stored = int(corpus.manifest.width[id]), int(corpus.manifest.height[id])
+        seen = np.empty((*target_shape(*stored, self.images), 3), np.uint8)
+        try:
             decode_into(seen, next(corpus.each([id])), self.images, stored)
-            yield seen
+        except BadImageError as error:
+            raise UserError(f"{corpus.manifest.keys[id].as_py()}: {error}") from None
+        return seen
 
     def embedder(
         self, batch_size: int = 64, loader: LoaderConfig | None = None, should_stop: Callable[[], bool] = lambda: False

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from largescale.commit import DamagedError, checksum_of, committed_file, read_json, write_json
 from largescale.names import Component
+from largescale.program.cli import for_torchrun
 from largescale.settings import UserError
 
 RESULTS = "results.json"
@@ -248,7 +249,9 @@ def read_results(directory: Path) -> Results:
     try:
         results = _results.validate_python(read_json(path))
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: no evaluation has finished in this folder; run launch/evaluate.py") from None
+        raise UserError(
+            f"{path} does not exist: no evaluation has finished in this folder; torchrun {for_torchrun('evaluate')} makes one"
+        ) from None
     except DamagedError as error:
         raise DamagedError(f"{error}; or evaluate again") from None
     except ValidationError as error:

@@ -49,9 +49,20 @@ def recipe(name: str) -> Path:
     return folder / "configs" / f"{name}.yaml"
 
 
+def called(program: str) -> str:
+    """How a person calls a program that runs in one process."""
+    in_checkout = "python -m shards" if program == "shards" else f"python launch/{program}.py"
+    return f"largescale {program}" if _by_name() else in_checkout
+
+
 def for_torchrun(program: str) -> str:
-    """How a person names a program to torchrun, or to Python: in a checkout its file."""
-    return f"launch/{program}.py" if (ROOT / "launch").is_dir() else f"-m largescale {program}"
+    """How a person names a program to torchrun, or to Python."""
+    return f"-m largescale {program}" if _by_name() else f"launch/{program}.py"
+
+
+def _by_name() -> bool:
+    """Whether programs have no files to be named by, or this one was started by its name."""
+    return not (ROOT / "launch").is_dir() or sys.argv[0].startswith("largescale ")
 
 
 def import_shards(name: str) -> Any:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from largescale.config import check
+from largescale.program.cli import called
 from largescale.search.find import Options, find
 from largescale.search.manifest import FILE, IndexManifest, Kind, Metric
 from largescale.search.segment import room_on_disk, table_of
@@ -83,7 +84,7 @@ class Index:
         """
         folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            what = "an index; launch/search.py add adds to it" if (folder / FILE).exists() else "something else"
+            what = f"an index; {called('search')} add adds to it" if (folder / FILE).exists() else "something else"
             raise UserError(f"{folder} holds {what}: give another folder, or remove it")
         kind = Kind(index, memory, min_recall)
         with room_on_disk(folder):

@@ -11,6 +11,7 @@ from typing import Literal
 
 from largescale.commit import read_json, write_json
 from largescale.names import component
+from largescale.program.cli import called
 from largescale.settings import UserError
 
 FORMAT = "largescale index"
@@ -96,7 +97,7 @@ class IndexManifest:
         try:
             values = read_json(path)
         except (FileNotFoundError, NotADirectoryError):
-            raise UserError(f"there is no index in {folder} ({FILE} is missing); launch/search.py build makes one") from None
+            raise UserError(f"there is no index in {folder} ({FILE} is missing); {called('search')} build makes one") from None
         found = values.pop("format", None), values.pop("version", None)
         if found != (FORMAT, VERSION):
             raise UserError(

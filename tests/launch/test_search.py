@@ -89,7 +89,7 @@ def test_rows_from_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert len(_said(capsys, "query", f"index={tmp_path / 'index'}", "key='00003'", "k=5").splitlines()) == 5
     with pytest.raises(UserError, match="does not say where its model is"):
         search.main(["query", f"index={tmp_path / 'index'}", "pictures=[a.jpg]"])
-    with pytest.raises(UserError, match=r"holds an index; launch/search.py add adds to it"):
+    with pytest.raises(UserError, match=r"holds an index; python launch/search.py add adds to it"):
         search.main(["build", *given])
 
 
@@ -118,7 +118,7 @@ def test_a_signal_keeps_what_was_described(
     make_model(tmp_path / "model")
     said = _said(capsys, "build", f"model={tmp_path / 'model'}", f"source={photos}", f"index={tmp_path / 'index'}")
     assert "2 added, " in said
-    assert "stopped; continue with: launch/search.py add" in said
+    assert "stopped; continue with: python launch/search.py add" in said
     monkeypatch.undo()
     more = _said(capsys, "add", f"index={tmp_path / 'index'}", f"source={photos}")
     assert "18 added, 0 replaced, 2 unchanged" in more

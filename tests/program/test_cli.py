@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from largescale.program.cli import PROGRAMS, module_of
+from largescale.program.cli import PROGRAMS, called, for_torchrun, module_of
 from largescale.program.extras import Extra
 from largescale.settings import UserError
 from tests.conftest import ROOT
@@ -18,10 +18,23 @@ def test_every_program_of_the_checkout_has_a_name() -> None:
     assert module_of("train") == "launch.train"
 
 
+def test_programs_are_named_as_this_one_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["launch/search.py"])
+    named = called("search"), called("shards"), for_torchrun("embed")
+    assert named == ("python launch/search.py", "python -m shards", "launch/embed.py")
+    monkeypatch.setattr("sys.argv", ["largescale search"])
+    named = called("search"), called("shards"), for_torchrun("embed")
+    assert named == ("largescale search", "largescale shards", "-m largescale embed")
+
+
 def test_a_program_by_its_name() -> None:
     found = subprocess.run([sys.executable, "-m", "largescale", "compare"], capture_output=True, text=True, cwd="/", check=False)
     assert found.returncode == 2
     assert found.stderr.startswith("error: ")
+    asked = [sys.executable, "-m", "largescale", "search", "--help"]
+    page = subprocess.run(asked, capture_output=True, text=True, cwd="/", check=True).stdout
+    assert "largescale search build|add|" in page
+    assert "launch/" not in page
     wrong = subprocess.run([sys.executable, "-m", "largescale", "trian"], capture_output=True, text=True, cwd=ROOT, check=False)
     assert "there is no program 'trian'; known are shards, train" in wrong.stderr
 

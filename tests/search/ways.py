@@ -107,7 +107,7 @@ def right_by_server(folder: Path, photos: Path, paths: Sequence[Path], work: Pat
 
 def searched(address: str, picture: bytes) -> list[dict[str, Any]]:
     head = b'--frontier\r\nContent-Disposition: form-data; name="pictures"; filename="a.jpg"\r\n\r\n'
-    connection = http.client.HTTPConnection(address.removeprefix("http://").rstrip("/"), timeout=120)
+    connection = http.client.HTTPConnection(address.removeprefix("http://").rstrip("/"), timeout=600)
     headers = {"Content-Type": "multipart/form-data; boundary=frontier"}
     connection.request("POST", f"/search?k={NEAR}", head + picture + b"\r\n--frontier--\r\n", headers)
     answer = connection.getresponse()

@@ -8,6 +8,7 @@ import numpy as np
 
 from largescale.evaluation.results import RESULTS, ProtocolResult, QueryRecord, Results, read_records, read_results, scale
 from largescale.evaluation.scoring.statistics import Comparison, compare, holm
+from largescale.program.cli import for_torchrun
 from largescale.settings import UserError
 
 POOLED = "all queries"
@@ -100,7 +101,7 @@ def pairs(a: Path, b: Path) -> list[ProtocolPair]:
 def _scored(folder: Path) -> dict[tuple[str, ...], Scored]:
     files = [folder / RESULTS] if (folder / RESULTS).exists() else sorted(folder.rglob(RESULTS))
     if not files:
-        raise UserError(f"there is no {RESULTS} in {folder} or below it; run launch/evaluate.py")
+        raise UserError(f"there is no {RESULTS} in {folder} or below it; torchrun {for_torchrun('evaluate')} makes one")
     found: dict[tuple[str, ...], Scored] = {}
     for file in files:
         results = read_results(file.parent)

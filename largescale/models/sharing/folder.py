@@ -29,6 +29,7 @@ from largescale.models.transform.transform import Transform
 from largescale.models.weights import load_weights, save_weights
 from largescale.models.whitening import Whitening
 from largescale.precision import Precision
+from largescale.program.cli import called
 from largescale.settings import Settings, UserError
 
 FORMAT, VERSION = "largescale model", 1
@@ -185,7 +186,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     try:
         values = read_json(path)
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{directory} is no model folder: it has no {CONFIG}; launch/export.py makes one") from None
+        raise UserError(f"{directory} is no model folder: it has no {CONFIG}; {called('export')} makes one") from None
     found = values.get("format"), values.get("version")
     if found != (FORMAT, VERSION):
         raise UserError(f"{path}: expected {FORMAT!r} version {VERSION}, found {found}: the model cannot be read by this version")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from largescale.embedding import Embedder, gather_by_id
+from largescale.program.cli import for_torchrun
 from largescale.training.callbacks.base import Callback
 from largescale.training.callbacks.health.trouble import Trouble
 
@@ -54,7 +55,7 @@ class QuickScore(Callback):
                 "worse than before training",
                 f"mAP@R of {len(change)} training images was {before.mean():.2%} before training and is {after.mean():.2%} after "
                 f"step {self.trainer.progress.step}: lower optim.lr (now {self.trainer.config.optim.lr:.1e}), lengthen "
-                "schedule.warmup_steps, or take loss.name=roadmap; launch/rates.py finds a rate",
+                f"schedule.warmup_steps, or take loss.name=roadmap; torchrun {for_torchrun('rates')} finds a rate",
             )
 
     def _score(self) -> list[float] | None:
