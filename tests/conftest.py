@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import tests.programs  # noqa: F401  before others say what to import
+
 ROOT = Path(__file__).parents[1]
 # several workers share the cores, and the programs that they start inherit this
 os.environ.setdefault("OMP_NUM_THREADS", "1")

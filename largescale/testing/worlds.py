@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_context = multiprocessing.get_context("forkserver")
+WARM = multiprocessing.get_context("forkserver")
+"""Its processes begin with what is preloaded."""
 # what every member would import again, seconds each time
 PRELOAD = ["torch", "torch._dynamo", "torch.distributed.checkpoint", "torch.nn.parallel", "largescale.distributed", "pytest"]
 PRELOAD += ["largescale.search.index"]
 PRELOAD += ["shards.shard", "shards.verify", "timm", "largescale.mining.service.service", "largescale.training.settings.recipe"]
-_context.set_forkserver_preload(PRELOAD)
+WARM.set_forkserver_preload(PRELOAD)
 
 
 def free_port() -> int:
@@ -52,7 +53,7 @@ def start_world(
     Args:
         patience_s: how long a rank waits for another.
     """
-    context = multiprocessing.get_context("spawn") if hashes else _context
+    context = multiprocessing.get_context("spawn") if hashes else WARM
     results = context.Queue()
     places = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     if not gpu:

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.benchmarks.table import Row, report
+from tests.conftest import ROOT
 from tests.corpora import make_corpus
-from tests.distributed.runs import ENVIRONMENT, ROOT
+from tests.distributed.runs import ENVIRONMENT
 
 PROGRAM = [sys.executable, "launch/train.py"]
 LATE, REPEATS = 1500, 3

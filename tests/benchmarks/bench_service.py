@@ -27,8 +27,9 @@ from largescale.models.network import RetrievalNet
 from largescale.models.weights import save_weights
 from largescale.training.settings.recipe import TrainConfig
 from tests.benchmarks.table import Row, report
+from tests.conftest import ROOT
 from tests.corpora import make_corpus
-from tests.distributed.runs import ENVIRONMENT, ROOT, kill_all, lines
+from tests.distributed.runs import ENVIRONMENT, kill_all, lines
 
 ROUNDS, REFRESHES, STEPS, LEAST_WAIT_S = 2, 3, 16, 0.05
 SETTINGS = [

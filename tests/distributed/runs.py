@@ -8,29 +8,22 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests import programs
+from tests.programs import Program
+
+Running = Program | subprocess.Popen[str]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 # the second lets torchrun replace a node that died
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
-def start(
-    arguments: Sequence[object], *torchrun: object, program: str = "launch/train.py", prefix: Sequence[str] = ()
-) -> subprocess.Popen:
-    """torchrun, behind the words of `prefix`; its ranks end with it."""
+def start(arguments: Sequence[object], *torchrun: object, program: str = "launch/train.py") -> Program:
+    """torchrun; its ranks end with it."""
     options = torchrun or ("--standalone", "--nproc-per-node", 2)
-    command = [*prefix, *TORCHRUN, *options, program, *arguments]
-    return subprocess.Popen(
-        [str(part) for part in command],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return Program([*TORCHRUN, *options, program, *arguments], ENVIRONMENT)
 
 
-def finish(process: subprocess.Popen, timeout_s: float = 300) -> str:
+def finish(process: Running, timeout_s: float = 300) -> str:
     """Everything that it printed; it is killed when it does not end in time."""
     try:
         return process.communicate(timeout=timeout_s)[0]
@@ -48,22 +41,20 @@ def run(arguments: Sequence[object], processes: int, status: int = 0) -> str:
 
 def run_alone(arguments: Sequence[object], status: int = 0) -> str:
     """A run of one process without torchrun."""
-    command = [sys.executable, "launch/train.py", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+    done = programs.run([sys.executable, "launch/train.py", *arguments], ENVIRONMENT)
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
-def kill_all(process: subprocess.Popen) -> None:
+def kill_all(process: Running) -> None:
     """kill -9 of torchrun, with which its ranks end."""
     process.kill()
     process.wait()
 
 
-def ranks(process: subprocess.Popen) -> list[int]:
+def ranks(process: Running) -> list[int]:
     """Process ids of the ranks that torchrun has started."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [int(child) for child in children if b"launch/train.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
 def lines(directory: Path) -> list[dict]:
@@ -80,7 +71,7 @@ def losses(directory: Path) -> dict[int, float]:
     return dict(found)
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen, timeout_s: float = 300) -> None:
+def wait_for(condition: Callable[[], bool], process: Running, timeout_s: float = 300) -> None:
     end = time.monotonic() + timeout_s
     while not condition():
         if process.poll() is not None or time.monotonic() > end:
@@ -89,5 +80,5 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen, timeout_s
         time.sleep(0.02)
 
 
-def wait_for_step(directory: Path, step: int, process: subprocess.Popen) -> None:
+def wait_for_step(directory: Path, step: int, process: Running) -> None:
     wait_for(lambda: max(losses(directory), default=0) >= step, process)

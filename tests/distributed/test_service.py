@@ -10,8 +10,20 @@ from pathlib import Path
 import pytest
 
 from largescale.commit import is_complete
+from tests.conftest import ROOT
 from tests.corpora import make_corpus
-from tests.distributed.runs import finish, kill_all, lines, losses, run_alone, start, wait_for, wait_for_step
+from tests.distributed.runs import (
+    ENVIRONMENT,
+    TORCHRUN,
+    finish,
+    kill_all,
+    lines,
+    losses,
+    run_alone,
+    start,
+    wait_for,
+    wait_for_step,
+)
 from tests.mining.served import STEPS, make_run, mined, serve
 from tests.world import free_port, run_world
 
@@ -93,12 +105,24 @@ def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True)
 
 
-def start_node(number: int, name: str, directory: Path, port: int) -> subprocess.Popen:
+def start_node(number: int, name: str, directory: Path, port: int) -> subprocess.Popen[str]:
     meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"10.77.0.1:{port}", "--rdzv-id", "cut"]
     meeting += ["--rdzv-conf", f"is_host={int(number == 1)}"]
     options = ["--nnodes", 2, "--nproc-per-node", 1, "--max-restarts", 5, "--local-addr", f"10.77.0.{number}", *meeting]
-    prefix = ["ip", "netns", "exec", name, "env", "GLOO_SOCKET_IFNAME=eth0"]
-    return start([directory, f"timeout={TIMEOUT_S}"], *options, program="tests/distributed/slow_mine.py", prefix=prefix)
+    command = [
+        "ip",
+        "netns",
+        "exec",
+        name,
+        *TORCHRUN,
+        *options,
+        "tests/distributed/slow_mine.py",
+        directory,
+        f"timeout={TIMEOUT_S}",
+    ]
+    environment = {**ENVIRONMENT, "GLOO_SOCKET_IFNAME": "eth0"}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen([str(part) for part in command], cwd=ROOT, env=environment, text=True, **streams)
 
 
 @pytest.mark.slow

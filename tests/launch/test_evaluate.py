@@ -14,6 +14,7 @@ from largescale.evaluation import read_records, read_results
 from largescale.evaluation.config import EvaluateConfig
 from largescale.settings import UserError
 from launch.evaluate import main, take
+from tests import programs
 from tests.conftest import ROOT
 from tests.corpora import make_corpus
 from tests.evaluation.small import SIZE, alone, make_weights, settings
@@ -23,8 +24,7 @@ SMALL = [f"images.size={SIZE}", "batch_size=4", "loader.workers=1"]
 
 def evaluate(*arguments: object, processes: int = 0) -> subprocess.CompletedProcess[str]:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes else []
-    command = [sys.executable, *torchrun, "launch/evaluate.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    return programs.run([sys.executable, *torchrun, "launch/evaluate.py", *arguments])
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,13 +15,14 @@ from largescale.experiments.page import write_page
 from largescale.experiments.runs import plan_runs
 from largescale.experiments.table import table_of, write_table
 from largescale.settings import UserError
+from tests import programs
+from tests.conftest import ROOT
 from tests.corpora import make_corpus
-from tests.distributed.runs import ENVIRONMENT, ROOT
+from tests.distributed.runs import ENVIRONMENT
 
 
 def experiment(*arguments: object, status: int = 0) -> str:
-    command = [sys.executable, "launch/experiment.py", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=600, check=False)
+    done = programs.run([sys.executable, "launch/experiment.py", *arguments], ENVIRONMENT, timeout=600)
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout + done.stderr
 

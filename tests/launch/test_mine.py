@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from tests import programs
 from tests.conftest import ROOT
 from tests.corpora import make_corpus
 from tests.distributed.runs import ENVIRONMENT
@@ -15,8 +16,7 @@ GIVEN = ["decode=300", "forward=2000", "search=5e14", "network=1e10", "cores=16"
 
 
 def ask(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "launch/mine.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+    return programs.run([sys.executable, "launch/mine.py", *arguments], ENVIRONMENT)
 
 
 def test_help_and_a_plan_with_given_rates_need_no_torch():
@@ -52,7 +52,7 @@ def test_the_plan_of_the_readme_measures_this_machine(tmp_path):
     small = [f"corpus={corpus}", "backbone=timm:test_resnet", "size=64", "sample=8", "dim=256"]
     program = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     whole = [*program, *command[1:], *small]
-    done = subprocess.run(whole, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    done = programs.run(whole, ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("images to embed    231,250") == 1
     assert "bound by the neural network, on the processor" in done.stdout

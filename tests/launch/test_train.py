@@ -9,8 +9,10 @@ import yaml
 from largescale.config import load
 from largescale.settings import UserError
 from largescale.training.settings.recipe import TrainConfig
+from tests import programs
+from tests.conftest import ROOT
 from tests.corpora import make_corpus
-from tests.distributed.runs import ENVIRONMENT, ROOT, lines, run, run_alone
+from tests.distributed.runs import ENVIRONMENT, lines, run, run_alone
 from tests.world import run_world
 
 
@@ -23,7 +25,7 @@ def small(tmp_path_factory):
 
 def ask(*arguments: str) -> tuple[subprocess.CompletedProcess, float]:
     start = time.monotonic()
-    done = subprocess.run([sys.executable, "launch/train.py", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = programs.run([sys.executable, "launch/train.py", *arguments])
     return done, time.monotonic() - start
 
 

@@ -1,6 +1,5 @@
 """A run directory in object storage: two folders and a real S3 server between them; programs on both sides."""
 
-import subprocess
 import sys
 import tarfile
 import time
@@ -19,7 +18,7 @@ from largescale.mining.service.exchange import DEAD_S, ServiceExchange, Training
 from largescale.settings import UserError
 from largescale.training.settings.recipe import TrainConfig
 from tests.corpora import make_corpus
-from tests.distributed.runs import ENVIRONMENT, ROOT, finish, kill_all, lines, losses, run_alone
+from tests.distributed.runs import ENVIRONMENT, Program, finish, kill_all, lines, losses, run_alone
 from tests.mining.test_generations import write
 
 
@@ -138,7 +137,7 @@ def test_a_run_whose_service_shares_only_a_bucket(url: str, tmp_path: Path) -> N
     model = ["model={backbone: 'timm:test_resnet', weights: none}", "images.size=48", "loader.workers=0"]
     plan = ["name=default", "tuples={per_step: 4, per_epoch: 8}", "epochs=2", "tracking={wandb: 'off', every: 1}"]
     command = [sys.executable, "launch/mine.py", url, f"folder={tmp_path}"]
-    service = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+    service = Program(command, ENVIRONMENT)
     try:
         run_alone([f"corpus={corpus}", f"runs={tmp_path}", *plan, *model, mining])
         assert f"the service of {url} ends: the run is finished" in finish(service)
