@@ -9,16 +9,18 @@ import atexit
 import inspect
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import threading
 import warnings
-import weakref
 from collections.abc import Mapping, Sequence
 from multiprocessing import forkserver, process, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from wandb.sdk.data_types._private import MEDIA_TMP  # timm imports wandb
 
 from largescale.testing.worlds import PRELOAD, WARM
 
@@ -44,16 +46,22 @@ class Program:
     Args:
         command: begins with this Python.
         apart: standard error comes as a stream of its own; else both are one.
+        session: it leads a session of its own.
     """
 
     def __init__(
-        self, command: Sequence[object], env: Mapping[str, str] | None = None, cwd: Path = ROOT, apart: bool = False
+        self,
+        command: Sequence[object],
+        env: Mapping[str, str] | None = None,
+        cwd: Path = ROOT,
+        apart: bool = False,
+        session: bool = False,
     ) -> None:
         self.args = [str(part) for part in command]
         assert self.args[0] == sys.executable
         streams = [WARM.Pipe(duplex=False) for _ in range(1 + apart)]
         writers = [writer for _, writer in streams]
-        self._process = WARM.Process(target=_begin, args=(self.args, dict(env or os.environ), str(cwd), writers))
+        self._process = WARM.Process(target=_begin, args=(self.args, dict(env or os.environ), str(cwd), session, writers))
         self._process.start()
         for writer in writers:
             writer.close()
@@ -116,7 +124,10 @@ def _read(reader: Any, told: list[str], number: int) -> None:
         return
 
 
-def _begin(command: list[str], env: dict[str, str], folder: str, writers: list[Connection]) -> None:
+def _begin(command: list[str], env: dict[str, str], folder: str, session: bool, writers: list[Connection]) -> None:
+    if session:
+        os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     for number, writer in enumerate((writers[0], writers[-1]), 1):
         os.dup2(writer.fileno(), number)
     os.closerange(3, 4096)
@@ -153,7 +164,7 @@ def _forget_relatives() -> None:
     """It is the main process of a program: no parent by multiprocessing, no fork server, no tracker of resources."""
     forkserver._forkserver.__init__()  # type: ignore[attr-defined, misc]
     resource_tracker._resource_tracker.__init__()  # type: ignore[misc]
-    weakref.finalize._registry.clear()  # type: ignore[attr-defined]  # temporary files of what was imported stay for others
+    atexit.unregister(MEDIA_TMP.cleanup)  # others that are forked from there need it
     process._parent_process = None  # type: ignore[attr-defined]
     process._children = set()  # type: ignore[attr-defined]
     process._current_process = MAIN  # type: ignore[attr-defined]

@@ -5,7 +5,6 @@ import json
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -24,6 +23,7 @@ import largescale
 from largescale.search.index import Index
 from largescale.search.server.config import ServeConfig
 from tests.evaluation.report.test_report import ARGUMENTS
+from tests.programs import Program
 from tests.search.photos import make_model, make_photos
 from tests.search.served import serving
 
@@ -82,8 +82,7 @@ def test_a_stop_in_the_middle_of_an_upload_loses_nothing(folder: Path, tmp_path:
     """What was answered is on disk; what was not sent to its end is not there; the server ends, with status 0."""
     index = Path(shutil.copytree(folder / "index", tmp_path / "index"))
     command = [sys.executable, ROOT / "launch" / "search.py", "serve", f"index={index}", "port=0", "timeout=2"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    assert process.stdout is not None
+    process = Program(command)
     address = next(word for word in process.stdout.readline().split() if word.startswith("http"))
     picture = folder / "photos" / "label 1" / "view 0.jpg"
     answered: list[int] = []

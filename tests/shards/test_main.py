@@ -1,6 +1,5 @@
 import json
 import os
-import subprocess
 import sys
 import tarfile
 from argparse import ArgumentTypeError
@@ -13,7 +12,7 @@ from shards.__main__ import main, parse_part, part_of
 from shards.layouts import LAYOUTS
 from shards.verify import Unchecked
 from shards.writer import BuildPart
-from tests.conftest import ROOT
+from tests import programs
 from tests.shards.photographs import shard, write_photographs
 from tests.shards.trees import cub, sop
 
@@ -44,12 +43,7 @@ def test_help_names_every_layout_and_option(capsys: pytest.CaptureFixture[str]) 
 def test_command_builds_and_verifies(tmp_path: Path) -> None:
     write_photographs(tmp_path / "in", ["a/1.jpg", "a/2.jpg", "b/1.jpg"])
     command = [sys.executable, "-m", "shards"]
-    built = subprocess.run(
-        [*command, "build", tmp_path / "in", "--layout", "folder", "--out", tmp_path / "out"],
-        cwd=ROOT,
-        text=True,
-        capture_output=True,
-    )
+    built = programs.run([*command, "build", tmp_path / "in", "--layout", "folder", "--out", tmp_path / "out"])
     assert built.returncode == 0, built.stderr
     assert "3 images of 2 labels in 1 shards, 0 undecodable" in built.stdout
     assert main(["verify", str(tmp_path / "out")]) == 0

@@ -26,7 +26,7 @@ from shards.plan import WORK, Sharding, settle
 from shards.sources.folder import Folder
 from shards.verify import Unchecked, faults_of
 from shards.writer import BuildPart, build
-from tests.conftest import ROOT
+from tests.programs import Program
 from tests.shards.photographs import digests, shard, write_photographs
 
 SIDE = 24
@@ -67,19 +67,10 @@ def command(source: Path, out: Path, *options: str) -> list[str]:
     ]
 
 
-def started(arguments: list[str], **environment: str) -> subprocess.Popen:
+def started(arguments: list[str], **environment: str) -> Program:
+    """In a session of its own."""
     clean = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "SLURM_STEP_ID")}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        arguments,
-        cwd=ROOT,
-        env=clean | environment,
-        stdout=pipe,
-        stderr=pipe,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
-    )
+    return Program(arguments, clean | environment, apart=True, session=True)
 
 
 @pytest.mark.slow
