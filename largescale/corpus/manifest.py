@@ -371,4 +371,4 @@ def map_table(path: Path) -> Mapping[str, Any]:
     """Numeric columns as zero-copy numpy views, text columns as Arrow arrays; nothing is read until it is touched."""
     batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
     columns = {name: batch.column(name) for name in batch.schema.names}
-    return {name: c if pa.types.is_large_string(c.type) else c.to_numpy(zero_copy_only=True) for name, c in columns.items()}
+    return {name: c if pa.types.is_large_string(c.type) else np.from_dlpack(c) for name, c in columns.items()}
