@@ -20,8 +20,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from wandb.sdk.data_types._private import MEDIA_TMP  # timm imports wandb
-
 from largescale.testing.worlds import PRELOAD, WARM
 
 ROOT = Path(__file__).parents[1]
@@ -164,7 +162,8 @@ def _forget_relatives() -> None:
     """It is the main process of a program: no parent by multiprocessing, no fork server, no tracker of resources."""
     forkserver._forkserver.__init__()  # type: ignore[attr-defined, misc]
     resource_tracker._resource_tracker.__init__()  # type: ignore[misc]
-    atexit.unregister(MEDIA_TMP.cleanup)  # others that are forked from there need it
+    if media := sys.modules.get("wandb.sdk.data_types._private"):  # timm imports it
+        atexit.unregister(media.MEDIA_TMP.cleanup)  # others that are forked from there need it
     process._parent_process = None  # type: ignore[attr-defined]
     process._children = set()  # type: ignore[attr-defined]
     process._current_process = MAIN  # type: ignore[attr-defined]

@@ -19,7 +19,7 @@ from largescale.evaluation.descriptors.fitting import fitted, images_to_fit
 from largescale.evaluation.descriptors.store import SEALED, Descriptors, network_digest
 from largescale.evaluation.plan import EvaluationPlan
 from largescale.evaluation.results import CorpusUsed
-from largescale.evaluation.search.search import QuerySearch
+from largescale.evaluation.scoring.query_search import QuerySearch
 from largescale.evaluation.search.visiting import checked_anchors
 from largescale.evaluation.task import Described, QueryRows, Task
 from largescale.models.metric import COSINE, Space

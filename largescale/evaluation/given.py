@@ -13,9 +13,9 @@ from largescale.evaluation.context import Subject, claim_folders, store_of
 from largescale.evaluation.descriptors.store import unit_rows
 from largescale.evaluation.protocol.ground_truth import ListedTruth, Published
 from largescale.evaluation.protocol.protocols import landmark_protocols
-from largescale.evaluation.publish import clock, publish, timed
+from largescale.evaluation.report.publish import clock, publish, timed
 from largescale.evaluation.results import RESULTS, CorpusUsed, Results
-from largescale.evaluation.search.search import QuerySearch
+from largescale.evaluation.scoring.query_search import QuerySearch
 from largescale.evaluation.task import Described, Task
 from largescale.settings import UserError
 

@@ -11,8 +11,8 @@ from largescale.evaluation.context import Context, Network
 from largescale.evaluation.descriptors.sizes import check_sizes
 from largescale.evaluation.descriptors.store import describe
 from largescale.evaluation.descriptors.store import seal as seal_all
-from largescale.evaluation.leaving import leave_model
-from largescale.evaluation.publish import clock, publish, timed
+from largescale.evaluation.report.leaving import leave_model
+from largescale.evaluation.report.publish import clock, publish, timed
 from largescale.evaluation.results import RESULTS, ProtocolResult, Results, read_results, records_fault
 from largescale.evaluation.task import Task
 

@@ -1,3 +1,4 @@
+from .choices import RDEDistance as RDEDistance
 from .labels.base import Gallery as Gallery
 from .labels.batch_hard import BatchHardTripletLoss as BatchHardTripletLoss
 from .labels.batch_hard import MSMLLoss as MSMLLoss
@@ -14,7 +15,6 @@ from .ranking.smooth_ap import SmoothAPLoss as SmoothAPLoss
 from .ranking.soft_bin_ap import SoftBinAPLoss as SoftBinAPLoss
 from .ranking.sup_ap import SupAPLoss as SupAPLoss
 from .settings.choice import LossConfig as LossConfig
-from .settings.tuples import RDEDistance as RDEDistance
 from .tuples.contrastive import ContrastiveLoss as ContrastiveLoss
 from .tuples.infonce import InfoNCELoss as InfoNCELoss
 from .tuples.lrml import LRMLLoss as LRMLLoss

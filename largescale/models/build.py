@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from largescale.models.backbones.backbones import build_backbone, download_weights, gives_tokens, named_as_published, source_keys
-from largescale.models.backbones.layers import freeze_layers
 from largescale.models.backbones.probe import borne
 from largescale.models.backbones.tokens import Tokens
 from largescale.models.config import ModelConfig
+from largescale.models.layers import freeze_layers
 from largescale.models.lora import add_adapters
 from largescale.models.network import ONE_CELL, RetrievalNet
 from largescale.models.weights import FORMAT, State, Weights, load_exactly, load_weights, read_pickle, read_safetensors

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from largescale.models.backbones.backbones import gives_tokens
-from largescale.models.backbones.layers import freeze_idle, layers_of
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
+from largescale.models.layers import freeze_idle, layers_of
 from largescale.settings import UserError
 
 FAMILIES = {

@@ -9,8 +9,8 @@ from largescale.corpus.corpus import Corpus
 from largescale.corpus.default import default_corpus
 from largescale.distributed import StopSignal, World
 from largescale.mining.service.exchange import TrainingExchange
-from largescale.models.backbones.layers import freeze_idle, layers_of
 from largescale.models.build import build_network
+from largescale.models.layers import freeze_idle, layers_of
 from largescale.models.network import RetrievalNet
 from largescale.precision import resolve
 from largescale.program.inputs import seen_by, stated, trained_on

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from largescale.losses.tuples.contrastive import ContrastiveLoss
-from largescale.models.backbones.layers import freeze_idle
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
+from largescale.models.layers import freeze_idle
 from largescale.training.engine.optim import build_optimizer
 from largescale.training.settings.config import OptimConfig
 from tests.benchmarks.table import Row, report

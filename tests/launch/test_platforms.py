@@ -8,7 +8,6 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import TrainerV1alpha1TrainJob
 
 from largescale.config import load
 from largescale.distributed import places
@@ -68,6 +67,8 @@ def test_a_slurm_job_takes_its_numbers_from_the_allocation(script: str, program:
 
 
 def test_the_job_of_kubernetes_is_one_of_kubeflow() -> None:
+    from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import TrainerV1alpha1TrainJob  # seconds
+
     job = yaml.safe_load((ROOT / "launch/kubernetes/train.yaml").read_text())
     read = TrainerV1alpha1TrainJob.from_dict(job)
     assert read is not None

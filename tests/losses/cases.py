@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from largescale.losses.choices import RDEDistance
 from largescale.losses.labels.batch_hard import BatchHardTripletLoss, MSMLLoss
 from largescale.losses.labels.class_anchor import ClassAnchorLoss
 from largescale.losses.labels.margin_softmax import ArcFaceLoss, CosFaceLoss, MarginSoftmaxLoss
@@ -17,7 +18,6 @@ from largescale.losses.ranking.roadmap import RoadmapLoss
 from largescale.losses.ranking.smooth_ap import SmoothAPLoss
 from largescale.losses.ranking.soft_bin_ap import SoftBinAPLoss
 from largescale.losses.ranking.sup_ap import SupAPLoss
-from largescale.losses.settings.tuples import RDEDistance
 from largescale.losses.tuples.contrastive import ContrastiveLoss
 from largescale.losses.tuples.infonce import InfoNCELoss
 from largescale.losses.tuples.lrml import LRMLLoss

@@ -24,7 +24,7 @@ from largescale.distributed import World
 from largescale.evaluation.descriptors.derived import derive, readable
 from largescale.evaluation.descriptors.store import Descriptors, seal
 from largescale.evaluation.results import QueryRecord, read_records, read_results, record_file, write_results
-from largescale.evaluation.search import search
+from largescale.evaluation.scoring import query_search
 from largescale.evaluation.search.counting import Counted
 from largescale.mining.generations import Generations
 from largescale.mining.service.watch import RunSettings
@@ -218,10 +218,10 @@ def _evaluation(folder: Path, world: World) -> dict[str, Kind]:
         return [np.array(part) for part in derive(derived, 2, lambda part: rows[part : part + 3], world)]
 
     block = out / "queries-00000000.npz"
-    search._write(block, Counted(*(rows + number for number, _ in enumerate(fields(Counted)))))
+    query_search._write(block, Counted(*(rows + number for number, _ in enumerate(fields(Counted)))))
 
     def counted() -> Any:
-        return vars(search._read(block)) if readable(block, [field.name for field in fields(Counted)]) else REPAIRED
+        return vars(query_search._read(block)) if readable(block, [field.name for field in fields(Counted)]) else REPAIRED
 
     results = some_results()
     write_results(out, results)

@@ -8,9 +8,9 @@ import torch
 
 from largescale.distributed import World
 from largescale.losses.tuples.contrastive import ContrastiveLoss
-from largescale.models.backbones.layers import freeze_idle
 from largescale.models.build import build_network, load_network
 from largescale.models.config import ModelConfig
+from largescale.models.layers import freeze_idle
 from largescale.models.network import RetrievalNet
 from largescale.models.weights import save_weights
 from largescale.training.build import layers_in

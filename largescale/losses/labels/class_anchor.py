@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from largescale.losses.choices import AnchorInit
 from largescale.losses.labels.base import Gallery
 from largescale.losses.labels.class_rows import Alone, ClassRowsLoss, Holders, blocks, random_rows
-from largescale.losses.settings.labels import AnchorInit
 from largescale.settings import UserError
 
 # anchors of a block: its distances, a square of them, stay in bounded memory

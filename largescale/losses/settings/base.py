@@ -8,7 +8,6 @@ from pydantic import PositiveInt, field_validator
 from largescale.settings import Settings
 
 Kind = Literal["tuples", "labels"]
-Reduction = Literal["mean", "sum"]
 
 
 class LossSettings(Settings):

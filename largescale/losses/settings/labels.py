@@ -4,13 +4,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from largescale.losses.choices import AnchorInit
 from largescale.losses.settings.base import Kind, LossSettings
 from largescale.settings import UserError
 
 if TYPE_CHECKING:
     from largescale.losses.labels.metric_learning import MetricLearningLoss
-
-AnchorInit = Literal["base", "gaussian", "uniform"]
 
 
 class LabelSettings(LossSettings):

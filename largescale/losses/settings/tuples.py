@@ -6,11 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
-from largescale.losses.settings.base import Kind, LossSettings, Reduction
-from largescale.settings import Settings
-
-ThresholdRule = Literal["rank/N", "ramp", "weights", "teacher_distance", "flat"]
-Ranking = Literal["euclidean", "cosine"]
+from largescale.losses.choices import Ranking, RDEDistance, Reduction, ThresholdRule
+from largescale.losses.settings.base import Kind, LossSettings
 
 
 class TupleSettings(LossSettings):
@@ -114,26 +111,6 @@ class InfoNCEConfig(TupleSettings):
     """Negatives with a larger cosine to the query are taken for positives that nobody labeled, and left out. null: none."""
     reduction: Reduction = "mean"
     """Mean over the tuples of a step, or their sum."""
-
-
-class RDEDistance(Settings):
-    """Euclidean distance and relative distribution entropy (RDE) of two descriptors."""
-
-    alpha: NonNegativeFloat = 0.9
-    """Weight of the entropy."""
-    sum: Literal["add", "convex"] = "add"
-    """distance + alpha * entropy, or alpha * distance + (1 - alpha) * entropy."""
-    bins: int = Field(default=30, ge=2)
-    """Bins of the histogram of a descriptor's values."""
-    range: Literal["unit", "signed", "own", "joint"] = "own"
-    """What the bins cover. own: from the least to the largest value of each descriptor, the best of what was measured; unit: 0 to
-    1, the words of the paper; signed: -1 to 1; joint: from the least to the largest value of both descriptors."""
-    smoothing: Literal["add_one", "skip"] | PositiveFloat = "add_one"
-    """Empty bins: one more value in every bin, no term for them, or this share more in every bin."""
-    direction: Literal["query", "sample", "both"] = "query"
-    """KL(query to sample), KL(sample to query), or their sum."""
-    soft: bool = False
-    """Share each value between two bins, so that the entropy has a gradient; else it is a constant."""
 
 
 class RDEContrastiveConfig(TupleSettings):

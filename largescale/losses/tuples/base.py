@@ -3,7 +3,7 @@
 import torch
 
 from largescale.losses.base import Loss, at_least_float32
-from largescale.losses.settings.base import Reduction
+from largescale.losses.choices import Reduction
 
 
 class TupleLoss(Loss):

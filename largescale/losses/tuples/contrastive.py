@@ -3,7 +3,7 @@
 import torch
 from torch.nn.functional import pairwise_distance
 
-from largescale.losses.settings.base import Reduction
+from largescale.losses.choices import Reduction
 from largescale.losses.tuples.base import TupleLoss
 
 

@@ -2,8 +2,8 @@
 
 import torch
 
+from largescale.losses.choices import Reduction
 from largescale.losses.labels.base import unit_rows
-from largescale.losses.settings.base import Reduction
 from largescale.losses.tuples.base import TupleLoss
 
 

@@ -3,8 +3,7 @@
 import torch
 from torch.nn.functional import cosine_similarity, pairwise_distance
 
-from largescale.losses.settings.base import Reduction
-from largescale.losses.settings.tuples import Ranking, ThresholdRule
+from largescale.losses.choices import Ranking, Reduction, ThresholdRule
 from largescale.losses.tuples.base import TupleLoss
 from largescale.settings import UserError
 

@@ -6,8 +6,7 @@ T tuples, N negatives, D dimensions, K bins; `...` = any leading dimensions.
 import torch
 from torch.nn.functional import embedding_bag, pairwise_distance
 
-from largescale.losses.settings.base import Reduction
-from largescale.losses.settings.tuples import RDEDistance
+from largescale.losses.choices import RDEDistance, Reduction
 from largescale.losses.tuples.base import TupleLoss
 
 _RANGES = {"unit": (0.0, 1.0), "signed": (-1.0, 1.0)}

@@ -2,7 +2,7 @@
 
 import torch
 
-from largescale.losses.settings.base import Reduction
+from largescale.losses.choices import Reduction
 from largescale.losses.tuples.base import TupleLoss
 
 

@@ -18,7 +18,7 @@ from largescale.training.callbacks.health.trouble import Trouble
 
 if TYPE_CHECKING:
     from largescale.corpus.loading import Step
-    from largescale.training.trainer import Outcome
+    from largescale.training.progress import Outcome
 
 AT_ONCE = 64
 PER_LABEL = 8

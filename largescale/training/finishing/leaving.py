@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from largescale.evaluation.leaving import scores
+from largescale.evaluation.report.leaving import scores
 from largescale.evaluation.results import RESULTS, read_results
 from largescale.models.sharing.card import card
 from largescale.models.sharing.folder import CONFIG, MODEL, Contents, read_folder, write_folder

@@ -4,7 +4,6 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_rel
 
 from largescale.evaluation.scoring.statistics import _sign_flip, bootstrap, compare, holm
 
@@ -67,6 +66,8 @@ def test_sign_flips_of_few_clusters_are_exact(seed: int) -> None:
 
 
 def test_random_sign_flips_agree_with_the_t_test() -> None:
+    from scipy.stats import ttest_rel  # seconds
+
     random = np.random.default_rng(0)
     a = random.random(80)
     for gain in (0.0, 0.02, 0.04):

@@ -12,7 +12,7 @@ from largescale.evaluation.config import ScoreConfig
 from largescale.evaluation.protocol.ground_truth import LabelTruth
 from largescale.evaluation.protocol.protocols import LABELS
 from largescale.evaluation.results import CorpusUsed, Suspects
-from largescale.evaluation.search import search
+from largescale.evaluation.scoring import query_search
 from largescale.evaluation.task import Described, Task
 
 LABELLED, FAR = 60, (90, 110)
@@ -35,7 +35,7 @@ class Case(NamedTuple):
         ]
         keys = pa.array([f"q{n}" for n in range(len(self.queries))])
         task = Task(truth, [LABELS], lambda which: self.queries[which], described[0].used, keys, described[0], described[1:])
-        wanted = search.QuerySearch(task, ScoreConfig(), folder, "these rows", kept)
+        wanted = query_search.QuerySearch(task, ScoreConfig(), folder, "these rows", kept)
         wanted.run(world)
         (result,) = wanted.score()
         return result.suspects
@@ -68,7 +68,7 @@ def case() -> Case:
 def test_what_stands_before_a_positive_of_two_queries(
     kept: int, case: Case, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "QUERIES", 4)  # several blocks
+    monkeypatch.setattr(query_search, "QUERIES", 4)  # several blocks
     found, expected = case.suspects(kept, tmp_path, world), case.by_hand(kept)
     assert (found.within, found.number) == (kept, len(expected))
     assert len(found.worst) == min(60, len(expected))

@@ -12,10 +12,10 @@ from largescale.evaluation.protocol.ground_truth import LabelTruth
 from largescale.evaluation.protocol.metrics import Scores, evaluate_rankings, scores
 from largescale.evaluation.protocol.protocols import LEAVE_ONE_OUT, Protocol, landmark_protocols
 from largescale.evaluation.protocol.relevance import GalleryRows, Judged
+from largescale.evaluation.scoring.query_search import world_exchange
 from largescale.evaluation.scoring.scores import Positives, count_average_precision
 from largescale.evaluation.search import counting
 from largescale.evaluation.search.counting import BLOCK, Counted, count
-from largescale.evaluation.search.search import world_exchange
 from largescale.models.metric import Space
 from tests.goldens import Golden, goldens
 from tests.world import run_world

@@ -13,7 +13,7 @@ from largescale.distributed import World
 from largescale.embedding import Embedder
 from largescale.evaluation import EvaluateConfig, evaluate
 from largescale.evaluation.config import ExpansionConfig, ScoreConfig
-from largescale.evaluation.search import search
+from largescale.evaluation.scoring import query_search
 from largescale.evaluation.studies.config import DistractorsConfig, NeighborsConfig, PoolingConfig, ScalesConfig, StudyConfig
 from largescale.evaluation.studies.studies import StudyContext, studies
 from largescale.models.build import load_network
@@ -121,7 +121,7 @@ def test_single_and_multiple_scales(data: Path, tmp_path: Path, world: World, se
 
 
 def test_distractors(data: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "PREFIXES", (5, 10, 100))
+    monkeypatch.setattr(query_search, "PREFIXES", (5, 10, 100))
     config = settings(DistractorsConfig, data, tmp_path / "study")
     rows = measured("distractors", config, world)
     assert [row["distractors"] for row in rows] == [0, 5, 10, 20]

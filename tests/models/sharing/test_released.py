@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.decomposition import PCA
 from torch import nn
 from torch.nn.functional import avg_pool2d
 from torchvision.models import resnet18
@@ -70,6 +69,8 @@ def test_cirtorch_without_whitening_merges_scales_by_its_exponent(tmp_path: Path
 
 @pytest.mark.parametrize("norm_features", [False, True])
 def test_dirtorch_with_its_principal_components(tmp_path: Path, body: nn.Module, norm_features: bool) -> None:
+    from sklearn.decomposition import PCA  # seconds
+
     fc, random = nn.Linear(512, 32), np.random.default_rng(0)
     pca = PCA(whiten=True).fit(random.normal(size=(100, 32)) * np.linspace(1, 3, 32))
     state = {f"module.{name}": x for name, x in body.state_dict().items() if not name.startswith("fc.")}

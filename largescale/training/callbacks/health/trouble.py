@@ -18,8 +18,8 @@ from largescale.training.callbacks.base import Callback
 
 if TYPE_CHECKING:
     from largescale.corpus.loading import Step
+    from largescale.training.progress import Outcome
     from largescale.training.settings.recipe import TroubleConfig
-    from largescale.training.trainer import Outcome
 
 LOOKED_AT = 256
 """Images of a step that are looked at, at most."""
