@@ -76,6 +76,8 @@ def test_random_sign_flips_agree_with_the_t_test() -> None:
 
 
 def test_chance_alone_is_rejected_at_its_level() -> None:
+    from scipy.stats import ttest_rel  # seconds
+
     """Of 400 comparisons of equals, about 5 % are below 0.05; with queries taken for independent it would be far more."""
     random = np.random.default_rng(1)
     clusters, rejected, naive = np.repeat(np.arange(12), 5), 0, 0
