@@ -6,8 +6,8 @@ query to OUT (default: B/compared).
 
 from pathlib import Path
 
-from largescale.config import run_program
 from largescale.program.cli import called
+from largescale.program.running import run_program
 from largescale.settings import UserError
 
 

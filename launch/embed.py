@@ -5,9 +5,10 @@ The same command goes on where it was stopped, on any number of processes. `--he
 
 from typing import TYPE_CHECKING
 
-from largescale.config import asked, explain, load, run_program
+from largescale.config import asked, explain, load
 from largescale.describing.config import EmbedConfig
 from largescale.program.cli import for_torchrun, import_shards
+from largescale.program.running import run_program
 
 if TYPE_CHECKING:
     from largescale.distributed import StopSignal, World

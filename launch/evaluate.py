@@ -7,11 +7,12 @@ continues an evaluation that was stopped, on any number of processes. `--help` l
 
 from typing import TYPE_CHECKING
 
-from largescale.config import asked, explain, load, run_program
+from largescale.config import asked, explain, load
 from largescale.evaluation.config import EvaluateConfig
 from largescale.evaluation.protocol.protocols import incomplete
 from largescale.evaluation.results import shown
 from largescale.program.cli import for_torchrun, import_shards
+from largescale.program.running import run_program
 from largescale.settings import UserError
 
 if TYPE_CHECKING:

@@ -7,10 +7,11 @@ and a page that plots it. The same command goes on where it was stopped; `--help
 import sys
 from itertools import groupby
 
-from largescale.config import asked, explain, load, run_program
+from largescale.config import asked, explain, load
 from largescale.experiments.config import ExperimentConfig, Point
 from largescale.experiments.runs import ExperimentRun, FailedError, plan_runs
 from largescale.program.cli import called
+from largescale.program.running import run_program
 from largescale.settings import UserError
 
 USAGE = f"{called('experiment')} EXPERIMENT.yaml [key=value ...] [--help [GROUP]]"

@@ -10,9 +10,10 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from largescale.config import asked, explain, load, run_program
+from largescale.config import asked, explain, load
 from largescale.models.config import ModelConfig
 from largescale.program.cli import called
+from largescale.program.running import run_program
 from largescale.settings import Settings, UserError
 
 if TYPE_CHECKING:

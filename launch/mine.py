@@ -12,10 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from largescale.config import asked, explain, load, run_program
+from largescale.config import asked, explain, load
 from largescale.corpus.default import only_corpus
 from largescale.mining.config import MiningConfig, PlanConfig, ServiceConfig
 from largescale.program.cli import for_torchrun, import_shards
+from largescale.program.running import run_program
 from largescale.settings import UserError
 
 if TYPE_CHECKING:

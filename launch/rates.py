@@ -3,8 +3,9 @@
 One short run of the same recipe in which the rate grows from step to step, until the loss rises. `--help` lists the settings.
 """
 
-from largescale.config import asked, explain, load, run_program
+from largescale.config import asked, explain, load
 from largescale.program.cli import for_torchrun
+from largescale.program.running import run_program
 from largescale.training.rates import RatesConfig
 from largescale.training.settings.default_recipe import with_default_recipe
 from largescale.training.settings.recipe import named

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from largescale.config import asked, chosen, explain, load, run_program
+from largescale.config import asked, chosen, explain, load
 from largescale.program.cli import called
+from largescale.program.running import run_program
 from largescale.search.config import (
     AddConfig,
     BuildConfig,

@@ -8,7 +8,7 @@ rankings (`python launch/study.py conventions scores=FILE`) and neither weights 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from largescale.config import asked, chosen, explain, load, run_program
+from largescale.config import asked, chosen, explain, load
 from largescale.evaluation.studies.config import (
     AnchorsConfig,
     ConventionsConfig,
@@ -21,6 +21,7 @@ from largescale.evaluation.studies.config import (
     StudyConfig,
 )
 from largescale.program.cli import called, for_torchrun
+from largescale.program.running import run_program
 
 if TYPE_CHECKING:
     from largescale.evaluation.report.study import Study

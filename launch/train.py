@@ -4,8 +4,9 @@ The same command continues a run that was stopped. `--help` lists the settings; 
 """
 
 import largescale
-from largescale.config import asked, explain, load, run_program
+from largescale.config import asked, explain, load
 from largescale.program.cli import for_torchrun
+from largescale.program.running import run_program
 from largescale.training.settings.default_recipe import with_default_recipe
 from largescale.training.settings.recipe import TrainConfig, named
 

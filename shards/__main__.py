@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from largescale.config import check, load
-from largescale.config.program import fault_of_place
 from largescale.cpu import own_cores
 from largescale.program.cli import called
+from largescale.program.running import fault_of_place
 from largescale.settings import UserError
 
 from .append import append

@@ -6,4 +6,3 @@ from .loading import check as check
 from .loading import load as load
 from .loading import read_yaml as read_yaml
 from .loading import to_yaml as to_yaml
-from .program import run_program as run_program

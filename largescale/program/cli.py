@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from largescale.config import run_program
+from largescale.program.running import run_program
 from largescale.settings import UserError
 
 PROGRAMS = {

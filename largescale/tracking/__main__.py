@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from largescale.config import run_program
+from largescale.program.running import run_program
 from largescale.settings import UserError
 from largescale.tracking.replay import __doc__ as usage
 from largescale.tracking.replay import replay

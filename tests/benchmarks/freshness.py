@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 
-from largescale.config import load, run_program
+from largescale.config import load
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.plan import plan_tuples
 from largescale.distributed import World
@@ -18,6 +18,7 @@ from largescale.experiments.config import ExperimentConfig
 from largescale.experiments.runs import ExperimentRun, plan_runs
 from largescale.mining import Miner
 from largescale.models.build import load_network
+from largescale.program.running import run_program
 from largescale.settings import UserError
 from largescale.training.settings.recipe import TrainConfig
 

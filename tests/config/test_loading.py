@@ -128,7 +128,7 @@ def test_runs_without_a_name_go_on_with_the_same_settings_only(tmp_path):
 
 
 def test_torchrun_is_told_what_was_wrong(tmp_path):
-    code = "from largescale.config import run_program\nfrom largescale.settings import UserError\n"
+    code = "from largescale.program.running import run_program\nfrom largescale.settings import UserError\n"
     code += "def main(arguments): raise UserError('no such corpus')\nrun_program(main)"
     environment = {**os.environ, "TORCHELASTIC_ERROR_FILE": str(tmp_path / "error.json"), "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
@@ -182,7 +182,9 @@ def test_a_reader_that_leaves_is_no_error(program: str) -> None:
 
 
 def test_pipes_of_the_program_itself_break_with_a_traceback() -> None:
-    code = "from largescale.config import run_program\ndef main(_): raise BrokenPipeError('to a worker')\nrun_program(main)"
+    code = (
+        "from largescale.program.running import run_program\ndef main(_): raise BrokenPipeError('to a worker')\nrun_program(main)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "BrokenPipeError: to a worker" in done.stderr

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from largescale.commit import write_array, write_json
-from largescale.config.program import fault_of_place
+from largescale.program.running import fault_of_place
 from largescale.tensors import write_tensors
 from shards.__main__ import main as shards
 from tests.conftest import ROOT
@@ -25,7 +25,7 @@ WRITES = {
 }
 PROGRAM = """
 import sys
-from largescale.config import run_program
+from largescale.program.running import run_program
 from largescale.settings import UserError
 def main(arguments):
     raise {error}
