@@ -184,7 +184,7 @@ def read_rows(rows: Path, names: Path) -> tuple[Any, list[str]]:
 
     try:
         array = np.load(rows, mmap_mode="r", allow_pickle=False)
-        keys = names.read_text(encoding="utf-8").splitlines()
+        keys = names.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, ValueError) as error:
         raise UserError(f"rows={rows}, names={names}: {error}") from None
     if array.ndim != 2 or len(array) != len(keys):

@@ -91,6 +91,15 @@ def _table_writer(path: Path, format: Format, schema: pa.Schema) -> Any:
 
 
 def write_names(out: Path, names: list[str]) -> None:
+    """
+    Raises:
+        UserError: names with line breaks.
+    """
+    if broken := [name for name in names if "\n" in name]:
+        raise UserError(
+            f"names.txt: a line is a name, but {len(broken):,} names have line breaks, for instance {broken[0]!r}; rename these "
+            "images, or give format=parquet and another out"
+        )
     write_text(out / "names.txt", "".join(f"{name}\n" for name in names))
 
 

@@ -16,7 +16,7 @@ class VaryConfig(Settings):
     """A study: every method is trained with each value of one setting, which is the x axis of the plots."""
 
     setting: str
-    """The setting of launch/train.py, for instance loss.margin."""
+    """The setting of a training, for instance loss.margin."""
     values: tuple[int | float | str, ...] = Field(min_length=1)
     """Its values."""
 
@@ -35,12 +35,12 @@ class ExperimentConfig(Settings):
     seeds: tuple[int, ...] = (0, 1, 2)
     """Trainings of each method."""
     train: dict[str, Any]
-    """Settings of launch/train.py that all methods share."""
+    """Settings of the trainings that all methods share."""
     methods: Mapping[str, dict[str, Any]]
     """What each method sets besides, by its name."""
     vary: VaryConfig | None = None
     evaluate: dict[str, Any]
-    """Settings of launch/evaluate.py."""
+    """Settings of the evaluations."""
     metrics: tuple[str, ...] = ("map_rectangle",)
     """Columns of the table; the methods are compared by the first."""
     reference: int | float | str

@@ -51,7 +51,7 @@ class MiningConfig(Settings):
     is in use at once. The negatives do not depend on it."""
 
     home: Literal["inline", "service"] = "inline"
-    """inline: the training processes mine at each epoch's boundary; service: launch/mine.py mines beside them."""
+    """inline: the training processes mine at each epoch's boundary; service: the program `mine` does so beside them."""
     wait: Literal["never", "always"] | NonNegativeFloat = "never"
     """How long training waits at a boundary for the service: never, so many seconds, or always, which gives the negatives of the
     inline miner. Without a generation of its epoch it goes on with an earlier one, and with random clusters for the rest."""

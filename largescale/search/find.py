@@ -33,7 +33,7 @@ class Options(Settings):
     alpha: float = Field(default=3.0, ge=0)
     """A neighbor weighs its similarity to this power (alpha query expansion); 0: as much as the query (average expansion)."""
     rerank: Literal["none", "k_reciprocal", "diffusion"] = "none"
-    """The 1,000 nearest are ranked anew by the neighbors that they share, with the methods of launch/evaluate.py."""
+    """The 1,000 nearest are ranked anew by the neighbors that they share, with the methods of the evaluation stage."""
 
 
 def find(view: IndexView, queries: np.ndarray, options: Options, own: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

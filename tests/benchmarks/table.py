@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 
@@ -35,6 +35,27 @@ def median_seconds(action: Callable[[], object], rounds: int = 5, clock: Callabl
         action()
         taken.append(clock() - start)
     return statistics.median(taken)
+
+
+def in_turns(ours: Callable[[], object], peer: Callable[[], object], rounds: int = 5) -> Iterator[tuple[str, float, float]]:
+    """Seconds of two actions that take turns, so that what else the machine does meets both.
+
+    Returns:
+        `s` by the clock on the wall, and `CPU s` of the processors: as many times the peer's median as the median of the rounds'
+        ratios, and that median.
+    """
+    rounds_of = [(both_seconds(ours), both_seconds(peer)) for _ in range(rounds)]
+    for place, unit in enumerate(("s", "CPU s")):
+        pairs = [(a[place], b[place]) for a, b in rounds_of]
+        of_peer = statistics.median(b for _, b in pairs)
+        yield unit, of_peer * statistics.median(a / b for a, b in pairs), of_peer
+
+
+def both_seconds(action: Callable[[], object]) -> tuple[float, float]:
+    """Of the clock on the wall, and of the processors of this process."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    action()
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def report(rows: Iterable[Row]) -> bool:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from largescale.describing.config import Format
-from largescale.describing.formats import nearest_others, write_descriptors, write_pairs
+from largescale.describing.formats import nearest_others, write_descriptors, write_names, write_pairs
 from largescale.settings import UserError
 
 NAMES = ["a.jpg", "deep/b c.jpg", "deep/ünï.jpg", "d.jpg", "e.jpg"]
@@ -81,3 +81,8 @@ def test_equal_rows_are_no_partners_of_themselves() -> None:
 def test_a_space_would_end_a_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"1 names have spaces, for instance 'deep/b c.jpg'"):
         write_pairs(tmp_path / "pairs.txt", NAMES, np.zeros((5, 1), int))
+
+
+def test_a_line_break_would_end_a_name(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"1 names have line breaks, for instance 'b\\nc.jpg'"):
+        write_names(tmp_path, ["a.jpg", "b\nc.jpg"])

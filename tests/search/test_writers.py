@@ -8,63 +8,23 @@ import signal
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from largescale.search.find import Options
 from largescale.search.index import Index
 from largescale.search.writer import writing
 from largescale.settings import UserError
+from tests.search.kills import kill_writers, make_index, processes
 from tests.search.rows import DIM, keys, unit_rows
-from tests.world import PRELOAD
-
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(PRELOAD)
-PART = 40
-
-
-def _add_forever(folder: Path, done: "multiprocessing.Queue[int]") -> None:
-    index = Index.open(folder)
-    for number in range(len(index) // PART, 1000):
-        index.add_rows(unit_rows(PART, seed=number), keys(PART, f"{number} "))
-        if number % 3 == 2:
-            index.remove([f"{number - 1} 00001"])
-            index.add_rows(unit_rows(PART, seed=number - 1)[1:2], [f"{number - 1} 00001"])
-        done.put(number)
-
-
-def _whole(folder: Path) -> int:
-    """The parts that are there, each of them whole and as it was given."""
-    index = Index.open(folder)
-    parts = -(-len(index) // PART)
-    for number in range(parts):
-        ids = index.view.find(keys(PART, f"{number} "))
-        expected = PART - (number == parts - 2 and len(index) % PART != 0)  # killed between a removal and its return
-        assert (ids >= 0).sum() >= expected
-        there = np.flatnonzero(ids >= 0)
-        assert np.array_equal(index.view.take(ids[there]), unit_rows(PART, seed=number)[there])
-    return parts
 
 
 @pytest.mark.slow
 def test_kills_at_any_moment_lose_nothing_that_was_committed(tmp_path: Path) -> None:
     folder = tmp_path / "index"
-    Index.create(folder, DIM, index="auto", memory=400 * DIM * 4)  # it becomes approximate on the way
-    draw, committed = random.Random(0), 0
-    for _ in range(5):
-        done = processes.Queue()
-        member = processes.Process(target=_add_forever, args=(folder, done))
-        member.start()
-        reported = done.get(timeout=60)
-        time.sleep(draw.uniform(0, 0.15))
-        os.kill(member.pid or 0, signal.SIGKILL)
-        member.join()
-        parts = _whole(folder)
-        assert parts >= max(committed, reported + 1)
-        committed = parts
-    with writing(folder):  # sweeps
-        assert {path.name for path in (folder / "segments").iterdir()} == {s.entry.name for s in Index.open(folder).view.segments}
-        assert not list(folder.rglob("*.partial"))
+    make_index(folder)
+    counts = kill_writers(folder, 5, random.Random(0))
+    assert counts["kills"] == 5
+    assert counts["parts whole"] >= 5
 
 
 def _hold(folder: Path, held: "multiprocessing.Queue[int]") -> None:

@@ -71,7 +71,7 @@ class ScheduleConfig(Settings):
 
     name: Literal["constant", "step", "exponential", "cosine", "range"] = "constant"
     """`exponential` is cirtorch's exp(-decay · epoch); `cosine` falls from 1 to `floor` at the last step; `range` grows from
-    `floor` to 1 by the same factor at each step (launch/rates.py)."""
+    `floor` to 1 by the same factor at each step (what the program `rates` does)."""
     warmup_steps: int = Field(default=0, ge=0)
     """The factor is multiplied by one that grows linearly from 0 to 1 over this many steps."""
     milestones: tuple[int, ...] = ()

@@ -77,7 +77,7 @@ class FinalEvaluationConfig(Settings):
     """An evaluation of the finished run."""
 
     file: Path
-    """Settings of launch/evaluate.py, for instance one of configs/evaluation/."""
+    """Settings of an evaluation, for instance one of configs/evaluation/."""
     settings: Mapping[str, Any] = {}
     """Settings laid over them."""
     paper: Mapping[str, float] = {}
@@ -108,8 +108,8 @@ class TrainConfig(Settings):
     """A training run."""
 
     name: RunName = "default"
-    """Name of the run: its directory is RUNS/NAME, and the same name goes on where it stopped. launch/train.py names a run that
-    has none, or `auto`, after its recipe and its settings."""
+    """Name of the run: its directory is RUNS/NAME, and the same name goes on where it stopped. A run without
+    one, or with `auto`, is named after its recipe and its settings."""
     runs: Path = Path("runs")
     """Folder of the run directories."""
     seed: NonNegativeInt = 0
