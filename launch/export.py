@@ -8,13 +8,13 @@ model.weights=imagenet.
 
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from largescale.config import asked, explain, load
-from largescale.models.config import ModelConfig
+from largescale.describing.config import ExportConfig
 from largescale.program.cli import called
 from largescale.program.running import run_program
-from largescale.settings import Settings, UserError
+from largescale.settings import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,23 +24,6 @@ if TYPE_CHECKING:
 
 USAGE = f"{called('export')} [MODEL] OUT [key=value ...] [--help [GROUP]]"
 CHECKED_ON = 12
-
-
-class ExportConfig(Settings):
-    """What is made of a model beside its folder."""
-
-    model: ModelConfig | None = None
-    """In place of MODEL: a backbone, model.backbone=NAME, with model.weights=imagenet or a published state dict."""
-    formats: tuple[Literal["onnx", "program", "torchscript"], ...] = ()
-    """onnx: one ONNX file; program: of torch.export; torchscript: for C++. Each is checked against the network first."""
-    pictures: str | None = None
-    """A folder of photographs of several sizes, to check the formats on."""
-    multiscale: bool = False
-    """Of a checkpoint of cirtorch or dirtorch: describe at three scales, with the whitening for these."""
-    license: str = "other"
-    """Of the model card."""
-    push: str | None = None
-    """USER/NAME on the Hugging Face hub, to which the folder is uploaded."""
 
 
 def main(arguments: list[str]) -> None:

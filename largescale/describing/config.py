@@ -1,4 +1,4 @@
-"""Settings of a pass that describes pictures."""
+"""Settings of a pass that describes pictures, and of an export."""
 
 from pathlib import Path
 from typing import Literal
@@ -6,9 +6,11 @@ from typing import Literal
 from pydantic import Field, PositiveInt
 
 from largescale.corpus.config import LoaderConfig, StorageConfig
+from largescale.models.config import ModelConfig
 from largescale.settings import Settings
 
 Format = Literal["npy", "parquet", "arrow", "hdf5", "fvecs"]
+Runtime = Literal["onnx", "program", "torchscript"]
 
 
 class EmbedConfig(Settings):
@@ -29,3 +31,23 @@ class EmbedConfig(Settings):
     """Images of equal shape that go through the network together."""
     loader: LoaderConfig = LoaderConfig()
     storage: StorageConfig = StorageConfig()
+
+
+class ExportConfig(Settings):
+    """A model folder and, where asked, files for other runtimes.
+
+    MODEL is a model folder, hub:USER/NAME, a run, weights of a run, or a checkpoint of cirtorch or dirtorch.
+    """
+
+    model: ModelConfig | None = None
+    """In place of MODEL: a backbone, model.backbone=NAME, with model.weights=imagenet or a published state dict."""
+    formats: tuple[Runtime, ...] = ()
+    """onnx: one ONNX file; program: of torch.export; torchscript: for C++. Each is checked against the network first."""
+    pictures: str | None = None
+    """A folder of photographs of several sizes, to check the formats on."""
+    multiscale: bool = False
+    """Of a checkpoint of cirtorch or dirtorch: describe at three scales, with the whitening for these."""
+    license: str = "other"
+    """Of the model card."""
+    push: str | None = None
+    """USER/NAME on the Hugging Face hub, to which the folder is uploaded."""

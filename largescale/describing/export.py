@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from largescale.commit import committed_file
+from largescale.describing.config import Runtime
 from largescale.models.pooling import l2_normalize
 from largescale.models.sharing.folder import Contents
 from largescale.models.transform.multiscale import AtScales, merge_scales
@@ -22,8 +23,7 @@ from largescale.program.extras import Extra
 from largescale.settings import UserError
 
 onnxruntime: Any = Extra("onnxruntime", "export", "an export to ONNX")
-Kind = Literal["onnx", "program", "torchscript"]
-FILES: dict[Kind, str] = {"onnx": "model.onnx", "program": "model.pt2", "torchscript": "model.ts.pt"}
+FILES: dict[Runtime, str] = {"onnx": "model.onnx", "program": "model.pt2", "torchscript": "model.ts.pt"}
 OPSET = 18
 TOLERANCE = 1e-4
 """Most that a number of a descriptor may differ from the network's."""
@@ -73,7 +73,7 @@ class Checked:
     seconds_of_torch: float
 
 
-def export(contents: Contents, kind: Kind, out: Path, pictures: Sequence[np.ndarray]) -> Checked:
+def export(contents: Contents, kind: Runtime, out: Path, pictures: Sequence[np.ndarray]) -> Checked:
     """Write a model for another runtime and check it on pictures.
 
     Args:
@@ -98,7 +98,7 @@ def export(contents: Contents, kind: Kind, out: Path, pictures: Sequence[np.ndar
     return Checked(path, difference, seconds, of_torch)
 
 
-def _write(module: Standalone, kind: Kind, path: Path) -> None:
+def _write(module: Standalone, kind: Runtime, path: Path) -> None:
     example = torch.zeros(2, 3, *SIZES[0], dtype=torch.uint8)
     try:
         if kind == "torchscript":
@@ -131,7 +131,7 @@ def _ran(run: Callable[[torch.Tensor], np.ndarray], batch: torch.Tensor, path: P
         ) from None
 
 
-def _runner(kind: Kind, path: Path) -> Callable[[torch.Tensor], np.ndarray]:
+def _runner(kind: Runtime, path: Path) -> Callable[[torch.Tensor], np.ndarray]:
     if kind == "onnx":
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         return lambda batch: session.run(None, {"images": batch.numpy()})[0]

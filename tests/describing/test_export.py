@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from largescale.describing.export import Kind, Standalone, export
+from largescale.describing.config import Runtime
+from largescale.describing.export import Standalone, export
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
 from largescale.models.sharing.folder import Contents, DescriptorConfig
@@ -28,7 +29,7 @@ def made(*scales: float) -> Contents:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "scales"), [("program", (1.0,)), ("torchscript", (1.0, 0.5))])
-def test_an_export_computes_what_the_network_computes(tmp_path: Path, kind: Kind, scales: tuple[float, ...]) -> None:
+def test_an_export_computes_what_the_network_computes(tmp_path: Path, kind: Runtime, scales: tuple[float, ...]) -> None:
     torch.set_num_threads(1)
     found = export(made(*scales), kind, tmp_path, PICTURES)
     assert found.difference < 1e-5

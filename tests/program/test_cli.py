@@ -31,9 +31,10 @@ def test_a_program_by_its_name() -> None:
     found = subprocess.run([sys.executable, "-m", "largescale", "compare"], capture_output=True, text=True, cwd="/", check=False)
     assert found.returncode == 2
     assert found.stderr.startswith("error: ")
-    asked = [sys.executable, "-m", "largescale", "search", "--help"]
+    asked = [sys.executable, "-m", "largescale", "export", "--help"]
     page = subprocess.run(asked, capture_output=True, text=True, cwd="/", check=True).stdout
-    assert "largescale search build|add|" in page
+    assert "usage: largescale export [MODEL] OUT" in page
+    assert "photographs of several sizes" in page
     assert "launch/" not in page
     wrong = subprocess.run([sys.executable, "-m", "largescale", "trian"], capture_output=True, text=True, cwd=ROOT, check=False)
     assert "there is no program 'trian'; known are shards, train" in wrong.stderr
