@@ -8,6 +8,7 @@ the very beginning of a process is tested with `subprocess`.
 import atexit
 import inspect
 import os
+import random
 import runpy
 import signal
 import subprocess
@@ -139,6 +140,7 @@ def _become(command: Sequence[str], env: Mapping[str, str], folder: str | None) 
     if folder is not None:
         os.chdir(folder)
     _forget_relatives()
+    random.seed()  # ranks that meet wait for times of their own
     subprocess.Popen = _Forked  # type: ignore[misc]
     sys.modules[HANDLER].Popen = _Forked  # type: ignore[attr-defined]
     status: Any = 0

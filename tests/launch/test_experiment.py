@@ -60,7 +60,7 @@ def first(described: Path) -> str:
 
 @pytest.mark.slow
 def test_an_experiment_leaves_one_table_and_goes_on(described: Path, first: str) -> None:
-    assert first.count("train ") == first.count("evaluate ") == 2
+    assert first.count("rank 0: train ") == first.count("rank 0: evaluate ") == 2
     table = json.loads((described / "out/tiny/table.json").read_text())["methods"]
     folders = {row["method"]: described / f"out/tiny/runs/{row['method']}-seed-0/score" for row in table}
     means = {method: read_results(folder).protocols[0].metrics["map_rectangle"].value for method, folder in folders.items()}
@@ -78,7 +78,7 @@ def test_an_experiment_leaves_one_table_and_goes_on(described: Path, first: str)
     assert (described / "out/tiny/table.html").read_text().count("<svg") == 3
 
     again = experiment(described / "tiny.yaml")
-    assert again.count("train ") == again.count("evaluate ") == 0
+    assert again.count("rank 0: train ") == again.count("rank 0: evaluate ") == 0
     assert (described / "out/tiny/table.md").read_text() == page
     assert "trained or scored with other settings" in experiment(described / "tiny.yaml", "train.optim.lr=0.1", status=2)
 

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from largescale import config, plugins
+from largescale import config
 from largescale.losses.build import build_loss
 from largescale.losses.memory import CrossBatchMemory
 from largescale.losses.settings.choice import LossConfig
 from largescale.losses.settings.tuples import ContrastiveConfig
+from largescale.program import plugins
 from largescale.settings import Settings, UserError
 from largescale.testing import check_loss
 from tests.losses.own import FarthestLoss, GapLoss, first_counts_more, gap_loss
