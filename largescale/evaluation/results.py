@@ -127,6 +127,8 @@ class ProtocolResult:
     """The file of `QueryRecord` lines, beside `results.json`."""
     records_checksum: str = ""
     """XXH3 of that file."""
+    incomplete: str | None = None
+    """`4,961 of 5,063 images` where the gallery lacks some of its benchmark: what was scored is no score of it."""
 
 
 @dataclass(frozen=True)

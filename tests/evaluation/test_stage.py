@@ -17,6 +17,7 @@ from largescale.evaluation import QueryRecord, evaluate, read_records
 from largescale.evaluation.config import EvaluateConfig, ScoreConfig
 from largescale.evaluation.descriptors import store
 from largescale.evaluation.protocol.ground_truth import LISTS
+from largescale.evaluation.results import read_results
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
 from largescale.models.network import RetrievalNet
@@ -217,6 +218,7 @@ def test_published_lists_crop_and_marks(data: Path, tmp_path: Path, world: World
     results = evaluate(network, settings(tmp_path, gallery=str(data / "landmarks"), distractors=str(data / "far")), world)
     (protocol,) = results.protocols
     assert protocol.protocol == "oxford5k-crop"
+    assert protocol.incomplete == read_results(tmp_path).protocols[0].incomplete == "24 of 5,063 images"
     assert [point.distractors for point in protocol.distractor_curve] == [0, 40]
     records = list(read_records(tmp_path / protocol.records))
     whole, cut = describe(network, data / "landmarks", {}), describe(network, data / "landmarks", {0: (8, 4, 40, 30)})

@@ -12,7 +12,7 @@ import numpy as np
 from largescale.commit import checksum_of
 from largescale.evaluation.protocol.ground_truth import Truth
 from largescale.evaluation.protocol.metrics import Ranked, Scores, measure, precision_at_recall, scores
-from largescale.evaluation.protocol.protocols import Protocol
+from largescale.evaluation.protocol.protocols import Protocol, incomplete
 from largescale.evaluation.protocol.relevance import GalleryRows, Judged
 from largescale.evaluation.results import CurvePoint, Histogram, Interval, PrecisionRecall, ProtocolResult, Suspects
 from largescale.evaluation.scoring.statistics import bootstrap
@@ -138,6 +138,7 @@ class ProtocolScore:
             suspects=suspects,
             records=records.name if records else "",
             records_checksum=checksum_of(records) if records else "",
+            incomplete=incomplete(self.protocol.name, gallery),
         )
 
     def _points(self) -> list[CurvePoint]:

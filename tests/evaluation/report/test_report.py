@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urldefrag
 
@@ -27,6 +28,7 @@ from largescale.evaluation.results import (
     Results,
     Suspect,
     Suspects,
+    read_results,
     record_file,
     write_results,
 )
@@ -254,3 +256,12 @@ def test_without_pictures_names_stand_in(evaluation: Path, tmp_path: Path) -> No
     text = page.read_text()
     assert "<img" not in text
     assert "image &lt;3&gt;" in text  # names are text, whatever they hold
+
+
+def test_a_gallery_that_lacks_images_of_its_benchmark_is_no_score_of_it(evaluation: Path, tmp_path: Path) -> None:
+    shutil.copytree(evaluation, tmp_path / "copy", ignore=shutil.ignore_patterns("report*"))
+    assert "Incomplete" not in write_report(tmp_path / "copy").read_text()
+    found = read_results(tmp_path / "copy")
+    lacking = replace(found.protocols[0], incomplete="4,961 of 5,063 images")
+    write_results(tmp_path / "copy", replace(found, protocols=[lacking]))
+    assert "<b>Incomplete:</b> 4,961 of 5,063 images; this is no score of labels." in write_report(tmp_path / "copy").read_text()
