@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 
 from largescale.processes import StoppedError
+from largescale.settings import UserError
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,9 @@ def places(environment: Mapping[str, str]) -> dict[str, str | int]:
     """What is missing of torchrun's variables, from whoever started this process: another launcher, srun, or nobody.
 
     A launcher that gives a rank but none on its node starts one process on each, as Kubernetes does, unless it says otherwise.
+
+    Raises:
+        UserError: this is one of several nodes, and nobody gave it a rank.
     """
     if "RANK" in environment:
         size = int(environment.get("LOCAL_WORLD_SIZE", "1"))
@@ -77,6 +81,11 @@ def places(environment: Mapping[str, str]) -> dict[str, str | int]:
         return {"LOCAL_RANK": local, "LOCAL_WORLD_SIZE": size}
     if "SLURM_STEP_ID" in environment and int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         return _of_srun(environment)
+    if int(environment.get("PET_NNODES", "1").rpartition(":")[2]) > 1:
+        raise UserError(
+            f"this is one of {environment['PET_NNODES']} nodes (PET_NNODES, of Kubeflow Trainer) and has no RANK: each of them "
+            "would train by itself, into the same folder; start the program by torchrun, which reads the PET_ variables"
+        )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -87,8 +96,9 @@ def _of_srun(environment: Mapping[str, str]) -> dict[str, str | int]:
     """Of a step of srun: its tasks are the ranks, and they meet on its first node."""
     counts = re.findall(r"(\d+)(?:\(x(\d+)\))?", environment["SLURM_STEP_TASKS_PER_NODE"])  # "4(x2),3": 4, 4, 3
     tasks = [int(count) for count, times in counts for _ in range(int(times or 1))]
-    first = re.match(r"([^\[,]+)(?:\[(\d+))?", environment["SLURM_STEP_NODELIST"])  # "node[03-05,9]": node03
-    assert first is not None
+    nodes = re.match(r"([^,\[]|\[[^\]]*\])+", environment["SLURM_STEP_NODELIST"])
+    assert nodes is not None
+    first = re.sub(r"\[(\d+)[^\]]*\]", r"\1", nodes[0])  # "rack[1-2]node[03-05,9]-ib,login": rack1node03-ib
     own = {
         "RANK": environment["SLURM_PROCID"],
         "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
@@ -96,7 +106,7 @@ def _of_srun(environment: Mapping[str, str]) -> dict[str, str | int]:
         "LOCAL_WORLD_SIZE": tasks[int(environment["SLURM_NODEID"])],
     }
     port = 20_000 + (100 * int(environment["SLURM_JOB_ID"]) + int(environment["SLURM_STEP_ID"])) % 40_000
-    return {"MASTER_ADDR": first[1] + (first[2] or ""), "MASTER_PORT": port} | own
+    return {"MASTER_ADDR": first, "MASTER_PORT": port} | own
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,19 @@ LONGEST = 200
 """Bytes of a component: file systems end at 255, and temporary names are longer."""
 
 
+def is_component(name: str) -> bool:
+    """Whether it is one component of a path that stays in its folder and is not hidden."""
+    strange = name.startswith(".") or not name.isprintable() or set(name) & {"/", "\\"}
+    return bool(name) and not strange and len(name.encode()) <= LONGEST
+
+
 def component(name: str) -> str:
     """The name, where it is one component of a path that stays in its folder and is not hidden.
 
     Raises:
         ValueError: it climbs, is absolute, has several components, begins with a dot, or cannot be a file name.
     """
-    if not name or name.startswith(".") or not name.isprintable() or set(name) & {"/", "\\"} or len(name.encode()) > LONGEST:
+    if not is_component(name):
         raise ValueError(f"{name!r:.80} is no plain name of a file: it could lead out of its folder")
     return name
 

@@ -3,6 +3,7 @@
 import argparse
 import multiprocessing
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -89,13 +90,13 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     add(
         "--append", action="store_true", help="add what SOURCE has more to the corpus OUT; the corpus of before is kept beside it"
     )
-    add("--root", type=Path, metavar="DIR", help="list, sfm: the folder that paths are relative to")
+    add("--root", type=_local_source, metavar="DIR", help="list, sfm: the folder that paths are relative to")
     add("--split", metavar="NAME", help="write this one of several corpora, into OUT itself (default: all, into OUT/NAME)")
     add(
         "--split-classes", type=float, metavar="SHARE", help="two corpora without a common class: train with this share, and test"
     )
     add("--class-depth", type=int, metavar="N", help="folder: how many leading folders name the class (default: all)")
-    add("--ground-truth", type=Path, metavar="PATH", help="oxford: the ground truth (default: the only one below SOURCE)")
+    add("--ground-truth", type=_local_source, metavar="PATH", help="oxford: the ground truth (default: what is below SOURCE)")
     add("--path-field", metavar="FIELD", help="list: the column of paths (default: by its name)")
     add("--label-field", metavar="FIELD", help="list, table, img2dataset: the column or field that is the label")
     parser.set_defaults(run=_build)
@@ -153,8 +154,11 @@ def _layout(request: Request, name: str | None) -> Layout:
     return chosen
 
 
+REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
 def _local_source(source: str) -> Path:
-    if "://" in source:
+    if REMOTE.match(source):
         raise argparse.ArgumentTypeError(
             f"{source}: sources are read from a disk or a mounted bucket (mount-s3, gcsfuse, rclone mount), not by URL; "
             "nothing was started"
@@ -163,7 +167,7 @@ def _local_source(source: str) -> Path:
 
 
 def _local(out: str) -> Path:
-    if "://" in out:
+    if REMOTE.match(out):
         raise UserError(
             f"--out {out}: corpora are built on a disk, and copied when they are complete; give a folder, then copy it with the "
             "tools of your storage, manifest.json last: it is the mark of a complete corpus. Training reads it from there"

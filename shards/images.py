@@ -12,6 +12,7 @@ from PIL import Image, features
 from pydantic import Field
 
 from largescale.corpus.decoding.pixels import (
+    BadImageError,
     as_shown,
     decoding,
     flat,
@@ -159,13 +160,19 @@ def size_in_file(data: bytes) -> tuple[int, int]:
 
 
 def stored_box(box: Sequence[float], data: bytes, width: int, height: int) -> list[float]:
-    """A box in the pixels of a source file, in those of its stored image of `width` x `height`, inside the image."""
+    """A box in the pixels of a source file, in those of its stored image of `width` x `height`, inside the image.
+
+    Raises:
+        BadImageError: nothing of the box is inside.
+    """
     (w, h), orientation = size_in_file(data), orientation_of(open_picture(data))
     corners = [_upright(x, y, w, h, orientation) for x, y in (box[:2], box[2:])]
     if orientation in SIDEWAYS:
         w, h = h, w
     xs = sorted(min(max(x * width / w, 0.0), float(width)) for x, _ in corners)
     ys = sorted(min(max(y * height / h, 0.0), float(height)) for _, y in corners)
+    if xs[0] == xs[1] or ys[0] == ys[1]:
+        raise BadImageError(f"its box {', '.join(f'{side:g}' for side in box)} lies outside of its {w} x {h} pixels")
     return [xs[0], ys[0], xs[1], ys[1]]
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from largescale.names import is_component
 from largescale.program.plugins import imported
 from largescale.settings import UserError
 
@@ -14,6 +15,7 @@ from .sources.benchmarks.holidays import InriaHolidays
 from .sources.benchmarks.ilias import Ilias
 from .sources.benchmarks.revisitop1m import RevisitedDistractors
 from .sources.benchmarks.ukbench import UKBench
+from .sources.files import readable
 from .sources.folder import ClassFolders, SplitFolders, Unlabeled
 from .sources.img2dataset import Img2Dataset
 from .sources.labeled.cars import Cars
@@ -93,8 +95,9 @@ def others(source: Path, chosen: Layout) -> list[Recognized]:
 def counted(request: Request, layout: Layout) -> str:
     """What would come out under a layout: `1,200 images, 12 labels`."""
     try:
-        sources = layout.read(replace(request, split=None)).values()
-        found = [item for source in sources for item in source.items() if not isinstance(item, Skipped)]
+        with readable(request.source):
+            sources = layout.read(replace(request, split=None)).values()
+            found = [item for source in sources for item in source.items() if not isinstance(item, Skipped)]
     except UserError as error:
         return f"an error ({str(error).splitlines()[0]:.100})"
     labels = {item.label for item in found if isinstance(item, Item) and item.label is not None}
@@ -107,7 +110,10 @@ def corpora(request: Request, layout: Layout) -> Mapping[str, Source]:
     Raises:
         UserError: there is no such split, or nothing.
     """
-    found = layout.read(request)
+    with readable(request.source):
+        found = layout.read(request)
+    if strange := [name for name in found if name and not is_component(name)]:
+        raise UserError(f"{request.source} has a split named {strange[0]!r:.80}, which cannot be the name of a folder; rename it")
     if request.split is None:
         return {"": next(iter(found.values()))} if len(found) == 1 else found
     if request.split not in found:

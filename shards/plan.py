@@ -33,6 +33,7 @@ from largescale.settings import Settings, UserError
 
 from .images import Encoding, StoredImage, stored_image
 from .sources import Item, Skipped, Source
+from .sources.files import readable
 
 ROW_COLUMNS = {"key": pa.large_string(), "place": pa.large_string(), "label": pa.int32(), "item": pa.int64()}
 ILLEGAL_KEY = r"\.[^/]*$|(^|/)$|^/|^__[^/]*__(/|$)"  # what WebDataset cuts at the first dot, or skips
@@ -131,7 +132,7 @@ def settle(source: Source, out: Path, encoding: Encoding, sharding: Sharding) ->
         UserError: no images, illegal or colliding keys, or `out` holds what another source or other options made.
     """
     skipped: Counter[str] = Counter()
-    rows, label_names = collect(tracked(source.items(), "listing", None, "image"), skipped)
+    rows, label_names = collect(tracked(items_of(source), "listing", None, "image"), skipped)
     _report(source, out, rows, label_names, skipped)
     check_keys(rows)
     listing = {"source_images": len(rows), "source_sha256": _digest(rows, label_names)}
@@ -149,6 +150,16 @@ def settle(source: Source, out: Path, encoding: Encoding, sharding: Sharding) ->
     plan = CorpusPlan.open(out / WORK)
     require_same(out, plan.identity, identity)
     return plan
+
+
+def items_of(source: Source) -> Iterator[Item | Skipped]:
+    """The items of a source.
+
+    Raises:
+        UserError: a file of it cannot be read.
+    """
+    with readable(f"the source (layout {source.layout})"):
+        yield from source.items()
 
 
 def read_made(out: Path) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,6 +31,18 @@ class MissingImagesError(UserError):
         shown = "".join(f"\n  {path}" for path in paths[:10]) + ("\n  …" if len(paths) > 10 else "")
         super().__init__(f"{len(paths):,} of the {named:,} images that the source names are not below {root}:{shown}")
         self.paths = paths
+
+
+@contextmanager
+def readable(what: object) -> Iterator[None]:
+    """Whatever a parser stumbles on in a file that is damaged, missing, or not as published becomes a UserError."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, FileNotFoundError) as error:
+        raise UserError(
+            f"{what} cannot be read: {type(error).__name__}: {str(error)[:200]}; a file of it is damaged, or not as it is "
+            "published: unpack or download it again"
+        ) from error
 
 
 def image_files(root: Path) -> Iterator[str | Skipped]:

@@ -24,6 +24,7 @@ from .tables.columns import text
 
 PLACE = re.compile(r"(?P<tar>.*?\.tar)/.*@(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
 CONTROL, SURROGATE = re.compile(r"[\x00-\x1f\x7f]"), re.compile(r"[\ud800-\udfff]")
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 LARGEST_SIDECAR = 2**24
 Members = dict[str, tarfile.TarInfo]
 
@@ -48,6 +49,7 @@ class Tars(Source):
         with pool(min(len(tars), own_cores())) as processes:
             for items in processes.map(self.index, tars):
                 yield from items
+        yield from (Skipped(str(path.relative_to(self.root)), "a compressed tar") for path in _compressed(self.root))
 
     def read(self, place: str) -> bytes:
         found = PLACE.fullmatch(place)
@@ -88,6 +90,10 @@ class Tars(Source):
 
 def tar_files(root: Path) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in root.rglob("*.tar") if not path.name.startswith("."))
+
+
+def _compressed(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob("*") if path.name.lower().endswith(COMPRESSED))
 
 
 def _members(tar: tarfile.TarFile, path: str) -> tuple[Members, list[Skipped]]:
@@ -175,7 +181,7 @@ def _require_end(tar: tarfile.TarFile) -> None:
 
 
 def _sidecars(found: Members) -> Members:
-    return {name: member for name, member in found.items() if name.endswith(".json")}
+    return {posixpath.splitext(name)[0] + ".json": member for name, member in found.items() if name.lower().endswith(".json")}
 
 
 def _sidecar(name: str, sidecars: Any) -> str:
@@ -206,7 +212,7 @@ def _pictures(found: Members, path: str, sidecars: set[str]) -> tuple[list[str],
                     f"{sample}.jpg: which of them is the photograph? rename it so, or leave the others out"
                 )
         taken.append(name)
-    others = [name for name in found if name not in set(images) and not name.endswith((".json", ".txt"))]
+    others = [name for name in found if name not in set(images) and not name.lower().endswith((".json", ".txt"))]
     return taken, [*skipped, *(not_taken(f"{path}/{name}") for name in others)]
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from largescale.config import load
 from largescale.distributed import places
+from largescale.settings import UserError
 from largescale.training.settings.recipe import TrainConfig
 from tests.conftest import ROOT
 
@@ -33,6 +34,31 @@ def test_tasks_of_srun_are_ranks() -> None:
     assert places(SRUN | {"SLURM_STEP_NODELIST": "login", "SLURM_NODEID": "0"})["MASTER_ADDR"] == "login"
     assert places(SRUN | {"SLURM_STEP_NUM_TASKS": "1"})["WORLD_SIZE"] == 1
     assert places({})["MASTER_ADDR"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("node[03-05,9]", "node03"),
+        ("login,node[1-2]", "login"),
+        ("gpu[1-4]-ib,gpu[7-8]-ib", "gpu1-ib"),
+        ("rack[1-2]node[3-4]", "rack1node3"),
+        ("a1.cluster,a2.cluster", "a1.cluster"),
+    ],
+)
+def test_ranks_of_srun_meet_on_the_first_node(nodes: str, first: str) -> None:
+    """Names as Slurm folds them: with several brackets, and with something behind them."""
+    assert places(SRUN | {"SLURM_STEP_NODELIST": nodes})["MASTER_ADDR"] == first
+
+
+@pytest.mark.parametrize("nodes", ["2", "1:4"])
+def test_a_node_of_several_without_a_rank_does_not_train_by_itself(nodes: str) -> None:
+    """As a pod of Kubeflow Trainer has it whose command is not torchrun."""
+    pod = {"PET_NNODES": nodes, "PET_NPROC_PER_NODE": "1", "PET_NODE_RANK": "1", "PET_MASTER_ADDR": "first-0"}
+    with pytest.raises(UserError, match="start the program by torchrun"):
+        places(pod)
+    assert places(pod | {"PET_NNODES": "1"})["RANK"] == 0
+    assert places(pod | {"RANK": "1"})["LOCAL_RANK"] == 0
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,8 @@ def test_exif_orientation_is_applied_and_boxes_follow(orientation: int) -> None:
 
 def test_boxes_end_at_the_boundary_of_the_image() -> None:
     assert stored_box([-4.0, 10.0, 170.0, 60.0], encode(np.zeros((120, 160, 3), np.uint8)), 80, 60) == [0.0, 5.0, 80.0, 30.0]
+    with pytest.raises(BadImageError, match="its box 100, 100, 200, 200 lies outside of its 40 x 30 pixels"):
+        stored_box([100, 100, 200, 200], encode(np.zeros((30, 40, 3), np.uint8)), 40, 30)
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,14 @@ import pytest
 
 from largescale.settings import UserError
 from shards.layouts import LAYOUTS, choose, corpora, counted, find_layout, others, recognize, table
+from shards.plan import collect, items_of
 from shards.sources import Item, Skipped, Source
 from shards.sources.folder import Folder
 from shards.sources.layout import Layout, Request
 from shards.sources.split import split_classes
 from tests.conftest import ROOT
 from tests.shards.photographs import write_photographs
-from tests.shards.trees import TREES, cub, gldv2, ilias, inat_retrieval, inshop, sop, svhn, tiny_imagenet, ukbench
+from tests.shards.trees import TREES, cub, gldv2, ilias, inat, inat_retrieval, inshop, sop, svhn, tiny_imagenet, ukbench
 
 CASES = [(name, write) for name, writers in TREES.items() for write in writers]
 
@@ -103,6 +104,39 @@ def test_instances_are_found_by_their_positive_images(tmp_path: Path) -> None:
     truth = read("ilias", tmp_path)["query"].ground_truth()
     assert truth is not None
     assert [len(query["good"]) for query in truth["queries"]] == [2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "file", "content"),
+    [
+        ("cub", cub, "CUB_200_2011/classes.txt", b"1 001.Black_footed_Albatross\n"),
+        ("cub", cub, "CUB_200_2011/images.txt", b"1 \xff\xfe\n"),
+        ("svhn", svhn, "train_32x32.mat", b"not a matrix" * 20),
+        ("inat2018", inat, "train2018.json", b'{"images": ['),
+        ("inat2018", inat, "train2018.json", b'{"images": [{"id": 1, "file_name": "a/b/1.jpg"}], "annotations": []}'),
+        ("inat2018", inat, "val2018.json", None),
+        ("gldv2", gldv2, "train_clean.csv", b"landmark,pictures\n1,a b\n"),
+    ],
+)
+def test_a_damaged_annotation_file_is_an_error_of_the_source(
+    tmp_path: Path, name: str, write, file: str, content: bytes | None
+) -> None:
+    write(tmp_path)
+    (tmp_path / file).unlink()
+    if content is not None:
+        (tmp_path / file).write_bytes(content)
+    sources = read(name, tmp_path)
+    with pytest.raises(UserError, match="cannot be read"):
+        collect(items_of(next(iter(sources.values()))))
+    assert counted(Request(tmp_path), LAYOUTS[name]).startswith("an error")
+
+
+@pytest.mark.parametrize("split", ["../../elsewhere", "a/b", ".hidden"])
+def test_a_split_is_a_plain_name(tmp_path: Path, split: str) -> None:
+    write_photographs(tmp_path, ["1.jpg", "2.jpg"])
+    (tmp_path / "list.csv").write_text(f"path,label,split\n1.jpg,oak,train\n2.jpg,oak,{split}\n")
+    with pytest.raises(UserError, match="cannot be the name of a folder"):
+        read("list", tmp_path / "list.csv")
 
 
 def test_what_a_data_set_would_be_under_a_layout_like_it(tmp_path: Path) -> None:

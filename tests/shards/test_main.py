@@ -97,9 +97,13 @@ def test_a_url_is_no_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     write_photographs(tmp_path / "in", ["a/1.jpg"])
     assert "corpora are built on a disk" in failed(capsys, "build", tmp_path / "in", "--out", "s3://bucket/corpus")
     assert not Path("s3:").exists()
-    with pytest.raises(SystemExit):
-        main(["build", "https://host/photos", "--out", str(tmp_path / "out")])
-    assert "sources are read from a disk or a mounted bucket" in capsys.readouterr().err
+    assert "corpora are built on a disk" in failed(capsys, "build", tmp_path / "in", "--out", "gs:/bucket/corpus")
+    for url in ("https://host/photos", "s3://bucket/photos", "gs://bucket/photos", "hf://datasets/some/photos"):
+        for option in (["--root"], ["--ground-truth"], []):
+            with pytest.raises(SystemExit):
+                main(["build", *([str(tmp_path / "in")] if option else []), *option, url, "--out", str(tmp_path / "out")])
+            assert "sources are read from a disk or a mounted bucket" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ LABELS = (
 )  # fmt: skip
 """Names of columns, the first that is there counts; capitals and blanks do not."""
 SIDES = ("x_1", "y_1", "x_2", "y_2")
-MISSING = {"", "nan", "null", "none", "-1", "-1.0"}
+MISSING = {"", "nan", "n/a", "<na>", "null", "none", "-1", "-1.0"}
 """Labels that are none: images that have nothing in common would be one class."""
 TRUE = {"true", "1", "1.0", "yes", "t", "y"}
 
@@ -100,7 +100,7 @@ def record(cells: Sequence[Any], columns: Columns, where: str) -> TableRow:
 
     label, category = text(at(columns.label)), text(at(columns.category))
     return TableRow(
-        str(at(columns.path) or "").strip(),
+        text(at(columns.path)) or "",
         f"{category}/{label}" if label and category else label,
         (text(at(columns.split)) or "").lower() or None,
         str(at(columns.is_query)).strip().lower() in TRUE,
@@ -111,7 +111,13 @@ def record(cells: Sequence[Any], columns: Columns, where: str) -> TableRow:
 
 
 def text(cell: Any) -> str | None:
-    """What a cell says; whole numbers as such, None where it says nothing."""
+    """What a cell says; whole numbers as such, None where it says nothing.
+
+    Raises:
+        UserError: it holds several values.
+    """
+    if isinstance(cell, (list, dict)):
+        raise UserError(f"expected a text or a number, found {cell!r:.80}: an image has one label; choose another --label-field")
     if isinstance(cell, float) and cell.is_integer():
         cell = int(cell)
     said = "" if cell is None else str(cell).strip()

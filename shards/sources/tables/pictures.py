@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from largescale.settings import UserError
 
 from .. import Item, Skipped, Source
-from ..files import begins_like_image
+from ..files import begins_like_image, readable
 from ..layout import Layout, Request
 from .columns import LABELS, plain, text
 
@@ -214,7 +214,8 @@ def _named(value: Any, classes: Sequence[str]) -> str | None:
 
 @lru_cache(maxsize=OPEN)
 def _parquet(path: Path) -> pq.ParquetFile:
-    return pq.ParquetFile(path, memory_map=True)
+    with readable(path):
+        return pq.ParquetFile(path, memory_map=True)
 
 
 @lru_cache(maxsize=OPEN)
@@ -229,7 +230,8 @@ def _arrow(path: Path) -> pa.Table:
         return pa.ipc.open_file(memory).read_all()
     except pa.ArrowInvalid:
         memory.seek(0)
-        return pa.ipc.open_stream(memory).read_all()
+        with readable(path):
+            return pa.ipc.open_stream(memory).read_all()
 
 
 @lru_cache(maxsize=OPEN)
@@ -244,7 +246,11 @@ def _lance(path: Path) -> Any:
 
 @lru_cache(maxsize=OPEN)
 def _lmdb(path: Path) -> Any:
-    return _extra("lmdb", "lmdb").open(str(path), readonly=True, lock=False, subdir=path.is_dir(), readahead=False)
+    lmdb = _extra("lmdb", "lmdb")
+    try:
+        return lmdb.open(str(path), readonly=True, lock=False, subdir=path.is_dir(), readahead=False)
+    except lmdb.Error as error:
+        raise UserError(f"{path} is no LMDB that can be read ({error})") from None
 
 
 def _extra(module: str, extra: str) -> Any:
@@ -307,7 +313,7 @@ def _files(source: Path, suffix: str) -> list[Path]:
 def _has_images(path: Path) -> bool:
     try:
         schema = pq.read_schema(path) if path.suffix == ".parquet" else _arrow(path).schema
-    except (pa.ArrowInvalid, OSError):
+    except (pa.ArrowInvalid, OSError, UserError):
         return False
     return any(_holds_images(field.type) for field in schema)
 

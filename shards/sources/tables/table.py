@@ -16,7 +16,7 @@ from .. import Item, Skipped, Source
 from ..files import IMAGE_SUFFIXES, key_of, read_file, require_files
 from ..layout import Layout, Request
 from .columns import Columns, TableRow, find_columns, names_path, record
-from .text import BLANKS, Dialect, find_dialect, rows
+from .text import BLANKS, Dialect, encoding_of, find_dialect, rows
 
 TEXTS = {".csv", ".tsv", ".txt", ".lst", ".list"}
 JSON = {".json", ".jsonl", ".ndjson"}
@@ -45,7 +45,7 @@ class Table:
             return _open_text(path, root, path_field, label_field)
         if not path.is_file():
             raise UserError(f"there is no list {path}")
-        names = tuple(pq.read_schema(path).names if path.suffix.lower() in PARQUET else next(_objects(path), {}))
+        names = tuple(pq.read_schema(path).names if path.suffix.lower() in PARQUET else _keys(path))
         return Table(path, find_columns(names, path, path_field, label_field), names)
 
     def records(self) -> Iterator[TableRow]:
@@ -211,12 +211,25 @@ def _below(root: Path, path: str, table: Path) -> str:
     place = os.path.relpath(root / path, root) if os.path.isabs(path) or "./" in path else path
     if place.startswith(".."):
         raise UserError(f"{table} names {path}, which is not below {root}; give a --root above all images")
+    if "://" in path:
+        raise UserError(
+            f"{table} names {path}: images are read from a disk or a mounted bucket, not by URL; download them (img2dataset "
+            "writes what make shards reads), or mount the bucket and list the paths below it"
+        )
     return place
+
+
+def _keys(path: Path) -> dict[str, None]:
+    """The names in all objects: a first image without a label must not take it from the others."""
+    names = {name: None for values in _objects(path) for name in values}
+    if not names:
+        raise UserError(f"the list {path} is empty")
+    return names
 
 
 def _objects(path: Path) -> Iterator[dict[str, Any]]:
     """JSON objects: a line each, or a list of them."""
-    with path.open(encoding="utf-8-sig") as file:
+    with path.open(encoding=encoding_of(path)) as file:
         try:
             start = file.read(1)
             file.seek(0)

@@ -13,7 +13,7 @@ from ..files import IMAGE_SUFFIXES
 from .columns import names_path
 
 MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-SEPARATORS = "\t,;"
+SEPARATORS = "\t,;|"
 BLANKS = " "
 SUFFIXES = "|".join(suffix[1:] for suffix in sorted(IMAGE_SUFFIXES, reverse=True))
 PATH = rf'"(?P<quoted>[^"]+)"|(?P<path>[^"].*?\.(?:{SUFFIXES})|\S+)'
@@ -32,7 +32,7 @@ class Dialect(NamedTuple):
 
     @property
     def described(self) -> str:
-        separator = {"\t": "tabs", ",": "commas", ";": "semicolons", BLANKS: "blanks"}[self.separator]
+        separator = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars", BLANKS: "blanks"}[self.separator]
         return f"{self.encoding}, columns separated by {separator}{', quoted' if self.quoted else ''}"
 
 
@@ -44,7 +44,7 @@ def find_dialect(path: Path) -> Dialect:
     """
     if not path.is_file():
         raise UserError(f"there is no list {path}")
-    encoding = _encoding(path)
+    encoding = encoding_of(path)
     with path.open(encoding=encoding, newline="") as file:
         first = next((line for line in file if line.strip()), None)
         if first is None:
@@ -93,15 +93,22 @@ def _options(quoted: bool) -> dict:
     return {"skipinitialspace": True, **quoting}
 
 
-def _encoding(path: Path) -> str:
-    """By its mark; UTF-8 where all bytes are; UTF-16 where there are zeros between letters; else what Windows writes."""
+def encoding_of(path: Path) -> str:
+    """By its mark; UTF-8 where all bytes are; UTF-16 where there are zeros between letters; else what Windows writes.
+
+    Raises:
+        UserError: it is no text.
+    """
     with path.open("rb") as file:
         start = file.read(4096)
     marked = next((name for mark, name in MARKS if start.startswith(mark)), None)
     if marked:
         return marked
     if b"\0" in start:
-        return "utf-16-le" if start[1::2].count(0) > start[::2].count(0) else "utf-16-be"
+        low, high = (start[side::2].count(0) for side in (1, 0))
+        if 8 * max(low, high) < len(start):
+            raise UserError(f"{path} is no text: it has zero bytes inside; expected a list, or a Parquet file called .parquet")
+        return "utf-16-le" if low > high else "utf-16-be"
     try:
         with path.open(encoding="utf-8") as file:
             while file.read(1 << 20):

@@ -51,6 +51,8 @@ def test_images_are_found_and_read_in_place(root: Path) -> None:
 
 def test_labels_come_from_a_field_of_the_json(root: Path) -> None:
     assert [item.label for item in Tars(root, "place").items()] == ["Rome", None, "7"]
+    write_tar(root / "00002.tar", {"1.JPG": b"1", "1.JSON": facts(place="Oslo")})
+    assert [item.label for item in Tars(root, "place").items()] == ["Rome", None, "7", "Oslo"]
     with pytest.raises(UserError, match=r"has no field 'klass'; it has: url, status, place"):
         list(Tars(root, "klass").items())
 
@@ -144,6 +146,19 @@ def test_names_that_nobody_gives_to_a_photograph_are_refused(tmp_path: Path, nam
 def test_a_name_that_is_not_utf8_is_left_out(tmp_path: Path) -> None:
     write_members(tmp_path / "0.tar", [Member("a.jpg", A), Member("caf\udce9.jpg", B)])
     assert listed(tmp_path) == ({"0/a": None}, {r"0.tar/caf\udce9.jpg": "its name is not UTF-8"})
+
+
+def test_files_with_holes_and_compressed_tars_are_left_out_and_named(tmp_path: Path) -> None:
+    """As GNU tar writes them with --sparse, in its form 0.1: a map of what is stored."""
+    with tarfile.open(tmp_path / "0.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, headers in ("whole.jpg", {}), ("holes.jpg", {"GNU.sparse.map": "0,512", "GNU.sparse.size": "4096"}):
+            info = tarfile.TarInfo(name)
+            info.size, info.pax_headers = 512, headers
+            tar.addfile(info, io.BytesIO(bytes(512)))
+    (tmp_path / "1.tar.gz").write_bytes(b"")
+    item, *skipped = Tars(tmp_path).items()
+    assert item.key == "0/whole"  # type: ignore[union-attr]
+    assert skipped == [Skipped("0.tar/holes.jpg", "a sparse file"), Skipped("1.tar.gz", "a compressed tar")]
 
 
 def test_what_macos_adds_is_no_image(tmp_path: Path) -> None:

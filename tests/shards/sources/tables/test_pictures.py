@@ -60,6 +60,14 @@ def test_parquet_and_folders_of_hugging_face_name_their_classes(tmp_path: Path) 
     assert Tables().recognize(tmp_path / "several") == "dataset_dict.json"
 
 
+@pytest.mark.parametrize("name", ["x.parquet", "x.arrow", "data.mdb"])
+def test_tables_that_are_damaged_are_named(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("lmdb")
+    (tmp_path / name).write_bytes(bytes(8192))
+    with pytest.raises(UserError, match=rf"{name}|is no LMDB"):
+        items(Tables().read(Request(tmp_path))[""])
+
+
 @pytest.mark.parametrize("write", [pa.ipc.new_file, pa.ipc.new_stream])
 def test_arrow_files(tmp_path: Path, write) -> None:
     table = pa.table(rows())

@@ -41,6 +41,7 @@ EXPECTED = [("images/a 1", "oak", "images/a 1.jpg"), ("images/b", "ash tree", "i
         "images/a 1.jpg, oak, 7\nimages/b.jpg, ash tree, 8\n\nimages/c.png\n",
         '"images/a 1.jpg","oak"\n"images/b.jpg","ash tree"\nimages/c.png\n',
         "\ufefffile\tclass\nimages/a 1.jpg\toak\nimages/b.jpg\tash tree\r\nimages/c.png\n",
+        "path|label\nimages/a 1.jpg|oak\nimages/b.jpg|ash tree\nimages/c.png|\n",
         '"images/a 1.jpg" oak\n./images/b.jpg   "ash tree"  3\nimages/c.png\n',
     ],
 )
@@ -129,8 +130,32 @@ def test_encodings(root: Path, encoding: str) -> None:
     assert [item.label for item in rows(root / "list.csv", root) if isinstance(item, Item)] == ["café"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1", "utf-16"])
+def test_json_lines_in_other_encodings_and_with_other_names(root: Path, encoding: str) -> None:
+    lines = [f'{{"path": "{NAMES[0]}"}}', f'{{"path": "{NAMES[1]}", "label": "café"}}']
+    (root / "list.jsonl").write_bytes("\n".join(lines).encode(encoding))
+    assert [item.label for item in rows(root / "list.jsonl", root) if isinstance(item, Item)] == [None, "café"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("list.csv", b"path,label\nhttps://x/1.jpg,oak\n", r"names https://x/1\.jpg: .* not by URL; download them"),
+        ("list.txt", b"s3://bucket/1.jpg oak\n", "not by URL"),
+        ("list.jsonl", b'{"path": "hf://datasets/x/1.jpg", "label": "oak"}\n', "not by URL"),
+        ("list.jsonl", b'{"path": "images/b.jpg", "label": ["oak", "red"]}\n', "an image has one label"),
+        ("list.jsonl", b"", "is empty"),
+        ("list.csv", b"path,label\nimages/b.jpg,o\0k\n", "is no text: it has zero bytes"),
+    ],
+)
+def test_lists_that_cannot_be_read_say_why(root: Path, name: str, content: bytes, message: str) -> None:
+    (root / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        rows(root / name, root)
+
+
 def test_missing_labels_are_none(root: Path) -> None:
-    for word in ("", "NaN", "null", "None", "-1", " "):
+    for word in ("", "NaN", "N/A", "<NA>", "null", "None", "-1", " "):
         assert [label for _, label, _ in listed(root, f"path,label\n{NAMES[1]},{word}\n{NAMES[2]},oak\n")] == [None, "oak"]
 
 
