@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from PIL import Image, ImageEnhance, ImageOps
-from shards.sources.listing import Listing
 
 from largescale.config import check
 from shards.demo.corpus import Demo, DemoSource
 from shards.images import Encoding
+from shards.sources.tables.table import Table, TableSource
 from shards.writer import build
 
 Classes = Mapping[str, list[str]]
@@ -78,7 +78,7 @@ def write(raw: Path, out: Path, classes: Classes) -> None:
     for split, names in splits.items():
         listing = out.with_name(f"{out.name}-{split}.csv")
         listing.write_text("".join(f"{path},{name}\n" for name in names for path in sorted(classes[name])))
-        build(Listing(listing, raw), out / split, check(Encoding, {"max_side": 192}), workers=1)
+        build(TableSource(Table.open(listing, raw), raw), out / split, check(Encoding, {"max_side": 192}), workers=1)
 
 
 def landmarks(raw: Path, out: Path) -> dict[str, list[str]]:
@@ -98,12 +98,12 @@ def main(raw: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     fine, small = grocery(raw, 1), cifar(raw)
     write(raw, out / "grocery", fine)
-    write(raw, out / "cifar", some(small, 40))
-    write(raw, out / "copies", near_duplicates(raw))
-    write(raw, out / "many", some(fine | small, 4))
     write(raw, out / "fine", some(fine | small, 20))
+    write(raw, out / "many", some(fine | small, 4))
+    write(raw, out / "cifar", some(small, 40))
     largest = sorted(grocery(raw, 2).items(), key=lambda entry: -len(entry[1]))[:16]
     write(raw, out / "few", dict(largest))
+    write(raw, out / "copies", near_duplicates(raw))
     write(raw, out / "landmarks", landmarks(raw, out))
 
 

@@ -14,7 +14,7 @@ from largescale.losses.labels.base import Gallery, unit_rows
 from largescale.losses.labels.class_rows import Alone, ClassRowsLoss, Holders, blocks, random_rows
 from largescale.settings import UserError
 
-BLOCK = {"cpu": 1024, "cuda": 65536}
+BLOCK = {"cpu": 2048, "cuda": 65536}
 """Classes whose cosines are at hand at a time."""
 
 
@@ -56,14 +56,12 @@ class MarginSoftmaxLoss(ClassRowsLoss):
         if gallery is not None:
             raise UserError(f"{type(self).__name__} compares images with the centers of classes, not with other images")
         places = labels - self.holders.own.start
-        centers: torch.Tensor = self.centers
         self.sampled = None
         if self.sample_rate < 1 and self.training:
             self.sampled = sample(self.num_classes, self.sample_rate, labels, self.holders.own)
             places = _places(self.sampled, places)
-            centers = centers[self.sampled] if not centers.requires_grad else _SparseRows.apply(centers, self.sampled)
-        centers = centers.to(x).unflatten(1, (self.sub_centers, -1))  # (n_r, K, D)
-        return _Softmax.apply(unit_rows(x), centers, places, self)
+        x = unit_rows(x)
+        return _Softmax.apply(x, self.centers, _Head(x, self.centers, self.sampled, places, self))
 
     def at_label(self, cosines: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines to the right classes with the margin, and their slopes."""
@@ -126,33 +124,17 @@ def _places(sampled: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     return torch.where(sampled[found] == places, found, -1)
 
 
-class _SparseRows(torch.autograd.Function):
-    """Some rows of a parameter; its gradient is of these rows alone (sparse)."""
-
-    @staticmethod
-    def forward(ctx: Any, parameter: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        ctx.shape = parameter.shape
-        ctx.save_for_backward(rows)
-        return parameter[rows]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (rows,) = ctx.saved_tensors
-        return torch.sparse_coo_tensor(rows[None], outputs[0], ctx.shape, is_coalesced=True, check_invariants=False), None
-
-
 class _Softmax(torch.autograd.Function):
-    """The loss of unit rows `(B, D)`, centers `(n_r, K, D)` and the places of the labels among them (others: out of range).
+    """The loss of unit rows `(B, D)` and some centers `(n_r, K D)`.
 
-    Both gradients are computed beside the value. The cosines of a step, n_r K B numbers, take the place of the gradient of the
-    centers, n_r K D numbers, until they have served: where B is at most D, a step needs no memory beside it.
+    Both gradients are computed beside the value. The exponentials of a step, n_r K B numbers, take the place of the gradient of
+    the centers, n_r K D numbers, until they have served: where B is at most D, a step needs no memory beside it.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, centers: torch.Tensor, places: torch.Tensor, loss: MarginSoftmaxLoss) -> torch.Tensor:
-        ctx.head = _Head(x, centers, places, loss)
-        value, *ctx.gradients = ctx.head.value_and_gradients()
+    def forward(ctx: Any, x: torch.Tensor, centers: torch.Tensor, head: "_Head") -> torch.Tensor:
+        ctx.head = head
+        value, *ctx.gradients = head.value_and_gradients()
         return value
 
     @staticmethod
@@ -161,76 +143,110 @@ class _Softmax(torch.autograd.Function):
         # given away, so that no copy is made where it is accumulated; a second pass through the same graph computes them again
         gradient_x, gradient = ctx.gradients or ctx.head.value_and_gradients()[1:]
         ctx.gradients = None
-        return outputs[0] * gradient_x, gradient if outputs[0] == 1 else gradient.mul_(outputs[0]), None, None
+        return outputs[0] * gradient_x, ctx.head.placed(gradient if outputs[0] == 1 else gradient.mul_(outputs[0])), None
 
 
 class _Head:
-    """One step: cosines of all centers held here, block after block, then the softmax over all holders, then gradients."""
+    """One step: exponentials of all centers held here, block after block, then the softmax over all holders, then gradients.
 
-    def __init__(self, x: torch.Tensor, centers: torch.Tensor, places: torch.Tensor, loss: MarginSoftmaxLoss) -> None:
-        self.x, self.centers, self.places, self.loss = x, centers, places, loss
+    Rows of centers are divided by their norms in the products alone: there is no normalized copy of them.
+
+    Args:
+        x: `(B, D)` unit rows.
+        centers: `(C_r, K D)` all that are held here.
+        sampled: `(n_r,)` which of them take part, in order; None: all.
+        places: `(B,)` of the labels among those that take part; others: out of range.
+    """
+
+    def __init__(
+        self, x: torch.Tensor, centers: torch.Tensor, sampled: torch.Tensor | None, places: torch.Tensor, loss: MarginSoftmaxLoss
+    ) -> None:
+        self.x, self.centers, self.sampled, self.places, self.loss = x.detach(), centers.detach(), sampled, places, loss
+        self.count = len(centers) if sampled is None else len(sampled)
+        self.blocks = blocks(self.count, max(1, BLOCK[x.device.type] // loss.sub_centers))
         self.images = torch.arange(len(x), device=x.device)
-        self.norms = torch.linalg.vector_norm(centers, dim=2, keepdim=True)  # (n_r, K, 1)
-        self.norms = torch.where(self.norms > 0, self.norms, 1)
 
     def value_and_gradients(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        B, scale, holders = len(self.x), self.loss.scale, self.loss.holders
-        gradient = torch.empty_like(self.centers)  # (n_r, K, D)
-        fits = self.x.shape[1] >= B
-        cosines = gradient[:, :, :B] if fits else self.x.new_empty(*self.centers.shape[:2], B)  # (n_r, K, B)
-        own = (self.places >= 0) & (self.places < len(self.centers))
-        blocked = blocks(len(self.centers), BLOCK[self.x.device.type])
-        largest, total = self.x.new_full((B,), -torch.inf), self.x.new_zeros(B)
-        right, slopes = self.x.new_zeros(B), self.x.new_ones(B)
-        for rows in blocked:
-            logits = self._fill(cosines[rows], rows).amax(1)  # (b, B)
-            here = self._here(rows)
-            right[here], slopes[here] = self.loss.at_label(logits[self.places[here] - rows.start, here])
-            logits[self.places[here] - rows.start, here] = right[here]
-            logits *= scale
-            before, largest = largest, torch.maximum(largest, logits.amax(0))
-            total = total * (before - largest).exp() + (logits - largest).exp_().sum(0)
-        together = holders.max(largest.clone())
-        total = holders.sum(total * (largest - together).exp())
-        right = holders.sum(right * own)
-        value = (together + total.log() - scale * right).mean()
-        gradient_x = self.x.new_zeros(self.x.shape)
-        for rows in blocked:
-            gradient_x += self._learn(cosines[rows], gradient[rows], rows, together + total.log(), right, slopes)
-        return value, holders.sum(gradient_x), gradient
+        """The value, and the gradients of the rows `(B, D)` and of the centers that take part `(n_r, K D)`."""
+        (B, D), K, holders = self.x.shape, self.loss.sub_centers, self.loss.holders
+        gradient = self.x.new_empty(self.count, K, D)
+        powers = gradient[:, :, :B] if D >= B else self.x.new_empty(self.count, K, B)
+        self.right, self.slopes, self.nearest = self.x.new_zeros(B), self.x.new_ones(B), torch.zeros_like(self.places)
+        shifts, total = self._raise(powers)
+        largest = holders.max(shifts[-1].clone())
+        log_total = largest + holders.sum(total * (shifts[-1] - largest).exp()).log()
+        value = (log_total - self.loss.scale * holders.sum(self.right.clone())).mean()
+        gradient_x = torch.zeros_like(self.x)
+        for rows, shift in zip(self.blocks, shifts[1:], strict=True):
+            pulls = self._pulls(powers[rows], shift - log_total, rows)
+            self._learn(pulls.flatten(0, 1), gradient[rows].flatten(0, 1), rows, gradient_x)
+        return value, holders.sum(gradient_x), gradient.flatten(1)
 
-    def _here(self, rows: slice) -> torch.Tensor:
-        """The images whose class is in a block."""
-        return self.images[(self.places >= rows.start) & (self.places < rows.stop)]
+    def _raise(self, powers: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Exponentials of logits less the largest so far, 0 for centers that are not the nearest of their class `(n_r, K, B)`.
 
-    def _fill(self, cosines: torch.Tensor, rows: slice) -> torch.Tensor:
-        """The cosines of a block, `(b, K, B)`."""
-        product = (self.centers[rows].flatten(0, 1) @ self.x.T).unflatten(0, cosines.shape[:2])
-        torch.div(product, self.norms[rows], out=cosines)
-        return cosines
+        Returns:
+            The largest `(B,)` before the first block and after each; the sum of the exponentials less the last `(B,)`.
+        """
+        shifts, total = [self.x.new_full((len(self.x),), -torch.inf)], self.x.new_zeros(len(self.x))
+        for rows in self.blocks:
+            logits, center = self._logits(rows)
+            here, places = self._here(rows)
+            self.right[here], self.slopes[here] = self.loss.at_label(logits[places, here] / self.loss.scale)
+            self.nearest[here] = 0 if center is None else center[places, 0, here]
+            logits[places, here] = self.loss.scale * self.right[here]
+            shifts.append(torch.maximum(shifts[-1], logits.amax(0)))
+            total = total * (shifts[-2] - shifts[-1]).exp() + logits.sub_(shifts[-1]).exp_().sum(0)
+            powers[rows] = logits[:, None] if center is None else _only(center, logits, self.loss.sub_centers)
+        return shifts, total
 
-    def _learn(
-        self,
-        cosines: torch.Tensor,
-        gradient: torch.Tensor,
-        rows: slice,
-        log_total: torch.Tensor,
-        right: torch.Tensor,
-        slopes: torch.Tensor,
-    ) -> torch.Tensor:
-        """The gradient of a block of centers is written; its part of that of the images, `(B, D)`."""
-        B, scale, here = len(self.x), self.loss.scale, self._here(rows)
-        nearest = cosines.argmax(1, keepdim=True)  # (b, 1, B)
-        logits = cosines.gather(1, nearest)[:, 0]  # (b, B)
-        places = self.places[here] - rows.start
-        logits[places, here] = right[here]
-        pull = logits.mul_(scale).sub_(log_total).exp_()
-        pull[places, here] = (pull[places, here] - 1) * slopes[here]
-        pull.mul_(scale / B)
-        pulls = torch.zeros_like(cosines).scatter_(1, nearest, pull[:, None]) if self.loss.sub_centers > 1 else pull[:, None]
-        along = (pulls * cosines).sum(2, keepdim=True)  # (b, K, 1)
-        norms, centers = self.norms[rows], self.centers[rows]
-        toward = (pulls.flatten(0, 1) @ self.x).unflatten(0, centers.shape[:2])  # (b, K, D)
-        torch.sub(toward, along * centers / norms, out=gradient)
-        gradient /= norms
-        return (pulls / norms).flatten(0, 1).T @ centers.flatten(0, 1)
+    def _pulls(self, powers: torch.Tensor, shift: torch.Tensor, rows: slice) -> torch.Tensor:
+        """The gradient of the cosines of a block, `(b, K, B)`."""
+        shares = powers * shift.exp()  # of the softmax
+        here, places = self._here(rows)
+        at_label = places, self.nearest[here], here
+        shares[at_label] = (shares[at_label] - 1) * self.slopes[here]
+        return shares.mul_(self.loss.scale / len(self.x))
+
+    def placed(self, gradient: torch.Tensor) -> torch.Tensor:
+        """The gradient of the centers that took part as one of all that are held here: sparse, where they are some."""
+        if self.sampled is None:
+            return gradient
+        return torch.sparse_coo_tensor(
+            self.sampled[None], gradient, self.centers.shape, is_coalesced=True, check_invariants=False
+        )
+
+    def _here(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """The images whose class is in a block, and its places there."""
+        here = self.images[(self.places >= rows.start) & (self.places < rows.stop)]
+        return here, self.places[here] - rows.start
+
+    def _block(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """Centers `(b K, D)` and their norms `(b K, 1)`, 1 for those of length 0."""
+        some = self.centers[rows if self.sampled is None else self.sampled[rows]]
+        centers = some.to(self.x).unflatten(1, (self.loss.sub_centers, -1)).flatten(0, 1)
+        norms = torch.linalg.vector_norm(centers, dim=1, keepdim=True)
+        return centers, torch.where(norms > 0, norms, 1)
+
+    def _logits(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """scale · cosines of a block to the nearest centers `(b, B)`, and which these are `(b, 1, B)`; None: the only ones."""
+        centers, norms = self._block(rows)
+        logits = (centers @ self.x.T).mul_(self.loss.scale / norms)
+        if self.loss.sub_centers == 1:
+            return logits, None
+        found, center = logits.unflatten(0, (-1, self.loss.sub_centers)).max(1, keepdim=True)
+        return found[:, 0], center
+
+    def _learn(self, pulls: torch.Tensor, gradient: torch.Tensor, rows: slice, gradient_x: torch.Tensor) -> None:
+        """The gradient of a block of centers `(b K, D)` from that of its cosines `(b K, B)`; what images learn of it is added."""
+        centers, norms = self._block(rows)
+        pulls /= norms
+        gradient_x.addmm_(pulls.T, centers)
+        torch.mm(pulls, self.x, out=gradient)
+        along = (gradient * centers).sum(1, keepdim=True) / norms.square_()
+        gradient.addcmul_(centers, along, value=-1)  # a center's length is no part of its cosines
+
+
+def _only(center: torch.Tensor, values: torch.Tensor, sub_centers: int) -> torch.Tensor:
+    """`(b, K, B)`: the values `(b, B)` at one center of each class `(b, 1, B)`, 0 at the others."""
+    return values.new_zeros(len(values), sub_centers, values.shape[1]).scatter_(1, center, values[:, None])

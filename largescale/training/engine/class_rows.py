@@ -19,6 +19,8 @@ from largescale.training.settings.config import OptimConfig
 
 BLOCK = 8192
 """Rows that are sent at a time when all are collected."""
+STEPPED = 1024
+"""Sampled rows that are updated at a time: beside them, a step needs no memory."""
 
 
 class Ranks:
@@ -137,15 +139,18 @@ class RowsShare:
             self.optimizer.step()
 
     def _step_sampled(self) -> None:
-        """The optimizer sees the sampled rows as parameters of their own, with their part of its averages."""
+        """The optimizer sees the sampled rows, some at a time, as a parameter of their own with their part of its averages."""
         [group] = self.optimizer.param_groups
         whole, state = group["params"], self.optimizer.state
-        sampled = [_Sampled(rows, state.setdefault(rows, _no_averages(self.optimizer, rows))) for rows in whole]
-        group["params"] = [one.few for one in sampled]
-        state.update({one.few: one.averages() for one in sampled})
-        self.optimizer.step()
-        for one in sampled:
-            one.put_back(state.pop(one.few))
+        for rows in whole:
+            averages = state.setdefault(rows, _no_averages(self.optimizer, rows))
+            steps: Tensors = {}
+            for some in _sampled(rows, averages):
+                group["params"] = [some.few]
+                state[some.few] = some.averages()
+                self.optimizer.step()
+                steps = some.put_back(state.pop(some.few))
+            averages |= steps
         group["params"] = whole
 
     def zero(self) -> None:
@@ -171,24 +176,34 @@ class RowsShare:
 
 
 class _Sampled:
-    """Some rows of a parameter as a parameter of their own."""
+    """Some rows of a parameter as a parameter of their own; the averages of an optimizer are of the parameter's shape."""
 
-    def __init__(self, whole: nn.Parameter, state: Tensors) -> None:
-        assert whole.grad is not None
-        self.whole, self.state = whole, state
-        self.places = whole.grad._indices()[0]  # different and in order, although the sparse tensor does not know
-        self.few = nn.Parameter(whole.detach()[self.places])
-        self.few.grad = whole.grad._values()
+    def __init__(self, whole: nn.Parameter, places: Tensor, gradient: Tensor, state: Tensors) -> None:
+        self.whole, self.places, self.state = whole, places, state
+        self.few = nn.Parameter(whole.detach()[places])
+        self.few.grad = gradient
 
     def averages(self) -> Tensors:
-        return {key: value[self.places] if value.shape == self.whole.shape else value for key, value in self.state.items()}
+        return {
+            key: value[self.places] if value.shape == self.whole.shape else value.clone() for key, value in self.state.items()
+        }
 
-    def put_back(self, averages: Mapping[str, Tensor]) -> None:
+    def put_back(self, averages: Mapping[str, Tensor]) -> Tensors:
+        """What is of all rows, as the number of steps, is returned."""
         with torch.no_grad():
             self.whole[self.places] = self.few
             for key, value in averages.items():
-                if self.state[key].shape == self.whole.shape:
+                if value.shape == self.few.shape:
                     self.state[key][self.places] = value
+        return {key: value for key, value in averages.items() if value.shape != self.few.shape}
+
+
+def _sampled(whole: nn.Parameter, state: Tensors) -> Iterator[_Sampled]:
+    """The rows that have a gradient, STEPPED at a time."""
+    assert whole.grad is not None
+    places, gradient = whole.grad._indices()[0], whole.grad._values()  # different and in order, which the tensor does not know
+    for some in blocks(len(places), STEPPED) or [slice(0, 0)]:
+        yield _Sampled(whole, places[some], gradient[some], state)
 
 
 def _no_averages(optimizer: torch.optim.Optimizer, rows: Tensor) -> Tensors:

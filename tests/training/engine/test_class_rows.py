@@ -12,6 +12,7 @@ from largescale.losses.build import build_loss as build_whole
 from largescale.losses.labels import class_anchor
 from largescale.losses.settings.base import LossSettings
 from largescale.losses.settings.labels import ArcFaceConfig, ClassAnchorConfig, CosFaceConfig
+from largescale.training.engine import class_rows
 from largescale.training.engine.class_rows import RowsShare, build_loss
 from largescale.training.engine.engine import Engine
 from largescale.training.engine.step_module import Batch
@@ -128,6 +129,7 @@ def _heads(world: World) -> dict[str, Outcome]:
 
 
 def _head(world: World, config: LossSettings, optim: str) -> Engine:
+    class_rows.STEPPED = 2
     torch.manual_seed(8)
     loss = build_loss(config, CLASSES, DIM, world)
     return small_engine(world, EngineConfig(), loss, name=optim, loss_lr_mult=5.0, loss_weight_decay=0.2)
