@@ -14,7 +14,18 @@ from largescale.settings import Settings
 from largescale.tracking import TrackingConfig
 
 ProtocolName = Literal[
-    "auto", "labels", "oxford5k", "paris6k", "roxford5k", "rparis6k", "holidays", "holidays-upright", "gldv2", "ilias", "ukbench"
+    "auto",
+    "labels",
+    "oxford5k",
+    "paris6k",
+    "roxford5k",
+    "rparis6k",
+    "holidays",
+    "holidays-upright",
+    "gldv2",
+    "ilias",
+    "inshop",
+    "ukbench",
 ]
 Source = Annotated[
     Annotated[str, Tag("value")] | Annotated[ModelConfig, Tag(ModelConfig.__name__)],

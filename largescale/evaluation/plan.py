@@ -1,6 +1,6 @@
 """What an evaluation will score on what: corpora, ground truth and protocols that fit together."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +10,15 @@ from largescale.corpus.corpus import Corpus
 from largescale.evaluation.config import EvaluateConfig
 from largescale.evaluation.protocol.ground_truth import LabelTruth, ListedTruth, Published, Truth, labels_in_gallery
 from largescale.evaluation.protocol.metrics import own_metric
-from largescale.evaluation.protocol.protocols import LABELS, LEAVE_ONE_OUT, UKBENCH, WITHIN_GALLERY, Protocol, landmark_protocols
+from largescale.evaluation.protocol.protocols import (
+    INSHOP,
+    LABELS,
+    LEAVE_ONE_OUT,
+    UKBENCH,
+    WITHIN_GALLERY,
+    Protocol,
+    landmark_protocols,
+)
 from largescale.settings import UserError
 
 SOME = 0.1
@@ -48,12 +56,10 @@ class EvaluationPlan:
         whitening = Corpus.open(config.whitening_corpus, config.storage) if config.whitening_corpus else None
         published = _published(config, queries, gallery)
         if published is None:
-            ukbench = config.protocol == "ukbench"
-            truth, protocols = _ukbench_truth(gallery, queries) if ukbench else _label_truth(gallery, queries)
+            family = config.protocol if config.protocol in OF_LABELS else "labels"
+            truth, protocols = OF_LABELS[family](gallery, queries)
             protocols = with_own_metrics(protocols, config.metrics)
-            return EvaluationPlan(
-                gallery, queries, distractors, truth, "ukbench" if ukbench else "labels", protocols, None, whitening
-            )
+            return EvaluationPlan(gallery, queries, distractors, truth, family, protocols, None, whitening)
         listed = ListedTruth(published, gallery.manifest.keys, queries.manifest.keys)
         boxes = _boxes(listed, queries) if config.crop and any(listed.boxes) else None
         family = published.family if config.protocol == "auto" else config.protocol
@@ -105,7 +111,7 @@ def _check_copies(gallery: Corpus, queries: Corpus, own: np.ndarray) -> None:
 
 def _published(config: EvaluateConfig, queries: Corpus, gallery: Corpus) -> Published | None:
     """The ground truth that comes with the queries, else with the gallery; None where labels are scored."""
-    if config.protocol in ("labels", "ukbench"):
+    if config.protocol in OF_LABELS:
         return None
     for corpus in (queries, gallery):
         values = corpus.manifest.ground_truth
@@ -134,6 +140,16 @@ def _label_truth(gallery: Corpus, queries: Corpus) -> tuple[Truth, Sequence[Prot
     return LabelTruth(labels, gallery.manifest.label, every, False, own), [protocol]
 
 
+def _inshop_truth(gallery: Corpus, queries: Corpus) -> tuple[Truth, Sequence[Protocol]]:
+    """Queries are other views of the items of the gallery."""
+    if queries is gallery or (_own_rows(gallery, queries) >= 0).any():
+        raise UserError(
+            "protocol=inshop asks with views that are not in the gallery; give the two corpora that make shards builds of it: "
+            "queries=OUT/query gallery=OUT/gallery"
+        )
+    return _label_truth(gallery, queries)[0], [INSHOP]
+
+
 def _ukbench_truth(gallery: Corpus, queries: Corpus) -> tuple[Truth, Sequence[Protocol]]:
     """Objects are labels of four images; every image is a query."""
     labels = gallery.manifest.label
@@ -142,6 +158,14 @@ def _ukbench_truth(gallery: Corpus, queries: Corpus) -> tuple[Truth, Sequence[Pr
         found = f"found {len(others):,} of another size" if len(others) else "give one gallery, all labeled, and no queries"
         raise UserError(f"protocol=ukbench: each image asks for the 4 of its label, so labels have 4 images; {found}")
     return LabelTruth(labels, labels, gallery.manifest.label_names.to_pylist(), True), [UKBENCH]
+
+
+OF_LABELS: Mapping[str, Callable[[Corpus, Corpus], tuple[Truth, Sequence[Protocol]]]] = {
+    "labels": _label_truth,
+    "inshop": _inshop_truth,
+    "ukbench": _ukbench_truth,
+}
+"""What is right where labels say it, by the name of the protocol."""
 
 
 def _boxes(truth: ListedTruth, queries: Corpus) -> np.ndarray:

@@ -22,8 +22,8 @@ def part_of(directory: Path, source: Path, ids: range) -> Path:
     return write_corpus(directory, images, np.asarray(manifest.label[ids]), names=manifest.label_names.to_pylist())
 
 
-def plan(out: Path, gallery: Path, queries: Path) -> EvaluationPlan:
-    return EvaluationPlan.open(settings(out, gallery=str(gallery), queries=str(queries)))
+def plan(out: Path, gallery: Path, queries: Path, **values: str) -> EvaluationPlan:
+    return EvaluationPlan.open(settings(out, gallery=str(gallery), queries=str(queries), **values))
 
 
 def test_the_same_corpus_given_twice_leaves_each_image_out(tmp_path: Path) -> None:
@@ -54,3 +54,13 @@ def test_a_pair_of_corpora_is_scored_as_before(tmp_path: Path) -> None:
     everything = make_corpus(tmp_path / "all", labels=4, per_label=4)
     queries, gallery = (part_of(tmp_path / name, everything, range(start, 16, 2)) for name, start in (("q", 0), ("g", 1)))
     assert plan(tmp_path / "out", gallery, queries).protocols[0].name == "labels-query-gallery"
+
+
+def test_inshop_asks_with_views_that_are_not_in_the_gallery(tmp_path: Path) -> None:
+    everything = make_corpus(tmp_path / "all", labels=4, per_label=4)
+    queries, gallery = (part_of(tmp_path / name, everything, range(start, 16, 2)) for name, start in (("q", 0), ("g", 1)))
+    found = plan(tmp_path / "out", gallery, queries, protocol="inshop")
+    assert found.family == "inshop"
+    assert found.protocols[0].metrics[:4] == ("recall_at_1", "recall_at_10", "recall_at_20", "recall_at_30")
+    with pytest.raises(UserError, match="protocol=inshop asks with views that are not in the gallery"):
+        plan(tmp_path / "out", gallery, gallery, protocol="inshop")

@@ -79,6 +79,7 @@ _PUBLISHED = {
     "roxford5k": (4993, 5063),
     "rparis6k": (6322, 6392),
     "holidays": (1491,),
+    "inshop": (12612,),
 }
 """Images of a benchmark's gallery; of the revisited ones, also with the queries that are stored beside it."""
 
@@ -101,6 +102,10 @@ _LABELS = Protocol(
 LABELS = _LABELS
 LEAVE_ONE_OUT = replace(_LABELS, name="labels-leave-one-out", junk=("own image",), own_image="is left out by its id")
 WITHIN_GALLERY = replace(LEAVE_ONE_OUT, name="labels-query-within-gallery", own_image="is left out by its key")
+INSHOP = replace(
+    _LABELS, name="inshop", metrics=("recall_at_1", "recall_at_10", "recall_at_20", "recall_at_30", "map_rectangle", "map_at_r")
+)
+"""In-Shop Clothes Retrieval (Liu 2016): 14,218 queries of 3,985 items, whose other views are the gallery."""
 UKBENCH = replace(
     _LABELS,
     name="ukbench",

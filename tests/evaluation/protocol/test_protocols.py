@@ -2,7 +2,7 @@
 
 import pytest
 
-from largescale.evaluation.protocol.protocols import LABELS, LEAVE_ONE_OUT, UKBENCH, WITHIN_GALLERY, landmark_protocols
+from largescale.evaluation.protocol.protocols import INSHOP, LABELS, LEAVE_ONE_OUT, UKBENCH, WITHIN_GALLERY, landmark_protocols
 from largescale.settings import UserError
 
 HASHES = {
@@ -27,6 +27,7 @@ HASHES = {
     "gldv2-public": "2 632ec1551b8667bb",
     "gldv2-private": "2 454aa44acf881466",
     "ilias": "2 97eeea068e9b3dd7",
+    "inshop": "3 59315e0b9a8fa001",
     "ukbench": "3 d835099cf0631eb8",
     "labels-query-gallery": "3 91bc758e9bc98326",
     "labels-query-within-gallery": "3 5cd8b48cc75687b4",
@@ -37,7 +38,9 @@ HASHES = {
 def test_rules_have_not_changed() -> None:
     families = ("oxford5k", "paris6k", "roxford5k", "rparis6k", "holidays", "holidays-upright", "gldv2", "ilias")
     protocols = [p for family in families for crop in (True, False) for p in landmark_protocols(family, crop)]
-    assert {p.name: f"{p.version} {p.hash}" for p in [*protocols, LABELS, LEAVE_ONE_OUT, WITHIN_GALLERY, UKBENCH]} == HASHES
+    assert {
+        p.name: f"{p.version} {p.hash}" for p in [*protocols, INSHOP, LABELS, LEAVE_ONE_OUT, WITHIN_GALLERY, UKBENCH]
+    } == HASHES
 
 
 def test_crop_is_part_of_the_name() -> None:

@@ -42,7 +42,17 @@ def _metrics(family: str) -> list[str]:
 def test_every_published_protocol_has_a_file() -> None:
     files = sorted(ROOT.glob("configs/evaluation/*.yaml"))
     found = {load(EvaluateConfig, [str(path)]).protocol for path in files}
-    assert found == {"oxford5k", "paris6k", "roxford5k", "rparis6k", "holidays", "holidays-upright", "ukbench", "labels"}
+    assert found == {
+        "oxford5k",
+        "paris6k",
+        "roxford5k",
+        "rparis6k",
+        "holidays",
+        "holidays-upright",
+        "inshop",
+        "ukbench",
+        "labels",
+    }
 
 
 def test_the_table_has_both_numbers_and_names_what_is_not_built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
