@@ -19,9 +19,9 @@ import torch
 from torch import nn
 
 from largescale.corpus.config import ImagesConfig
-from largescale.models.backbones.layers import freeze_idle
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
+from largescale.models.layers import freeze_idle
 from largescale.program.inputs import seen_by
 
 LARGEST = 100e6
