@@ -6,6 +6,7 @@ the very beginning of a process is tested with `subprocess`.
 """
 
 import atexit
+import ctypes
 import inspect
 import os
 import random
@@ -16,10 +17,13 @@ import sys
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
-from multiprocessing import forkserver, process, resource_tracker
+from itertools import pairwise
+from multiprocessing import forkserver, process, resource_tracker, util
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from largescale.testing.worlds import PRELOAD, WARM
 
@@ -28,6 +32,8 @@ HANDLER = "torch.distributed.elastic.multiprocessing.subprocess_handler.subproce
 """Of torchrun: starts its ranks."""
 PIPES = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
 """Of `subprocess.Popen`, in its order."""
+CLONE_NEWNET = 0x40000000
+"""From linux/sched.h."""
 MAIN = process.current_process()
 """The main process, in the process that programs are forked from."""
 WARM.set_forkserver_preload(
@@ -46,6 +52,7 @@ class Program:
         command: begins with this Python.
         apart: standard error comes as a stream of its own; else both are one.
         session: it leads a session of its own.
+        network: the file of a network namespace that it lives in.
     """
 
     def __init__(
@@ -55,12 +62,14 @@ class Program:
         cwd: Path = ROOT,
         apart: bool = False,
         session: bool = False,
+        network: Path | None = None,
     ) -> None:
         self.args = [str(part) for part in command]
         assert self.args[0] == sys.executable
         streams = [WARM.Pipe(duplex=False) for _ in range(1 + apart)]
         writers = [writer for _, writer in streams]
-        self._process = WARM.Process(target=_begin, args=(self.args, dict(env or os.environ), str(cwd), session, writers))
+        place = (str(cwd), session, network)
+        self._process = WARM.Process(target=_begin, args=(self.args, dict(env or os.environ), *place, writers))
         self._process.start()
         for writer in writers:
             writer.close()
@@ -123,9 +132,14 @@ def _read(reader: Any, told: list[str], number: int) -> None:
         return
 
 
-def _begin(command: list[str], env: dict[str, str], folder: str, session: bool, writers: list[Connection]) -> None:
+def _begin(
+    command: list[str], env: dict[str, str], folder: str, session: bool, network: Path | None, writers: list[Connection]
+) -> None:
     if session:
         os.setsid()
+    if network is not None:
+        with network.open() as file:
+            assert ctypes.CDLL(None, use_errno=True).setns(file.fileno(), CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     for number, writer in enumerate((writers[0], writers[-1]), 1):
         os.dup2(writer.fileno(), number)
@@ -142,6 +156,7 @@ def _become(command: Sequence[str], env: Mapping[str, str], folder: str | None) 
     _forget_relatives()
     random.seed()  # ranks that meet wait for times of their own
     subprocess.Popen = _Forked  # type: ignore[misc]
+    util.spawnv_passfds = _fork_server  # type: ignore[assignment]
     sys.modules[HANDLER].Popen = _Forked  # type: ignore[attr-defined]
     status: Any = 0
     try:
@@ -185,6 +200,26 @@ def _interpret(arguments: list[str]) -> None:
     else:
         sys.argv, sys.path[0] = arguments, str(Path(arguments[0]).parent)
         runpy.run_path(arguments[0], run_name="__main__")
+
+
+_execute = util.spawnv_passfds
+
+
+def _fork_server(path: bytes, arguments: Sequence[Any], keep: Sequence[int]) -> int:
+    """A fork server of the program's own: forked too, while the program has no process group and its threads."""
+    code = arguments[-1]
+    if not code.startswith("from multiprocessing.forkserver") or torch.distributed.is_initialized():
+        return _execute(path, arguments, keep)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            for low, high in pairwise([2, *sorted(keep), 4096]):
+                os.closerange(low + 1, high)
+            _forget_relatives()
+            exec(code, {})
+        finally:
+            os._exit(1)
+    return pid
 
 
 class _Forked(subprocess.Popen):  # type: ignore[type-arg]

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +10,6 @@ from pathlib import Path
 from tests import programs
 from tests.programs import Program
 
-Running = Program | subprocess.Popen[str]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 # the second lets torchrun replace a node that died
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
@@ -23,7 +21,7 @@ def start(arguments: Sequence[object], *torchrun: object, program: str = "launch
     return Program([*TORCHRUN, *options, program, *arguments], ENVIRONMENT)
 
 
-def finish(process: Running, timeout_s: float = 300) -> str:
+def finish(process: Program, timeout_s: float = 300) -> str:
     """Everything that it printed; it is killed when it does not end in time."""
     try:
         return process.communicate(timeout=timeout_s)[0]
@@ -46,13 +44,13 @@ def run_alone(arguments: Sequence[object], status: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-def kill_all(process: Running) -> None:
+def kill_all(process: Program) -> None:
     """kill -9 of torchrun, with which its ranks end."""
     process.kill()
     process.wait()
 
 
-def ranks(process: Running) -> list[int]:
+def ranks(process: Program) -> list[int]:
     """Process ids of the ranks that torchrun has started."""
     return [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
@@ -71,7 +69,7 @@ def losses(directory: Path) -> dict[int, float]:
     return dict(found)
 
 
-def wait_for(condition: Callable[[], bool], process: Running, timeout_s: float = 300) -> None:
+def wait_for(condition: Callable[[], bool], process: Program, timeout_s: float = 300) -> None:
     end = time.monotonic() + timeout_s
     while not condition():
         if process.poll() is not None or time.monotonic() > end:
@@ -80,5 +78,5 @@ def wait_for(condition: Callable[[], bool], process: Running, timeout_s: float =
         time.sleep(0.02)
 
 
-def wait_for_step(directory: Path, step: int, process: Running) -> None:
+def wait_for_step(directory: Path, step: int, process: Program) -> None:
     wait_for(lambda: max(losses(directory), default=0) >= step, process)

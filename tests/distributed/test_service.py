@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from largescale.commit import is_complete
-from tests.conftest import ROOT
 from tests.corpora import make_corpus
 from tests.distributed.runs import (
     ENVIRONMENT,
@@ -25,6 +24,7 @@ from tests.distributed.runs import (
     wait_for_step,
 )
 from tests.mining.served import STEPS, make_run, mined, serve
+from tests.programs import Program
 from tests.world import free_port, run_world
 
 ONE, TWO = (["--standalone", "--nproc-per-node", ranks] for ranks in (1, 2))
@@ -105,24 +105,12 @@ def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True)
 
 
-def start_node(number: int, name: str, directory: Path, port: int) -> subprocess.Popen[str]:
+def start_node(number: int, name: str, directory: Path, port: int) -> Program:
     meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"10.77.0.1:{port}", "--rdzv-id", "cut"]
     meeting += ["--rdzv-conf", f"is_host={int(number == 1)}"]
     options = ["--nnodes", 2, "--nproc-per-node", 1, "--max-restarts", 5, "--local-addr", f"10.77.0.{number}", *meeting]
-    command = [
-        "ip",
-        "netns",
-        "exec",
-        name,
-        *TORCHRUN,
-        *options,
-        "tests/distributed/slow_mine.py",
-        directory,
-        f"timeout={TIMEOUT_S}",
-    ]
-    environment = {**ENVIRONMENT, "GLOO_SOCKET_IFNAME": "eth0"}
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen([str(part) for part in command], cwd=ROOT, env=environment, text=True, **streams)
+    command = [*TORCHRUN, *options, "tests/distributed/slow_mine.py", directory, f"timeout={TIMEOUT_S}"]
+    return Program(command, {**ENVIRONMENT, "GLOO_SOCKET_IFNAME": "eth0"}, network=Path("/run/netns") / name)
 
 
 @pytest.mark.slow
