@@ -19,7 +19,7 @@ from largescale.program.cli import called
 from largescale.search.find import Options, find
 from largescale.search.manifest import FILE, IndexManifest, Kind, Metric
 from largescale.search.segment import room_on_disk, table_of
-from largescale.search.source import Added, add_files, files
+from largescale.search.source import Added, add_files, describe_pictures, files
 from largescale.search.view import IndexView
 from largescale.search.writer import writing
 from largescale.settings import UserError
@@ -214,8 +214,11 @@ class Index:
             return self.view.take(own), own
         path = self.view.table(own)["path"][0].as_py()
         if path is None or not Path(path).exists():
-            raise UserError(f"the file of {key!r} is no longer there ({path}), so no part of it can be looked for")
-        return self.describe([path], [box]), own
+            raise UserError(f"the file of {key!r} is no longer there, so no part of it can be looked for")
+        found = describe_pictures(self._model(), [path], [box])
+        if found.faults:
+            raise UserError(f"{key!r} cannot be used: {found.faults[0]}")
+        return found.rows, own
 
     def describe(self, pictures: Sequence["Picture"], boxes: Sequence[Box] | None = None) -> np.ndarray:
         """`(n, D)`."""

@@ -87,7 +87,7 @@ def test_a_picture_that_is_added_is_found_and_on_disk(server: Server, client: Te
     opened = Index.open(server.index.folder)
     assert len(opened) == 21
     assert client.get("/thumbnail", params={"key": "new/ÿ 1"}).content == opened.thumbnail("new/ÿ 1")
-    assert "is no longer there" in _error(client.post("/search", params={"key": "new/ÿ 1", "box": "0,0,9,9"}), 404)
+    assert "is no longer there" in _error(client.post("/search", params={"key": "new/ÿ 1", "box": "0,0,9,9"}), 422)
     with writing(opened.folder) as writer:  # another process changes the index, and the server follows
         writer.remove(writer.view.find(["new/ÿ 1"]))
     assert "is not in the index" in _error(client.post("/search", params={"key": "new/ÿ 1"}), 404)
@@ -111,6 +111,7 @@ def test_bad_requests_are_sentences(client: TestClient, photos: Path) -> None:
         ("/search?key=a", {"files": _sent(good)}, 400, "not both"),
         ("/search?box=0,0,5,5", {"files": _sent(good, good)}, 400, "belongs to one picture"),
         ("/search?box=0,0,500,5", {"files": _sent(good)}, 422, "not inside its 96 x 72 pixels"),
+        ("/search?key=label 2/view 1.jpg&box=0,0,500,5", {}, 422, "^'label 2/view 1.jpg' cannot be used: the box .* not inside"),
         ("/search?box=a", {"files": _sent(good)}, 422, "box: "),
         ("/search?k=0", {"files": _sent(good)}, 422, "k: "),
         ("/search?sort=up", {"files": _sent(good)}, 422, "sort: "),

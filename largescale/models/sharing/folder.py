@@ -122,6 +122,7 @@ def write_folder(directory: Path, contents: Contents, card: str) -> None:
     write_text(directory / CARD, card)
     files = {name: _sha256(directory / name) for name in (NETWORK, WHITENING, ANCHORS) if (directory / name).exists()}
     values = {"format": FORMAT, "version": VERSION, **_identity(contents)}
+    values["anchors"] = 0 if contents.anchors is None else len(contents.anchors)
     write_json(directory / CONFIG, {**values, "about": dict(contents.about), "files": files})
 
 

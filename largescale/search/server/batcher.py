@@ -153,7 +153,8 @@ class Batcher:
                 query, own = (self.index.mean(rows), [-1]) if job.key is None else self.index.row(job.key, job.box)
                 alike[job.options].append((job, query[0], int(own[0])))
             except UserError as error:
-                fail(job, RequestError(404, str(error)))
+                there = job.key is None or self.index.view.find([job.key])[0] >= 0
+                fail(job, RequestError(422 if there else 404, str(error)))
         for options, asked in alike.items():
             jobs, queries, of_index = zip(*asked, strict=True)
             for job, hits in zip(jobs, self.index.search_rows(np.stack(queries), options, np.array(of_index)), strict=True):

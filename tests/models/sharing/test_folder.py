@@ -22,6 +22,7 @@ def test_a_folder_gives_back_what_it_was_given(tmp_path: Path, contents: Content
     found, digest = read_folder(tmp_path / "model")
     assert found.settings == contents.settings
     assert found.about == {"run": "first"}
+    assert read_json(tmp_path / "model" / CONFIG)["anchors"] == 7
     assert not found.network.training
     assert contents.whitening is not None
     assert found.whitening is not None
