@@ -30,7 +30,7 @@ from tests.benchmarks.bench_reading import photographs
 from tests.benchmarks.table import Row, in_turns, report
 from tests.corpora import write_corpus
 
-PICTURES, ROUNDS, SIZE = 1000, 3, 160
+PICTURES, ROUNDS, SIZE = 500, 3, 160
 FIRST_ROW_S = 6
 ROOT = Path(__file__).parents[2]
 
