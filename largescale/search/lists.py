@@ -52,7 +52,7 @@ def train(folder: Path, manifest: IndexManifest, segments: Sequence[Segment]) ->
     rows = sample(segments, MiningConfig().index_sample)
     faiss.omp_set_num_threads(own_cores())
     try:
-        index = faiss.index_factory(rows.shape[1], name, _metric(manifest))
+        index = faiss.index_factory(rows.shape[1], name, _metric(manifest, name))
         if search:
             faiss.ParameterSpace().set_index_parameters(index, search)  # type: ignore[arg-type]
         if not index.is_trained:
@@ -112,8 +112,9 @@ def sample(segments: Sequence[Segment], size: int) -> np.ndarray:
     return np.concatenate([segment.rows[np.flatnonzero(segment.live)[::stride]] for segment in segments])
 
 
-def _metric(manifest: IndexManifest) -> int:
-    return faiss.METRIC_INNER_PRODUCT if manifest.metric == "cosine" else faiss.METRIC_L2
+def _metric(manifest: IndexManifest, factory: str) -> int:
+    """Of unit rows both give the same order; FAISS has bits (LSH) for distances alone."""
+    return faiss.METRIC_INNER_PRODUCT if manifest.metric == "cosine" and "LSH" not in factory else faiss.METRIC_L2
 
 
 def _recall(view: IndexView, queries: np.ndarray, truth: np.ndarray) -> float:

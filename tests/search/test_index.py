@@ -144,6 +144,19 @@ def test_a_given_factory_string_is_used_and_a_wrong_one_explained(tmp_path: Path
     assert len(Index.open(tmp_path / "wrong")) == 0
 
 
+@pytest.mark.parametrize(("factory", "row_bytes"), [("SQ8", DIM), ("LSHt", DIM / 8), ("RaBitQ", DIM / 8 + 8)])
+def test_bytes_and_bits_find_what_the_rows_put_in_order(tmp_path: Path, factory: str, row_bytes: float) -> None:
+    rows, queries = unit_rows(800), unit_rows(20, seed=1)
+    index = _index(tmp_path / "index", rows, [500], index=factory)
+    codes = sum(path.stat().st_size for path in (tmp_path / "index").rglob("lists-*.faiss"))
+    assert 800 * row_bytes <= codes < 800 * row_bytes + 8000
+    ids, scores = index.view.nearest(queries, 5)
+    exact = index.view.exact(queries, 5, index.view.live, False)
+    agree = ids == exact[0]
+    assert agree[:, 0].mean() > 0.7
+    assert same(scores[agree], exact[1][agree])
+
+
 def test_a_growing_approximate_index_is_trained_again(tmp_path: Path) -> None:
     rows = unit_rows(3000)
     index = _index(tmp_path / "index", rows, [600, 1200, 2900], index="IVF8,Flat")
