@@ -2,10 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-NPROC ?= 2
+MEASURED := --cov=largescale --cov=shards --cov-report=term:skip-covered
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test lint docs bench gpu-check shards verify-shards clean torture
+.PHONY: help setup demo check fast test lint docs bench gpu-check shards verify-shards clean torture
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -23,14 +23,17 @@ $(READY): pyproject.toml
 demo: $(READY)  ## build the demo corpus, train, evaluate before and after; under 8 minutes on 2 cores
 	$(BIN)/python launch/demo.py
 
-check: lint  ## lint, types and the fast tests: under a minute
+check: $(READY)  ## lint, types and the fast tests, side by side: under a minute
+	$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint fast
+
+fast: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow and not distributed and not gpu"
 
 test: $(READY)  ## the whole suite, under 8 minutes on 2 cores; make test T=tests/losses: a part of it
 ifdef T
 	$(BIN)/python -m pytest $(T)
 else
-	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder $(if $(COVERAGE),$(MEASURED))
 endif
 
 lint: $(READY)  ## ruff and mypy
