@@ -6,9 +6,11 @@ is read: XXH3, 64 bits, which memory gives out no faster than it is summed. A do
 array (.npy) behind its last byte, where other readers do not look.
 """
 
+import errno
 import json
 import mmap
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
@@ -29,6 +31,8 @@ OWNER = ".largescale"
 CHECKSUM = "xxh3"
 TRAILER = b"\0XXH3-64"
 SEAL = "# XXH3 of the lines above: "
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a place that has no more room."""
 
 
 class DamagedError(UserError):
@@ -44,6 +48,26 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """A full disk, in whatever words a library tells of it, is an OSError that names the file."""
+    try:
+        yield
+    except Exception as error:
+        number = _number_of(error)
+        if number not in FULL or getattr(error, "filename", None) is not None:
+            raise
+        raise OSError(number, os.strerror(number), os.fspath(path)) from error
+
+
+def _number_of(error: Exception) -> int | None:
+    """Of an error of the operating system."""
+    found = re.search(r"os error (\d+)", str(error))  # safetensors
+    if found is None and isinstance(error, OSError) and error.errno is None and " requested and " in str(error):  # numpy
+        return errno.ENOSPC
+    return int(found[1]) if found else getattr(error, "errno", None)
+
+
+@contextmanager
 def committed_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write; on success it becomes `path`, on an error it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,9 +76,10 @@ def committed_file(path: Path) -> Iterator[Path]:
     try:
         temporary.touch()
         mode = temporary.stat().st_mode & 0o777  # as the user's umask has it, which some writers ignore
-        yield temporary
-        temporary.chmod(mode)
-        _sync(temporary)
+        with naming(path):
+            yield temporary
+            temporary.chmod(mode)
+            _sync(temporary)
         temporary.replace(path)
         _sync(path.parent)
     finally:

@@ -4,7 +4,6 @@ import atexit
 import errno
 import json
 import os
-import re
 import select
 import signal
 import sys
@@ -13,12 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from largescale.commit import FULL
 from largescale.names import without_secrets
 from largescale.program.logs import show_logs
 from largescale.settings import UserError
 
 PLACES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room"),
+    **dict.fromkeys(FULL, "make room"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST), "choose a folder that can be written"),
 }
 """What helps against errors of the place that is written to."""
@@ -59,10 +59,6 @@ def run_program(main: Any) -> None:
 def fault_of_place(error: Exception) -> str | None:
     """A sentence for an error of the place that was written to; None for any other error."""
     number = getattr(error, "errno", None)
-    if number is None and (found := re.search(r"os error (\d+)", str(error))):  # of safetensors
-        number = int(found[1])
-    if number is None and isinstance(error, OSError) and " requested and " in str(error):  # of numpy
-        number = errno.ENOSPC
     if number not in PLACES:
         return None
     name = getattr(error, "filename", None)

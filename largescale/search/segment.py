@@ -3,8 +3,6 @@
 n rows, D dimensions.
 """
 
-import errno
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ import faiss
 import numpy as np
 import pyarrow as pa
 
-from largescale.commit import DamagedError, checksum_of, committed_directory, committed_file, read_array, write_array
+from largescale.commit import FULL, DamagedError, checksum_of, committed_directory, committed_file, read_array, write_array
 from largescale.corpus.config import StorageConfig
 from largescale.corpus.storage.cache import check_once, remember
 from largescale.search.manifest import SegmentEntry
@@ -167,11 +165,10 @@ def room_on_disk(folder: Path) -> Iterator[None]:
     """A full disk, said as a sentence."""
     try:
         yield
-    except (OSError, RuntimeError) as error:
-        number = getattr(error, "errno", None)
-        if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except OSError as error:
+        if error.errno not in FULL:
             raise
         raise UserError(
-            f"{folder}: {os.strerror(number)} while writing, so this part was not added; what was there is unchanged: make room "
-            "and run the same command again"
+            f"{error.filename or folder}: {error.strerror} while writing, so this part was not added; what was there is "
+            "unchanged: make room and run the same command again"
         ) from None

@@ -1,9 +1,13 @@
 """Runs a function in several real processes joined by gloo."""
 
+import faulthandler
 import multiprocessing
 import os
+import queue
 import signal
 import socket
+import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +20,8 @@ PRELOAD = ["torch", "torch._dynamo", "torch.distributed.checkpoint", "torch.nn.p
 PRELOAD += ["largescale.search.index"]
 PRELOAD += ["shards.shard", "shards.verify", "timm", "largescale.mining.service.service", "largescale.training.settings.recipe"]
 WARM.set_forkserver_preload(PRELOAD)
+STACK_S = 0.5
+"""What a process needs to write down where it stands."""
 
 
 def free_port() -> int:
@@ -27,6 +33,7 @@ def free_port() -> int:
 def _member(
     places: dict[str, Any], patience_s: float, results: Any, function: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> None:
+    faulthandler.register(signal.SIGUSR1)
     os.environ.update({name: str(value) for name, value in places.items()})
     import torch
 
@@ -66,6 +73,15 @@ def start_world(
     return members, results
 
 
+def show_stacks(members: list[Any]) -> None:
+    """Where each of the processes stands, on the standard error."""
+    for rank, member in enumerate(members):
+        if member.is_alive():
+            print(f"rank {rank}, process {member.pid}:", file=sys.stderr, flush=True)
+            os.kill(member.pid, signal.SIGUSR1)
+            time.sleep(STACK_S)
+
+
 @contextmanager
 def _hash_seed(seed: int | None) -> Iterator[None]:
     """Of the programs that are started within it: the order of their sets of texts follows from it."""
@@ -86,16 +102,24 @@ def run_world(
     timeout_s: float = 120,
     gpu: bool = False,
     hashes: bool = False,
+    patience_s: float = 60,
 ) -> list[Any]:
     """`function(world, *arguments)` on `size` ranks; its results in the order of ranks. `function` must be picklable.
 
+    Where one gives no answer in time, the standard error says where each stands.
+
     Args:
+        timeout_s: for the next answer.
         gpu: each rank on a GPU of its own; else on the CPU, also where there are GPUs.
         hashes: each rank hashes texts in its own way, as the ranks of torchrun do: sets have another order on each.
+        patience_s: how long a rank waits for another.
     """
-    members, results = start_world(size, function, *arguments, gpu=gpu, hashes=hashes)
+    members, results = start_world(size, function, *arguments, gpu=gpu, hashes=hashes, patience_s=patience_s)
     try:
         answers = [results.get(timeout=timeout_s) for _ in members]
+    except queue.Empty:
+        show_stacks(members)
+        raise AssertionError(f"a world gave no answer in {timeout_s:g} s") from None
     finally:
         for member in members:
             member.join(timeout=5)

@@ -6,18 +6,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from largescale.commit import naming
+
 
 class Record:
     """One line per write, flushed at once; cut back to `position` when a run resumes."""
 
     def __init__(self, path: Path, position: int) -> None:
-        self.file = path.open("a", encoding="utf-8")
+        self.path, self.file = path, path.open("a", encoding="utf-8")
         if path.stat().st_size > position:
             self.file.truncate(position)
 
     def write(self, line: Mapping[str, Any]) -> None:
-        self.file.write(json.dumps(line) + "\n")
-        self.file.flush()
+        with naming(self.path):
+            self.file.write(json.dumps(line) + "\n")
+            self.file.flush()
 
     def position(self) -> int:
         """Bytes of the record so far, on the disk when this returns."""

@@ -45,7 +45,9 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path: Path, kind: str)
             WRITES[kind](tmp_path / "before")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "make room, and give the same command again" in (fault_of_place(error.value) or repr(error.value))
+    said = fault_of_place(error.value) or repr(error.value)
+    assert said.startswith(f"{tmp_path / 'before'}: ")
+    assert said.endswith("make room, and give the same command again")
     assert (tmp_path / "before").read_bytes() == whole
     assert [path.name for path in tmp_path.iterdir()] == ["before"]
 

@@ -1,8 +1,11 @@
-"""A server that runs in a thread of the test, on a real socket."""
+"""A server that runs in a thread of the test, on a real socket, and what its clients send."""
 
+import http.client
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from largescale.search.index import Index
 from largescale.search.server.app import Server
@@ -23,3 +26,17 @@ def serving(index: Index, config: ServeConfig) -> Iterator[str]:
         running.should_exit = True
         thread.join()
         server.batcher.stop()
+
+
+def multipart(name: str, data: bytes) -> tuple[bytes, dict[str, str]]:
+    head = f'--frontier\r\nContent-Disposition: form-data; name="{name}"; filename="a.jpg"\r\n\r\n'
+    return head.encode() + data + b"\r\n--frontier--\r\n", {"Content-Type": "multipart/form-data; boundary=frontier"}
+
+
+def ask(address: str, path: str, name: str, picture: Path) -> dict:
+    connection = http.client.HTTPConnection(address.removeprefix("http://").rstrip("/"), timeout=60)
+    connection.request("POST", path, *multipart(name, picture.read_bytes()))
+    answer = connection.getresponse()
+    value = json.loads(answer.read())
+    assert answer.status == 200, value
+    return value

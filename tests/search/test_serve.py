@@ -25,7 +25,7 @@ from largescale.search.server.config import ServeConfig
 from tests.evaluation.report.test_report import ARGUMENTS
 from tests.programs import Program
 from tests.search.photos import make_model, make_photos
-from tests.search.served import serving
+from tests.search.served import ask, multipart, serving
 
 ROOT = Path(__file__).parents[2]
 CLIENTS, EACH = 50, 2
@@ -47,26 +47,12 @@ def address(folder: Path) -> Iterator[str]:
         yield address
 
 
-def _multipart(name: str, data: bytes) -> tuple[bytes, dict[str, str]]:
-    head = f'--frontier\r\nContent-Disposition: form-data; name="{name}"; filename="a.jpg"\r\n\r\n'
-    return head.encode() + data + b"\r\n--frontier--\r\n", {"Content-Type": "multipart/form-data; boundary=frontier"}
-
-
-def _ask(address: str, path: str, name: str, picture: Path) -> dict:
-    connection = http.client.HTTPConnection(address.removeprefix("http://").rstrip("/"), timeout=60)
-    connection.request("POST", path, *_multipart(name, picture.read_bytes()))
-    answer = connection.getresponse()
-    value = json.loads(answer.read())
-    assert answer.status == 200, value
-    return value
-
-
 def test_fifty_clients_at_once(folder: Path, address: str) -> None:
     pictures = sorted((folder / "photos").rglob("*.jpg"))
 
     def client(number: int) -> list[bool]:
         chosen = [pictures[(number + i) % len(pictures)] for i in range(EACH)]
-        found = [_ask(address, "/search?k=1", "pictures", picture)["hits"][0]["key"] for picture in chosen]
+        found = [ask(address, "/search?k=1", "pictures", picture)["hits"][0]["key"] for picture in chosen]
         return [key == picture.relative_to(folder / "photos").as_posix() for key, picture in zip(found, chosen, strict=True)]
 
     with ThreadPoolExecutor(CLIENTS) as pool:
@@ -90,7 +76,7 @@ def test_a_stop_in_the_middle_of_an_upload_loses_nothing(folder: Path, tmp_path:
     def client() -> None:
         for number in range(10_000):
             try:
-                _ask(address, f"/add?key=added{number}", "picture", picture)
+                ask(address, f"/add?key=added{number}", "picture", picture)
             except (OSError, http.client.HTTPException, AssertionError):
                 return
             answered.append(number)
@@ -99,7 +85,7 @@ def test_a_stop_in_the_middle_of_an_upload_loses_nothing(folder: Path, tmp_path:
     thread.start()
     host, _, port = address.removeprefix("http://").rstrip("/").partition(":")
     half = socket.create_connection((host, int(port)))
-    body, headers = _multipart("picture", picture.read_bytes())
+    body, headers = multipart("picture", picture.read_bytes())
     head = f"POST /add?key=half HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: {headers['Content-Type']}\r\n"
     half.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:500])
     while len(answered) < 3 and thread.is_alive():

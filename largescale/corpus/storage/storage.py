@@ -4,6 +4,8 @@ import hashlib
 import logging
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from urllib.parse import urlsplit
 import fsspec
 import fsspec.callbacks
 
-from largescale.commit import committed_file
+from largescale.commit import FULL, committed_file
 from largescale.corpus.config import StorageConfig
 from largescale.corpus.manifest import Storage
 from largescale.corpus.storage.cache import check_content, check_once, make_room, remember
@@ -77,7 +79,7 @@ class RemoteStorage:
             return self._cached("columns", name, size, sha256)
         url = f"{self.location}/{name}"
         path = self.config.cache / "manifests" / hashlib.sha256(url.encode()).hexdigest()
-        with committed_file(path) as temporary:
+        with _writing(self.config.cache), committed_file(path) as temporary:
             try:
                 self._download(url, temporary, MOST_OF_A_MANIFEST)
             except TooLongError as error:
@@ -100,12 +102,13 @@ class RemoteStorage:
         cache = self.config.cache
         path, record = cache / kind / sha256, cache / "verified"
         if not path.exists() or check_once(path, size, sha256, record):
-            with locked(cache / "fetching" / sha256) as reservation:
+            with _writing(cache), locked(cache / "fetching" / sha256) as reservation:
                 if not path.exists() or check_once(path, size, sha256, record):
                     make_room(self.config, size, reservation)
                     self._fetch(path, f"{self.location}/{name}", size, sha256)
                     reservation.truncate(0)
-        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+        with suppress(OSError):  # of a cache that cannot be written, nothing is evicted
+            os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
         return path
 
     def _fetch(self, path: Path, url: str, size: int, sha256: str) -> None:
@@ -137,11 +140,27 @@ class RemoteStorage:
             except (FileNotFoundError, TooLongError):
                 raise
             except Exception as error:  # each kind of storage has its own
+                if getattr(error, "errno", None) in FULL:
+                    raise  # this disk, not that storage
                 problem = f"{type(error).__name__}: {error}"
                 if attempt == self.config.attempts:
                     raise UserError(f"cannot fetch {name} from {host}: {attempt} attempts, the last: {problem}") from error
                 log.warning("fetching %s from %s, attempt %d: %s", name, host, attempt, problem)
             time.sleep(FIRST_PAUSE_S * 2 ** (attempt - 1))
+
+
+@contextmanager
+def _writing(cache: Path) -> Iterator[None]:
+    """A cache that is full, or cannot be written, said as a sentence: also a worker process can tell it."""
+    try:
+        yield
+    except FileNotFoundError:  # evicted by another process: fetched again
+        raise
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or cache}: {error.strerror} while fetching into the cache; make room there, or set storage.cache "
+            "to a folder that has room and can be written"
+        ) from error
 
 
 class TooLongError(Exception):

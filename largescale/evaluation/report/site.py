@@ -1,6 +1,5 @@
 """What the pages of a report share: templates, style, numbers as text."""
 
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ class Site:
         self.directory, self.pictures = directory, pictures
         directory.mkdir(parents=True, exist_ok=True)
         for name in FILES:
-            shutil.copyfile(Path(__file__).parent / "templates" / name, directory / name)
+            write_text(directory / name, (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8"))
         loader = PackageLoader("largescale.evaluation.report", "templates")
         self.environment = Environment(
             loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
