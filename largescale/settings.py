@@ -8,6 +8,10 @@ class UserError(Exception):
 
 
 class Settings(BaseModel):
-    """A frozen group of settings. Unknown keys are errors; the docstring under each field is its documentation."""
+    """A frozen group of settings. Unknown keys are errors, and so are numbers that are not finite; the docstring under each field
+    is its documentation.
+    """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )

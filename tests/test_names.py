@@ -7,6 +7,7 @@ import pytest
 from largescale.config import load
 from largescale.corpus.config import StorageConfig
 from largescale.corpus.storage.storage import open_storage
+from largescale.describing.config import EmbedConfig
 from largescale.evaluation.config import EvaluateConfig
 from largescale.experiments.config import ExperimentConfig
 from largescale.mining.config import PlanConfig
@@ -47,7 +48,8 @@ def test_secrets_of_urls_are_refused_and_not_repeated(place: str) -> None:
     settings = [
         *((TrainConfig, key) for key in ("corpus", "evaluation.gallery", "evaluation.queries", "evaluation.distractors")),
         *((EvaluateConfig, key) for key in ("gallery", "queries", "distractors", "whitening_corpus")),
-        (PlanConfig, "corpus"),
+        *((TrainConfig, key) for key in ("checkpoint.mirror", "tracking.mlflow")),
+        *((PlanConfig, "corpus"), (EmbedConfig, "source")),
     ]
     for config, key in settings:
         value = f'["{place}"]' if key.endswith("distractors") else f'"{place}"'

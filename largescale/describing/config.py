@@ -7,6 +7,7 @@ from pydantic import Field, PositiveInt
 
 from largescale.corpus.config import LoaderConfig, StorageConfig
 from largescale.models.config import ModelConfig
+from largescale.names import Location
 from largescale.settings import Settings
 
 Format = Literal["npy", "parquet", "arrow", "hdf5", "fvecs"]
@@ -18,7 +19,7 @@ class EmbedConfig(Settings):
 
     model: str
     """A model folder, hub:USER/NAME, or the folder of a run."""
-    source: str
+    source: Location
     """A folder of images, of tars or of Parquet files, one tar, a Parquet file, a list with a path per line, or a corpus."""
     out: Path
     """Folder of the result; the same command goes on where it was stopped."""

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from largescale.commit import committed_file, write_text
+from largescale.commit import append_checksum, committed_file, write_text
 from largescale.describing.config import Format
 from largescale.program.extras import Extra, faiss
 from largescale.settings import UserError
@@ -48,6 +48,8 @@ def _write_npy(out: Path, rows: Rows, count: int, dim: int) -> Path:
         for keys, block in rows:
             file.write(np.ascontiguousarray(block, "<f4").tobytes())
             names += keys
+        file.flush()
+        append_checksum(temporary)
     write_names(out, names)
     return path
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from largescale.commit import require_array
 from largescale.corpus.decoding.keys import key_of_name
 from largescale.corpus.manifest import sha256_of
 from largescale.distributed import World
@@ -62,6 +63,7 @@ def _read_names(path: Path) -> list[str]:
 def _read_rows(path: Path, names: pa.Array) -> np.ndarray:
     """`(N, D)` float32 rows of unit length."""
     try:
+        require_array(path)
         stored = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path} cannot be read as a .npy file of numbers ({error})") from None

@@ -9,7 +9,7 @@ Letters: Q queries, q of a part, N negatives.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -113,23 +113,13 @@ class Generations:
             return None
         try:
             head = read_json(path / HEAD)
-            parts = {name: _load(path / component(name), sha256) for name, sha256 in head["parts"].items()}
-        except (OSError, ValueError, KeyError, DamagedError):
+            if head["fingerprint"] == self.fingerprint:
+                return _parse(head, {name: _load(path / component(name), sha256) for name, sha256 in head["parts"].items()})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, DamagedError):
             return None
-        if head["fingerprint"] != self.fingerprint:
-            raise UserError(
-                f"{path} was mined from the corpus {head['fingerprint']}, this run reads the corpus {self.fingerprint}: its "
-                "image ids would name other images; use the corpus of the run, or start a new run (name=...)"
-            )
-        rows = np.concatenate([table for name, table in parts.items() if name.startswith(ANSWERS)])
-        stored = StoredPool.read([table for name, table in parts.items() if name.startswith(DESCRIPTORS)])
-        index = parts.get(INDEX)
-        rows = rows[np.argsort(rows["row"])]
-        queries, negatives, similarities = (np.ascontiguousarray(rows[name]) for name in ("query", "negatives", "similarities"))
-        about = {name: head[name] for name in ("epoch", "step", "fingerprint", "statistics")}
-        faults = [BadImage(**fault) for fault in head["faults"]]
-        return Generation(
-            queries=queries, negatives=negatives, similarities=similarities, faults=faults, stored=stored, index=index, **about
+        raise UserError(
+            f"{path} was mined from the corpus {head['fingerprint']}, this run reads the corpus {self.fingerprint}: its "
+            "image ids would name other images; use the corpus of the run, or start a new run (name=...)"
         )
 
     def newest(self, epoch: int) -> Generation | None:
@@ -211,6 +201,28 @@ class Generations:
 
     def _first(self, names: Iterable[tuple[int, int]]) -> Generation | None:
         return next(filter(None, (self.read(*name) for name in names)), None)
+
+
+def _parse(head: Mapping[str, Any], parts: Mapping[str, np.ndarray]) -> Generation:
+    """
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError, IndexError: it is not what we write.
+    """
+    rows = np.concatenate([table for name, table in parts.items() if name.startswith(ANSWERS)])
+    stored = StoredPool.read([table for name, table in parts.items() if name.startswith(DESCRIPTORS)])
+    rows = rows[np.argsort(rows["row"])]
+    queries, negatives, similarities = (np.ascontiguousarray(rows[name]) for name in ("query", "negatives", "similarities"))
+    if min(queries.min(initial=0), negatives.min(initial=0)) < 0:
+        raise ValueError("an image id is negative, which would mean one of the last images")
+    return Generation(
+        queries=queries,
+        negatives=negatives,
+        similarities=similarities,
+        faults=[BadImage(**fault) for fault in head["faults"]],
+        stored=stored,
+        index=parts.get(INDEX),
+        **{name: head[name] for name in ("epoch", "step", "fingerprint", "statistics")},
+    )
 
 
 def distances(similarities: np.ndarray) -> np.ndarray:

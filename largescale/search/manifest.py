@@ -109,6 +109,9 @@ class IndexManifest:
             manifest = IndexManifest(kind=Kind(**values.pop("kind")), segments=segments, **values)
             for name in manifest.names():
                 list(map(component, name.split("/")))
+            for entry in segments:
+                if strange := {entry.lists, entry.removed} - {None, *entry.files}:
+                    raise ValueError(f"{strange.pop()!r:.80} is no file of segment {entry.name}")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path} lacks or misspells a value ({error}): it was altered; build the index again") from None
         return manifest

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import PositiveInt
 
+from largescale.names import Location
 from largescale.settings import Settings
 
 
@@ -23,5 +24,5 @@ class TrackingConfig(Settings):
     """Words to find the run by, in W&B and MLflow."""
     tensorboard: bool = False
     """Event files of TensorBoard in RUN/tensorboard."""
-    mlflow: str | None = None
+    mlflow: Location | None = None
     """MLflow: where its server or its store is, as in http://localhost:5000."""

@@ -1,10 +1,13 @@
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from largescale.commit import MARKER, partial
+from largescale.commit import MARKER, partial, read_json, write_array, write_json
 from largescale.corpus.batches.batches import BadImage
+from largescale.corpus.manifest import sha256_of
 from largescale.mining.generations import HEAD, Generations, QueryPart
 from largescale.settings import UserError
 
@@ -78,12 +81,31 @@ def flip(directory: Path) -> None:
     path.write_bytes(data)
 
 
+def say(**values: Any) -> Callable[[Path], None]:
+    """Another head, with its checksum, as somebody would write it who knows how."""
+    return lambda directory: write_json(directory / HEAD, read_json(directory / HEAD) | values)
+
+
+def negative(directory: Path) -> None:
+    """An id that would mean the last image."""
+    table = np.load(directory / "part-00000.npy")
+    table["negatives"][0, 0] = -1
+    write_array(directory / "part-00000.npy", table)
+    parts = read_json(directory / HEAD)["parts"]
+    say(parts=parts | {"part-00000.npy": sha256_of(directory / "part-00000.npy")})(directory)
+
+
 DAMAGES = {
     "part cut short": truncate,
     "bit flipped": flip,
     "part gone": lambda directory: (directory / "part-00002.npy").unlink(),
     "head gone": lambda directory: (directory / HEAD).unlink(),
     "head cut short": lambda directory: (directory / HEAD).write_text('{"epoch": 7'),
+    "an image id of -1": negative,
+    "parts that are a list": say(parts=[]),
+    "no parts": say(parts={}),
+    "a part elsewhere": say(parts={"../../x.npy": "0" * 64}),
+    "faults that are none": say(faults=[{"key": 1}]),
     "marker gone": lambda directory: (directory / MARKER).unlink(),
 }
 

@@ -220,6 +220,8 @@ def test_an_altered_index_is_an_error_that_names_the_file(tmp_path: Path) -> Non
     for change, message in (
         ({"version": 2}, "expected 'largescale index' version 1, found 'largescale index' version 2"),
         ({"dime": 3}, "lacks or misspells"),
+        ({"segments": [values["segments"][0] | {"removed": "../../../x.npy"}]}, r"'../../../x.npy' is no file of segment"),
+        ({"segments": [values["segments"][0] | {"lists": "/etc/x.faiss"}]}, "'/etc/x.faiss' is no file of segment"),
     ):
         write_json(folder / "index.json", values | change)
         with pytest.raises(UserError, match=message):

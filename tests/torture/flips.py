@@ -19,6 +19,7 @@ from largescale.commit import OWNER, checksum_of, claim_folder, read_array, writ
 from largescale.config import load, to_yaml
 from largescale.corpus.config import StorageConfig
 from largescale.corpus.corpus import Corpus
+from largescale.describing.formats import write_descriptors
 from largescale.describing.parts import PassParts
 from largescale.distributed import World
 from largescale.evaluation.descriptors.derived import derive, readable
@@ -36,6 +37,7 @@ from largescale.settings import UserError
 from largescale.training.checkpoints.checkpoint import Checkpoints
 from largescale.training.settings.config import CheckpointConfig
 from largescale.training.settings.recipe import TrainConfig
+from launch.search import read_rows
 from shards.images import Encoding
 from shards.plan import WORK, CorpusPlan, Sharding, settle
 from shards.shard import ShardJob, write_shard
@@ -270,7 +272,9 @@ def _described(folder: Path) -> dict[str, Kind]:
         files = [path for path in index.folder.rglob("*") if path.is_file() and path.name not in unread]
         return Kind(sorted(path for path in files if not path.name.startswith("trained-")), lambda: found(index))
 
+    given = write_descriptors(folder, "npy", [(keys(20), unit_rows(20))], 20, DIM, {})
     return {
+        "descriptors for others": Kind([given], lambda: read_rows(given, folder / "names.txt")),
         "model folder": Kind([path for path in sorted(model.iterdir()) if path.name not in ("README.md", OWNER)], opened),
         "parts of an embedding": Kind(sorted((folder / "parts").iterdir()), embedded),
         "index": of_index(exact),

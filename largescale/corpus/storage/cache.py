@@ -11,6 +11,7 @@ that its fetch has reserved, `verified/` a marker per file that was right.
 import hashlib
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -40,8 +41,8 @@ def make_room(config: StorageConfig, size: int, reservation: IO[str]) -> None:
     shards.mkdir(parents=True, exist_ok=True)
     with locked(config.cache / "room"):
         _clear(reservation)
-        kept = {path: path.stat() for path in shards.iterdir() if not path.name.startswith(".")}
-        reserved = sum(map(_reserved, (config.cache / "fetching").iterdir()))
+        kept = {path: path.stat() for path in _own(shards)}
+        reserved = sum(map(_reserved, _own(config.cache / "fetching")))
         evictable = sorted(kept, key=lambda path: kept[path].st_atime_ns)
         while True:
             occupied, free = sum(kept[path].st_size for path in kept) + reserved, shutil.disk_usage(shards).free - reserved
@@ -59,6 +60,11 @@ def make_room(config: StorageConfig, size: int, reservation: IO[str]) -> None:
                 del kept[oldest]
         reservation.write(str(size))
         reservation.flush()
+
+
+def _own(folder: Path) -> list[Path]:
+    """The files that the cache has put there: each has the name of a SHA-256. Whatever else is there is left alone."""
+    return [path for path in folder.iterdir() if re.fullmatch(r"[0-9a-f]{64}", path.name)]
 
 
 def _evict(path: Path) -> bool:

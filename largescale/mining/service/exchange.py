@@ -47,6 +47,8 @@ class Exchange:
     """
 
     objects = OBJECTS
+    members = MEMBER
+    """Names of the files that a tar may hold."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self.url, self.folder = url.rstrip("/"), folder
@@ -129,10 +131,10 @@ class Exchange:
             packed.unlink()
 
     def _extract(self, packed: Path, directory: Path) -> None:
-        """Plain files with the names of a generation's, and no more bytes than came: neither compressed nor sparse."""
+        """Plain files with names that are known, and no more bytes than came: neither compressed nor sparse."""
         with tarfile.open(packed, "r:") as tar:
             members = tar.getmembers()
-            if strange := [m.name for m in members if not m.isreg() or m.issparse() or not re.fullmatch(MEMBER, m.name)]:
+            if strange := [m.name for m in members if not m.isreg() or m.issparse() or not re.fullmatch(self.members, m.name)]:
                 raise tarfile.ReadError(f"it holds {strange[0]!r:.100}")
             with committed_directory(directory) as place:
                 tar.extractall(place, members, filter="data")

@@ -8,8 +8,9 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from largescale.commit import committed_directory, complete_directories
-from largescale.mining.service.exchange import NEGATIVES, OBJECTS, WEIGHTS, TrainingExchange
+from largescale.commit import complete_directories
+from largescale.mining.service.exchange import MEMBER, NEGATIVES, OBJECTS, WEIGHTS, TrainingExchange
+from largescale.settings import UserError
 
 CHECKPOINTS = "checkpoints"
 BEST, LOG = "best.json", "log.jsonl"
@@ -25,6 +26,7 @@ class RunMirror(TrainingExchange):
     """Sends what a run has written; a thread of one process does it, and training waits for it at its end only."""
 
     objects = OBJECTS | KEPT
+    members = rf"{MEMBER}|progress\.json|part-\d{{5,12}}\.safetensors"
 
     def sync(self) -> None:
         if not self._is_ours:
@@ -85,16 +87,16 @@ class RunMirror(TrainingExchange):
             packed.flush()
             self._put(Path(packed.name), name)
 
-    def _bring(self, name: str) -> None:
-        if name.endswith(".tar"):
-            self._unpack(name)
-        else:
-            self._get(name, self.folder / name)
-
     def _unpack(self, name: str) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".mirror-") as packed:
-            self._files.get_file(f"{self._root}/{name}", packed.name)
-            place = self.folder / name.removesuffix(".tar")
-            with tarfile.open(packed.name, "r:") as tar, committed_directory(place) as partial:
-                tar.extractall(partial, filter="data")
+        place = self.folder / name.removesuffix(".tar")
+        packed = place.with_name(f".{place.name}.tar")
+        self._get(name, packed)
+        try:
+            self._extract(packed, place)
+        except tarfile.TarError as error:
+            raise UserError(
+                f"{self.url}/{name} is not what a run has put there ({error}); nothing was taken from it: remove it there, and "
+                "the same command goes on from an older one"
+            ) from None
+        finally:
+            packed.unlink()

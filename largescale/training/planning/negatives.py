@@ -56,12 +56,22 @@ class ServedNegatives:
             if patience is None:
                 return None
             kept = self.world.decide(lambda: self._choose(epoch, boundary, patience))
+        self._require_images(kept)
         fallbacks, waited = self.world.decide(lambda: self._account(epoch))
         generation = self._fitted(kept, tuples, epoch)
         mined = float((~np.isnan(generation.similarities)).mean())
         metrics = {"coverage": mined, "fallbacks": fallbacks, "wait_seconds": waited}
         age = {} if kept is None else {"age_steps": boundary - kept.step}
         return replace(generation, statistics={**generation.statistics, **metrics, **age})
+
+    def _require_images(self, found: Generation | None) -> None:
+        """Raise UserError where a generation that others have published names images that the corpus does not have."""
+        largest = -1 if found is None else int(max(found.queries.max(initial=-1), found.negatives.max(initial=-1)))
+        if found is not None and largest >= len(self.manifest):
+            raise UserError(
+                f"{self.generations.path(found.epoch, found.step)} names image {largest:,}, but the corpus has "
+                f"{len(self.manifest):,}: whoever wrote it has another corpus; delete it, and it is mined again"
+            )
 
     def _kept(self, epoch: int) -> tuple[Generation | None, bool]:
         """What an earlier life of the run took for this epoch, and whether it is still there."""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from largescale.names import Location
 from largescale.settings import Settings
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class CheckpointConfig(Settings):
     """Minutes after which a checkpoint is written if none was."""
     keep: int = Field(default=2, ge=1)
     """How many of the newest stay on disk; the best by evaluation stays too."""
-    mirror: str | None = None
+    mirror: Location | None = None
     """A folder in object storage (s3://..., gs://...) that the run is copied to at each checkpoint; on a machine without the run
     directory, the same command goes on from there. null: none."""
     asynchronous: bool = True

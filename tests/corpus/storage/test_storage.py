@@ -1,4 +1,5 @@
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -172,9 +173,38 @@ class TestBound:
         assert server.requests["shard-00002.tar"] == 2
         os.close(held)
 
+    def test_files_of_the_user_in_the_same_folder_are_left_alone(self, server: FileServer, tmp_path: Path) -> None:
+        own = [tmp_path / "shards" / "mine.tar", tmp_path / "fetching" / "notes.txt", tmp_path / "shards" / "deep" / "x"]
+        for path in own:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"mine" * 1000)
+        size = Corpus.open(server.url, StorageConfig(cache=tmp_path)).manifest.shards[0].bytes
+        for shard in range(3):
+            os.close(fetch(server, StorageConfig(cache=tmp_path, cache_bytes=2 * size), shard))
+        assert [path.read_bytes() for path in own] == [b"mine" * 1000] * 3
+
     def test_a_bound_below_one_shard(self, server: FileServer, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"no room .* raise storage\.cache_bytes"):
             fetch(server, StorageConfig(cache=tmp_path, cache_bytes=1000))
+
+    def test_a_cache_that_is_closed(self, server: FileServer, tmp_path: Path) -> None:
+        (tmp_path / "fetching").touch()
+        with pytest.raises(UserError, match=r"fetching.*set storage.cache to a folder that has room and can be written"):
+            fetch(server, StorageConfig(cache=tmp_path))
+
+    def test_a_disk_that_fills_is_at_fault_and_not_the_server(self, server: FileServer, tmp_path: Path) -> None:
+        """A limit of the process stands for the disk: the errors are the same."""
+        config = StorageConfig(cache=tmp_path)
+        shard = Corpus.open(server.url, config).manifest.shards[0]
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+        try:
+            with pytest.raises(UserError, match=r"shards/[0-9a-f]{64}: File too large while fetching into the cache; make room"):
+                open_storage(server.url, config).open(shard.name, shard.bytes, shard.sha256)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert server.requests[shard.name] == 1
+        assert list((tmp_path / "shards").iterdir()) == []
 
     def test_a_full_disk(self, server: FileServer, tmp_path: Path) -> None:
         manifest = Corpus.open(server.url, StorageConfig(cache=tmp_path, cache_bytes=2**60)).manifest

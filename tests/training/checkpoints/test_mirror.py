@@ -1,6 +1,8 @@
 """A run in object storage: a machine whose disk is empty goes on from there as if it were the first."""
 
+import io
 import shutil
+import tarfile
 from pathlib import Path
 
 import fsspec
@@ -18,7 +20,7 @@ def checkpoint(run: Path, step: int) -> None:
     """What training leaves at a step, with the negatives that it follows from."""
     for folder in (run / f"negatives/gen-{step:06d}-{step:06d}", run / f"checkpoints/step-{step:06d}"):
         with committed_directory(folder) as partial:
-            write_array(partial / "part.npy", np.arange(step))
+            write_array(partial / "part-00000.npy", np.arange(step))
     write_text(run / f"weights/step-{step:06d}.safetensors", f"weights of {step}")
     write_json(run / f"negatives/taken-{step:06d}.json", {"epoch": step})
     write_json(run / "checkpoints/best.json", {"step": step, "score": 0.5})
@@ -67,6 +69,23 @@ def test_a_run_begun_anew_clears_its_mirror_and_nothing_else(tmp_path: Path) -> 
     fsspec.filesystem("memory").pipe_file("/strange/data.txt", b"not ours")
     with pytest.raises(UserError, match="was not made by a run"):
         RunMirror("memory://strange", run).clear()
+
+
+@pytest.mark.parametrize("kind", ["link", "device", "climbs", "strange", "sparse", "cut"])
+def test_a_tar_of_a_stranger_is_refused_and_nothing_of_it_is_there(tmp_path: Path, kind: str) -> None:
+    member = tarfile.TarInfo({"climbs": "../../x", "strange": ".bashrc"}.get(kind, "part-00000.safetensors"))
+    member.type = {"link": tarfile.SYMTYPE, "device": tarfile.CHRTYPE}.get(kind, tarfile.REGTYPE)
+    member.linkname, member.size = "/etc/passwd", 0
+    if kind == "sparse":
+        member.pax_headers = {"GNU.sparse.size": "99999999", "GNU.sparse.map": "0,0"}
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(member)
+    data = packed.getvalue()[: 300 if kind == "cut" else None]
+    fsspec.filesystem("memory").pipe_file(f"/{kind}/checkpoints/step-000004.tar", data)
+    with pytest.raises(UserError, match=r"step-000004.tar is not what a run has put there .*remove it there"):
+        RunMirror(f"memory://{kind}", tmp_path / "run").restore()
+    assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
 
 
 def test_a_mirror_is_a_url() -> None:
