@@ -279,9 +279,14 @@ def is_complete(directory: Path) -> bool:
     return (directory / MARKER).exists()
 
 
-def complete_directories(parent: Path, prefix: str) -> list[Path]:
-    """The committed directories under `parent` whose names start with `prefix`, in the order of their names."""
-    return sorted(path for path in parent.glob(f"{prefix}*") if is_complete(path))
+def own_paths(parent: Path, pattern: str) -> list[Path]:
+    """What is in a folder under names that we give, sorted. Copies that people keep beside it are neither read nor removed."""
+    return sorted(path for path in parent.glob("*") if re.fullmatch(pattern, path.name))
+
+
+def complete_directories(parent: Path, pattern: str) -> list[Path]:
+    """The committed directories under `parent` with such names, in the order of their names."""
+    return [path for path in own_paths(parent, pattern) if is_complete(path)]
 
 
 def remove_directory(directory: Path) -> None:

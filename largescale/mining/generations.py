@@ -18,6 +18,7 @@ from largescale.commit import (
     begin_directory,
     commit_directory,
     is_complete,
+    own_paths,
     partial,
     read_json,
     remove_directory,
@@ -31,6 +32,7 @@ from largescale.names import component
 from largescale.settings import UserError
 
 HEAD = "generation.json"
+NAME = r"gen-\d{6,}-\d{6,}"
 ANSWERS, DESCRIPTORS, INDEX = "part-", "stored-", "index.npy"
 
 
@@ -141,7 +143,7 @@ class Generations:
 
     def clear(self) -> None:
         """Remove the remains of what was never finished. One rank calls this."""
-        for remains in self.directory.glob(".gen-*.partial"):
+        for remains in own_paths(self.directory, rf"\.{NAME}\.partial"):
             remove_directory(remains)
 
     def write_part(self, epoch: int, step: int, rank: int, part: QueryPart) -> tuple[str, str]:
@@ -196,7 +198,7 @@ class Generations:
 
     def _names(self) -> list[tuple[int, int]]:
         """(epoch, step) of all generations, the last first."""
-        names = (path.name.split("-") for path in self.directory.glob("gen-*-*"))
+        names = (path.name.split("-") for path in own_paths(self.directory, NAME))
         return sorted(((int(epoch), int(step)) for _, epoch, step in names), reverse=True)
 
     def _first(self, names: Iterable[tuple[int, int]]) -> Generation | None:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
-from largescale.commit import claim_folder
+from largescale.commit import claim_folder, own_paths, remove_directory
 from largescale.distributed import World
 from largescale.locks import Lease
 from largescale.settings import UserError
+from largescale.training.checkpoints.checkpoint import NAME, step_of
 from largescale.training.planning.planners import Planner
 from largescale.training.settings.recipe import TrainConfig
 
@@ -67,6 +68,24 @@ def claim(directory: Path) -> None:
             f"{directory} is being written to by {holder}: two runs would destroy each other's checkpoints; wait for it, end it, "
             "or give this run another name"
         )
+
+
+def clear(directory: Path) -> None:
+    """Remove what a run leaves that is killed before its first checkpoint. Rank 0 calls this.
+
+    Raises:
+        UserError: there is more: weights that somebody keeps.
+    """
+    weights = own_paths(directory / "weights", rf"{NAME}\.(safetensors|anchors\.npy)")
+    last = max(weights, default=None, key=step_of)
+    if last is not None and step_of(last) > 0:
+        raise UserError(
+            f"{last} is there, and no checkpoint in {directory / 'checkpoints'}: the run cannot go on, and to begin it anew "
+            "would delete its weights; choose another name=, or move this folder away"
+        )
+    for path in weights:
+        path.unlink()
+    remove_directory(directory / "negatives")
 
 
 def checkpoint_bytes(parameters: int) -> int:

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from largescale.commit import remove_directory, write_sealed
+from largescale.commit import write_sealed
 from largescale.config import to_yaml
 from largescale.corpus.batches.batches import Step
 from largescale.corpus.corpus import Corpus
@@ -157,8 +157,8 @@ class Trainer:
         directory = self.config.directory
         self.world.decide(lambda: preflight.claim(directory))
         newest = self.checkpoints.newest()
-        if newest is None:  # negatives and weights without a checkpoint are of a run that nobody continues
-            self.world.decide(lambda: _clear(directory))
+        if newest is None:
+            self.world.decide(lambda: preflight.clear(directory))
         self._restore(self.checkpoints.load(newest) if newest else None)
         self.world.decide(lambda: write_sealed(directory / "config.yaml", to_yaml(self.config)))
 
@@ -173,7 +173,3 @@ class Trainer:
                 callback.load_state(state["callbacks"][type(callback).__name__])
         self.tracker.open(state.get("tracking", {}))
 
-
-def _clear(directory: Path) -> None:
-    for name in ("negatives", "weights"):
-        remove_directory(directory / name)

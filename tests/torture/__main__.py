@@ -15,26 +15,32 @@ DEFAULTS = {"kills": 200, "flips": 1000, "pause": 60, "reads": 30, "disks": 6}
 
 
 def main(arguments: list[str]) -> None:
-    from tests.evaluation.small import alone
-    from tests.torture import disk, flips, kills, proxy
-
     given = dict(pair.split("=") for pair in arguments)
     only = {*filter(None, given.pop("stages", "").split(","))}
     asked = DEFAULTS | {key: int(value) for key, value in given.items()}
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
     if asked["flips"]:
+        from tests.evaluation.small import alone
+        from tests.torture import flips
+
         with alone() as world:
             kinds = flips.build_kinds(folder / "flips", world)
             found = flips.flips(kinds, -(-asked["flips"] // len(kinds)))
         print(flips.table(found), flush=True)
         assert not any(of["altered"] or of["traceback"] for of in found.values())
     if asked["reads"]:
+        from tests.torture import proxy
+
         read = proxy.everything(folder / "proxy", asked["reads"])
         print(proxy.table(read), flush=True)
         assert not any(outcomes["altered"] or outcomes["traceback"] for _, outcomes in read.values())
     if asked["disks"]:
+        from tests.torture import disk
+
         print(disk.table(dict(disk.everything(folder / "disks", asked["disks"], only))), flush=True)
     if asked["kills"]:
+        from tests.torture import kills
+
         counts = {}
         for name, of_stage in kills.everything(folder / "kills", asked["kills"], asked["pause"], only):
             counts[name] = of_stage

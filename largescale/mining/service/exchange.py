@@ -16,8 +16,9 @@ from pathlib import Path
 
 import fsspec
 
-from largescale.commit import OWNER, committed_directory, committed_file, is_complete, remove_directory
+from largescale.commit import OWNER, committed_directory, committed_file, complete_directories, own_paths, remove_directory
 from largescale.corpus.storage.storage import Bound
+from largescale.mining.generations import NAME
 from largescale.settings import UserError
 
 SYNC_S = 2
@@ -113,11 +114,11 @@ class Exchange:
         self._files.rm_file(f"{self._root}/{name}")
 
     def _own_weights(self) -> dict[str, Path]:
-        return {path.name: path for path in self.folder.glob(f"{WEIGHTS}/step-*.safetensors")}
+        return {path.name: path for path in own_paths(self.folder / WEIGHTS, OBJECTS[WEIGHTS])}
 
     def _own_generations(self) -> dict[str, Path]:
         """Whole ones, by the names of their objects."""
-        return {f"{path.name}.tar": path for path in self.folder.glob(f"{NEGATIVES}/gen-*") if is_complete(path)}
+        return {f"{path.name}.tar": path for path in complete_directories(self.folder / NEGATIVES, NAME)}
 
     def _fetch_generations(self, names: set[str]) -> None:
         for name in sorted(names - self._refused):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import PositiveFloat
 
-from largescale.commit import require_sealed
+from largescale.commit import own_paths, require_sealed
 from largescale.config import check, read_yaml
 from largescale.corpus.config import BadImagesConfig, ImagesConfig, LoaderConfig, StorageConfig, TuplePlanConfig
 from largescale.corpus.corpus import Corpus
@@ -104,7 +104,8 @@ class Watch:
 
     def weights(self) -> dict[int, Path]:
         """The weights files by step, newest first, without those that could not be read and have not changed since."""
-        files = {int(path.stem.removeprefix("step-")): path for path in self.directory.glob("weights/step-*.safetensors")}
+        own = own_paths(self.directory / "weights", r"step-\d{6,}\.safetensors")
+        files = {int(path.stem.removeprefix("step-")): path for path in own}
         return {step: files[step] for step in sorted(files, reverse=True) if not self._is_unreadable(files[step])}
 
     def next(self) -> GenerationTask | None:

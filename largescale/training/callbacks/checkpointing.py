@@ -7,12 +7,12 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from largescale.commit import complete_directories, write_array
+from largescale.commit import complete_directories, own_paths, write_array
 from largescale.corpus.loading import Step
 from largescale.models.network import RetrievalNet
 from largescale.models.weights import save_weights
 from largescale.training.callbacks.base import Callback
-from largescale.training.checkpoints.checkpoint import Checkpoints, step_of
+from largescale.training.checkpoints.checkpoint import NAME, Checkpoints, step_of
 from largescale.training.engine.optimizer_state import part
 from largescale.training.progress import Outcome
 
@@ -69,9 +69,9 @@ class Checkpointing(Callback):
         file = self.weights / f"step-{self.saved:06d}.safetensors"
         save_weights(network, file, about, weights)
         _export_anchors(file.with_suffix(".anchors.npy"), tensors)
-        kept = {0, self.saved, *map(step_of, complete_directories(self.checkpoints.directory, "step-"))}
-        for file in self.weights.glob("step-*"):
-            if int(file.name.removeprefix("step-").partition(".")[0]) not in kept:
+        kept = {0, self.saved, *map(step_of, complete_directories(self.checkpoints.directory, NAME))}
+        for file in own_paths(self.weights, rf"{NAME}\.(safetensors|anchors\.npy)"):
+            if step_of(file) not in kept:
                 file.unlink()
 
 

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 FORMAT = 2
 RECORD = "progress.json"
+NAME = r"step-\d{6,}"
+"""Of a checkpoint; with a suffix of the weights of that step."""
 WRAPPERS = {"module", "_orig_mod"}
 
 
@@ -227,18 +229,19 @@ class Checkpoints:
 
 
 def step_of(path: Path) -> int:
-    return int(path.name.removeprefix("step-"))
+    """Of a checkpoint, or of weights."""
+    return int(path.name.removeprefix("step-").partition(".")[0])
 
 
 def remove_remains(directory: Path) -> None:
     """Delete what killed writers left: partial folders, and folders without a marker."""
-    for path in [*directory.glob(".step-*"), *directory.glob("step-*")]:
+    for path in commit.own_paths(directory, rf"\.{NAME}\.partial|{NAME}"):
         if not commit.is_complete(path):
             commit.remove_directory(path)
 
 
 def _complete(directory: Path) -> list[Path]:
-    return commit.complete_directories(directory, "step-")
+    return commit.complete_directories(directory, NAME)
 
 
 def best_of(directory: Path) -> dict[str, Any]:

@@ -8,9 +8,10 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from largescale.commit import complete_directories
+from largescale.commit import complete_directories, own_paths
 from largescale.mining.service.exchange import MEMBER, NEGATIVES, OBJECTS, WEIGHTS, TrainingExchange
 from largescale.settings import UserError
+from largescale.training.checkpoints.checkpoint import NAME
 
 CHECKPOINTS = "checkpoints"
 BEST, LOG = "best.json", "log.jsonl"
@@ -31,7 +32,7 @@ class RunMirror(TrainingExchange):
     def sync(self) -> None:
         if not self._is_ours:
             self.claim()
-        own = {f"{path.name}.tar": path for path in complete_directories(self.folder / CHECKPOINTS, "step-")}
+        own = {f"{path.name}.tar": path for path in complete_directories(self.folder / CHECKPOINTS, NAME)}
         there = self._names(CHECKPOINTS)
         new = own.keys() - there
         if new:  # so the record is as long as each of them says, at least
@@ -71,7 +72,7 @@ class RunMirror(TrainingExchange):
             self._pack(generations[name], f"{NEGATIVES}/{name}")
         for path in [*self.folder.glob(f"{NEGATIVES}/taken-*.json"), *self.folder.glob(f"{NEGATIVES}/positives-*.npy")]:
             self._put_changed(path, f"{NEGATIVES}/{path.name}")
-        weights = {path.name: path for path in self.folder.glob(f"{WEIGHTS}/step-*") if path.is_file()}
+        weights = {path.name: path for path in own_paths(self.folder / WEIGHTS, KEPT[WEIGHTS])}
         for name in sorted(weights.keys() - self._names(WEIGHTS)):
             self._put(weights[name], f"{WEIGHTS}/{name}")
         for name in self._names(WEIGHTS) - weights.keys():

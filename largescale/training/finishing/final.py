@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from largescale.commit import own_paths
 from largescale.config import check, read_yaml
 from largescale.distributed import StopSignal, World
 from largescale.evaluation import evaluate
@@ -15,7 +16,7 @@ from largescale.evaluation.results import Results, scale
 from largescale.processes import StoppedError
 from largescale.settings import UserError
 from largescale.tracking import wanted
-from largescale.training.checkpoints.checkpoint import best_of
+from largescale.training.checkpoints.checkpoint import NAME, best_of
 from largescale.training.settings.recipe import FinalEvaluationConfig, TrainConfig
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def score(config: TrainConfig, world: World) -> None:
 def scored_weights(directory: Path) -> Path:
     """Those with the best score of the run's own evaluations, else the last."""
     best = best_of(directory / "checkpoints")
-    files = sorted((directory / "weights").glob("step-*.safetensors"))
+    files = own_paths(directory / "weights", rf"{NAME}\.safetensors")
     named = directory / "weights" / f"step-{best.get('step', -1):06d}.safetensors"
     if not files:
         raise UserError(f"{directory / 'weights'} holds no weights to score")
