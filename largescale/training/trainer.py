@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, cast
 
 from largescale.commit import write_sealed
@@ -172,4 +171,3 @@ class Trainer:
             for callback in self.callbacks:
                 callback.load_state(state["callbacks"][type(callback).__name__])
         self.tracker.open(state.get("tracking", {}))
-

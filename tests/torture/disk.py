@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from largescale.config.program import fault_of_place
+
 from largescale.corpus.config import StorageConfig
 from largescale.corpus.corpus import Corpus
 from largescale.distributed import World

@@ -1,6 +1,5 @@
 """Disturbances at random moments of every stage; the same work then goes on, and its end is compared with the undisturbed one."""
 
-import multiprocessing
 import os
 import random
 import shutil
@@ -8,12 +7,13 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from multiprocessing import forkserver
 from pathlib import Path
 
 from tests.test_processes import ends, is_alive
 from tests.torture import programs
 from tests.torture.stages import Stage, stages
-from tests.world import PRELOAD, run_world, show_stacks, start_world
+from tests.world import run_world, show_stacks, start_world
 
 LIVES = 6
 PATIENCE_S, ENDS_S, SLOW_S = 20, 90, 600
@@ -23,8 +23,9 @@ PROGRAMS = 0.06
 
 
 def preload() -> None:
-    """Let the fork server import what every member would import again, seconds each time."""
-    multiprocessing.get_context("forkserver").set_forkserver_preload([*PRELOAD, "tests.torture.preload"])
+    """Let the fork server import, besides, what every member would import again, seconds each time."""
+    server = forkserver._forkserver  # type: ignore[attr-defined]
+    server.set_forkserver_preload([*server._preload_modules, "tests.torture.preload"])
 
 
 def torture(name: str, stage: Stage, folder: Path, kills: int, pause_s: float = 1, seed: int = 0) -> Counter[str]:

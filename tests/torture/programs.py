@@ -78,7 +78,7 @@ def torture(program: Program, folder: Path, kills: int, seed: int = 0) -> Counte
     for _ in range(kills):
         process = _start(program, folder / "killed")
         time.sleep(moments.uniform(0, span))
-        left = [] if process.poll() is not None else ranks(process, program.path)
+        left = [] if process.poll() is not None else ranks(process)
         kill_all(process)
         assert all(map(ends, left)), f"ranks of {program.path} outlive their torchrun"
         counts.update({"disturbed": 1, "torchrun": 1})

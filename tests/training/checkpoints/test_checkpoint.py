@@ -4,6 +4,7 @@ import os
 import pickle
 import random
 import resource
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -76,8 +77,10 @@ def test_remains_of_killed_writers_are_removed(tmp_path: Path) -> None:
     (tmp_path / "step-000007").mkdir()
     (tmp_path / "step-000007" / "part-00000.safetensors").write_bytes(b"half")
     assert newest(tmp_path).name == "step-000001"
+    shutil.copytree(tmp_path / "step-000001", tmp_path / "step-000001 good")  # as people keep them
+    (tmp_path / "step-notes").mkdir()
     run_world(1, _save, tmp_path, 2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000001", "step-000002"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000001", "step-000001 good", "step-000002", "step-notes"]
 
 
 def _save(world: World, directory: Path, *steps: int) -> None:
