@@ -20,6 +20,7 @@ from largescale.mining import Generations
 from largescale.models.sharing.folder import Contents, DescriptorConfig, write_folder
 from largescale.search.index import Index
 from largescale.search.server.config import ServeConfig
+from largescale.tensors import checksum_of_tensors, read_tensors
 from largescale.training.build import build_trainer
 from largescale.training.checkpoints.checkpoint import Checkpoints
 from largescale.training.finishing.leaving import leave_model
@@ -95,9 +96,10 @@ def fit(world: World, corpus: Path, folder: Path) -> None:
 
 
 def learned(folder: Path) -> dict[str, Any]:
-    """Losses, and the hashes of what others read."""
-    kept = {name: files(folder / "run" / name) for name in ("checkpoints", "weights", "model")}
-    return kept | {"losses": losses(folder / "run")}
+    """Losses, and the tensors of checkpoints, weights and model."""
+    paths = sorted((folder / "run").rglob("*.safetensors"))
+    tensors = {str(path.relative_to(folder)): checksum_of_tensors(read_tensors(path)[0], {}) for path in paths}
+    return tensors | {"losses": losses(folder / "run")}
 
 
 def train_small(world: World, folder: Path, config: EngineConfig) -> None:
