@@ -12,11 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from largescale.config.program import fault_of_place
-
 from largescale.corpus.config import StorageConfig
 from largescale.corpus.corpus import Corpus
 from largescale.distributed import World
+from largescale.program.running import fault_of_place
 from largescale.settings import UserError
 from tests.corpora import make_corpus
 from tests.corpus.servers import serve
