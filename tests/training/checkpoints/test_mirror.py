@@ -46,7 +46,9 @@ def test_an_empty_disk_gets_what_the_run_had(url: str, tmp_path: Path) -> None:
     mirror.sync()
     assert RunMirror(url, other).restore()
     assert files(other) == files(run)
-    assert [path.name for path in complete_directories(other / "checkpoints", "step-")] == [f"step-{n:06d}" for n in (5, 8, 9)]
+    assert [path.name for path in complete_directories(other / "checkpoints", r"step-\d+")] == [
+        f"step-{n:06d}" for n in (5, 8, 9)
+    ]
 
 
 def test_a_record_is_as_long_as_its_checkpoints_say(tmp_path: Path) -> None:
