@@ -15,8 +15,8 @@ NUMBERED = re.compile(r"^.*?[._]\d+(?=\.)")
 
 
 def layers_of(backbone: nn.Module) -> dict[str, int]:
-    """`{name of a parameter: number of its layer}`, by timm's own grouping where the backbone is timm's."""
-    if isinstance(backbone, TimmBackbone):
+    """`{name of a parameter: number of its layer}`, by timm's own grouping where it has one."""
+    if isinstance(backbone, TimmBackbone) and hasattr(backbone.model, "group_matcher"):
         return {f"model.{name}": number for name, number in _by_timm(backbone.model).items()}
     return _by_name([name for name, _ in backbone.named_parameters()])
 

@@ -21,7 +21,7 @@ from torch import nn
 from largescale.corpus.config import ImagesConfig
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
-from largescale.models.layers import freeze_idle
+from largescale.models.layers import freeze_idle, layers_of
 from largescale.program.inputs import seen_by
 
 LARGEST = 100e6
@@ -74,7 +74,8 @@ def _tried(name: str) -> dict[str, Any]:
         finite = all(bool(net(torch.randn(1, 3, side, side)).isfinite().all()) for side in {*sides.values()})
     if not finite:
         raise AssertionError("descriptors that are not finite")
-    return {"size": contract.size, "fixed": contract.fixed, "multiple": contract.multiple, "idle": len(idle)}
+    layers = max(layers_of(net.backbone).values()) + 1
+    return {"size": contract.size, "fixed": contract.fixed, "multiple": contract.multiple, "idle": len(idle), "layers": layers}
 
 
 def quick_weights() -> None:

@@ -143,7 +143,9 @@ class RowsShare:
         [group] = self.optimizer.param_groups
         whole, state = group["params"], self.optimizer.state
         for rows in whole:
-            averages = state.setdefault(rows, _no_averages(self.optimizer, rows))
+            if rows not in state:
+                state[rows] = _no_averages(self.optimizer, rows)
+            averages = state[rows]
             steps: Tensors = {}
             for some in _sampled(rows, averages):
                 group["params"] = [some.few]
