@@ -1,4 +1,4 @@
-"""Batches of labels: P x K, pairs of super-labels, and subsets of few images per label.
+"""Batches of labels: P x K, labels that are alike, pairs of super-labels, and subsets of few images per label.
 
 Pure functions (manifest, settings, seed, epoch) -> arrays of image ids. P labels of a batch, K images of a label.
 """
@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from scipy import sparse
 
+from largescale.corpus.alike import batches_of_alike
 from largescale.corpus.config import LabelPlanConfig
 from largescale.corpus.manifest import Manifest
-from largescale.corpus.plan import PlanStatistics, generator, label_runs, shard_windows
+from largescale.corpus.plan import PlanStatistics, Tuples, generator, label_runs, shard_windows
 from largescale.settings import UserError
 
 
@@ -38,12 +40,17 @@ class Runs(NamedTuple):
         return Runs(self.ids, self.starts[chosen], self.lengths[chosen])
 
 
-def plan_labels(manifest: Manifest, config: LabelPlanConfig, seed: int, epoch: int) -> Batches:
+def plan_labels(
+    manifest: Manifest, config: LabelPlanConfig, seed: int, epoch: int, near: sparse.csr_matrix | None = None
+) -> Batches:
     """Batches of P different labels with K images each; labels with one image are left out, unless K is 1.
 
     A pass has every image at most once, except that labels with fewer than K images repeat them in turn. An epoch is one pass,
     or the first `per_epoch` batches of as many passes as they take. With `super_pairs` an epoch is that many batches for each
     two super-labels, half of the labels of a batch from either, drawn anew for each batch (ROADMAP's sampler).
+
+    Args:
+        near: `(labels, labels)` how near two are: the labels of a batch are alike; None: they are random.
 
     Raises:
         UserError: too few labels, or no super-labels, for the batches that are asked for.
@@ -52,10 +59,29 @@ def plan_labels(manifest: Manifest, config: LabelPlanConfig, seed: int, epoch: i
     several = runs.lengths >= min(config.images_per_class, 2)
     single = int(len(several) - several.sum())
     runs, rng = runs.labels(several), generator(manifest, "labels", seed, epoch)
-    make = _passes if config.super_pairs is None else _super_pairs
-    steps = make(manifest, runs, config, rng)  # (steps, P * K)
+    if config.super_pairs is None:
+        steps = _passes(manifest, runs, config, rng, near)  # (steps, P * K)
+    else:
+        steps = _super_pairs(manifest, runs, config, rng)
     planned = _different(steps, len(manifest))
     return Batches(steps, PlanStatistics(int(runs.lengths.sum()), planned, steps.size - planned, single))
+
+
+def steps_of_epoch(manifest: Manifest, config: LabelPlanConfig, seed: int) -> int:
+    """Steps of every epoch: those of the first. Windows and weights may give an epoch one more or less of its own."""
+    return len(plan_labels(manifest, config, seed, 0).steps)
+
+
+def plan_askers(manifest: Manifest, config: LabelPlanConfig, seed: int, epoch: int) -> Tuples:
+    """K images of each label that has batches, or all that it has: mined for, they tell which labels are alike."""
+    runs = _usable(manifest, config, seed)
+    runs = runs.labels(runs.lengths >= min(config.images_per_class, 2))
+    shuffled, starts = _shuffled(runs, generator(manifest, "askers", seed, epoch)), np.cumsum(runs.lengths) - runs.lengths
+    lengths = np.minimum(runs.lengths, config.images_per_class)
+    first, place = np.repeat(starts, lengths), np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    queries, positives = shuffled[first + place], shuffled[first + (place + 1) % np.repeat(lengths, lengths)]
+    labels = manifest.label[queries]
+    return Tuples(queries, positives, labels, labels, 1, PlanStatistics(int(runs.lengths.sum()), len(queries), 0, 0))
 
 
 def _usable(manifest: Manifest, config: LabelPlanConfig, seed: int) -> Runs:
@@ -70,8 +96,10 @@ def _usable(manifest: Manifest, config: LabelPlanConfig, seed: int) -> Runs:
     return Runs(shuffled[place < config.shots], np.cumsum(lengths) - lengths, lengths)
 
 
-def _passes(manifest: Manifest, runs: Runs, config: LabelPlanConfig, rng: np.random.Generator) -> np.ndarray:
-    passes = [_pass(manifest, runs, config, rng)]
+def _passes(
+    manifest: Manifest, runs: Runs, config: LabelPlanConfig, rng: np.random.Generator, near: sparse.csr_matrix | None
+) -> np.ndarray:
+    passes = [_pass(manifest, runs, config, rng, near)]
     if not len(passes[0]):
         raise UserError(
             f"{manifest.storage.location} has {len(runs.starts):,} labels with {_enough(config)}, a batch takes "
@@ -80,18 +108,22 @@ def _passes(manifest: Manifest, runs: Runs, config: LabelPlanConfig, rng: np.ran
             "corpus with more labels"
         )
     while config.per_epoch and sum(map(len, passes)) < config.per_epoch:
-        passes.append(_pass(manifest, runs, config, rng))
+        passes.append(_pass(manifest, runs, config, rng, near))
     return np.concatenate(passes)[: config.per_epoch]
 
 
-def _pass(manifest: Manifest, runs: Runs, config: LabelPlanConfig, rng: np.random.Generator) -> np.ndarray:
+def _pass(
+    manifest: Manifest, runs: Runs, config: LabelPlanConfig, rng: np.random.Generator, near: sparse.csr_matrix | None
+) -> np.ndarray:
     """`(steps, P * K)`: each image of the labels about once, window after window."""
     window = shard_windows(manifest, config.shuffle_window, rng)[manifest.shard[runs.ids[runs.starts]]]
-    parts = [_batches(manifest, runs.labels(window == w), config, rng) for w in range(window.max(initial=0) + 1)]
+    parts = [_batches(manifest, runs.labels(window == w), config, rng, near) for w in range(window.max(initial=0) + 1)]
     return np.concatenate(parts)
 
 
-def _batches(manifest: Manifest, runs: Runs, config: LabelPlanConfig, rng: np.random.Generator) -> np.ndarray:
+def _batches(
+    manifest: Manifest, runs: Runs, config: LabelPlanConfig, rng: np.random.Generator, near: sparse.csr_matrix | None
+) -> np.ndarray:
     """`(steps, P * K)` from the labels of one window."""
     P, K = config.classes_per_batch, config.images_per_class
     runs = runs.labels(rng.permutation(len(runs.starts)))
@@ -104,10 +136,24 @@ def _batches(manifest: Manifest, runs: Runs, config: LabelPlanConfig, rng: np.ra
     if steps == 0:
         return np.empty((0, P * K), np.int64)
     run = np.repeat(np.arange(len(chunks)), chunks)[: steps * P]
-    number = np.arange(len(run)) - (np.cumsum(chunks) - chunks)[run]  # which chunk of its label
+    if near is not None:
+        labels = manifest.label[runs.ids[runs.starts]]
+        run = batches_of_alike(np.bincount(run, minlength=len(chunks)), near[labels][:, labels], P, rng).ravel()
+    number = _which_time(run)  # which chunk of its label
     place = (number[:, None] * K + np.arange(K)) % runs.lengths[run][:, None]  # (steps * P, K)
     images = _shuffled(runs, rng)[(np.cumsum(runs.lengths) - runs.lengths)[run][:, None] + place]
-    return images[_spread(run.reshape(P, steps), rng)].reshape(steps, P * K)
+    # those that are alike come in any order, for what is left at the end is less so
+    order = _spread(run.reshape(P, steps), rng) if near is None else rng.permutation(np.arange(steps * P).reshape(steps, P))
+    return images[order].reshape(steps, P * K)
+
+
+def _which_time(values: np.ndarray) -> np.ndarray:
+    """How often each value came before."""
+    order = np.argsort(values, kind="stable")
+    times = np.empty(len(values), np.int64)
+    first = np.flatnonzero(np.diff(values[order], prepend=-1))
+    times[order] = np.arange(len(values)) - np.repeat(first, np.diff(first, append=len(values)))
+    return times
 
 
 def _weighted(weights: np.ndarray, runs: Runs, chunks: np.ndarray, rng: np.random.Generator) -> tuple[Runs, np.ndarray]:

@@ -10,10 +10,11 @@ from largescale.settings import Settings
 
 
 class MiningConfig(Settings):
-    """Hard negatives for the queries of an epoch."""
+    """Hard negatives for the queries of an epoch, or for losses over labels, which labels are alike."""
 
     negatives: PositiveInt = 5
-    """Negatives of each query (N): the nearest images of N different clusters, never the query's or the positive's."""
+    """Negatives of each query (N): the nearest images of N different clusters, never the query's or the positive's. Of labels:
+    K images of each ask, and the N labels that each finds are near to theirs."""
     order: Literal["nearest", "farthest"] = "nearest"
     """nearest: the most similar images (hard negatives); farthest: the least similar, by the other reading of LRML."""
     semi_hard: bool = False

@@ -64,7 +64,8 @@ def test_every_fault_is_named():
     ("arguments", "said"),
     [
         (["tuples.per_step=3"], "tuples: loss.name=metric_learning learns from labels"),
-        (["mining.negatives=3"], "mined negatives would never be read"),
+        (["mining.stored=3"], "stored negatives would never be read"),
+        (["mining.negatives=3", "batches.shots=5"], "batches.shots chooses by itself; remove one of them"),
         (["engine.gradient_accumulation=2"], "use engine.gradcache_chunk=IMAGES"),
         (["engine.gradcache_chunk=8", "model.freeze_batchnorm=false"], "would see each chunk twice and never the batch"),
     ],

@@ -1,20 +1,35 @@
 import tracemalloc
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 
+from largescale.corpus.alike import batches_of_alike
 from largescale.corpus.config import LabelPlanConfig
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.manifest import Manifest
-from largescale.corpus.samplers import plan_labels
+from largescale.corpus.samplers import plan_askers, plan_labels
 from largescale.distributed import World
+from largescale.models.network import RetrievalNet
 from largescale.settings import UserError
+from largescale.training.planning.planners import LabelPlanner
+from largescale.training.progress import Progress
 from tests.corpora import make_corpus
 from tests.corpus.synthetic import manifest_of, shards_at_a_time
 from tests.laws import check_shares
+
+
+def some_graph(labels: int, seed: int) -> sparse.csr_matrix:
+    """Half of the labels have neighbors."""
+    rng = np.random.default_rng(seed)
+    pairs = rng.integers(labels, size=(2, 3 * labels))
+    pairs = pairs[:, (pairs[0] != pairs[1]) & (pairs < labels / 2).all(0)]
+    near = sparse.csr_matrix((rng.random(pairs.shape[1]) + 0.1, tuple(pairs)), shape=(labels, labels))
+    return (near + near.T).tocsr()
 
 
 class TestPasses:
@@ -28,11 +43,13 @@ class TestPasses:
             ([2, 2, 2], 3, 4),
         ],
     )
-    @pytest.mark.parametrize("epoch", range(3))
-    def test_law_of_batches(self, sizes: list[int], labels: int, images: int, epoch: int) -> None:
+    @pytest.mark.parametrize(("epoch", "alike"), [(0, False), (1, False), (2, False), (0, True), (1, True)])
+    def test_law_of_batches(self, sizes: list[int], labels: int, images: int, epoch: int, alike: bool) -> None:
         sizes = np.asarray(sizes)
-        manifest = manifest_of(sizes, unlabeled=7)
-        plan = plan_labels(manifest, LabelPlanConfig(classes_per_batch=labels, images_per_class=images), 3, epoch)
+        manifest, config = manifest_of(sizes, unlabeled=7), LabelPlanConfig(classes_per_batch=labels, images_per_class=images)
+        near = some_graph(len(sizes), epoch) if alike else None
+        plan = plan_labels(manifest, config, 3, epoch, near)
+        assert len(plan.steps) == len(plan_labels(manifest, config, 3, epoch).steps)
         label = manifest.label[plan.steps].reshape(-1, labels, images)  # (steps, P, K)
         assert (label == label[:, :, :1]).all()
         assert all(len(set(batch)) == labels for batch in label[:, :, 0].tolist())
@@ -95,6 +112,58 @@ class TestPasses:
     def test_too_few_labels(self) -> None:
         with pytest.raises(UserError, match="has 3 labels with two or more images, a batch takes 16"):
             plan_labels(manifest_of(np.array([5, 5, 5, 1])), LabelPlanConfig(), 0, 0)
+
+
+class TestAlike:
+    def test_groups_of_alike_labels_are_the_batches(self) -> None:
+        """Twelve groups of four labels: each batch is a whole group, in random order, with other images in each epoch."""
+        group = np.random.default_rng(0).permutation(48) % 12
+        near = sparse.csr_matrix((group[:, None] == group) & ~np.eye(48, dtype=bool), dtype=float)
+        manifest, config = manifest_of(np.full(48, 12)), LabelPlanConfig(classes_per_batch=4, images_per_class=3)
+        plans = [plan_labels(manifest, config, 0, epoch, near).steps for epoch in (0, 0, 1)]
+        groups = group[manifest.label[plans[0]]]
+        assert (groups == groups[:, :1]).all()
+        assert np.bincount(groups[:, 0]).tolist() == [4] * 12
+        assert (np.diff(groups[:, 0]) == 0).mean() < 0.3
+        assert (plans[0] == plans[1]).all()
+        assert (plans[0] != plans[2]).any()
+
+    def test_the_nearest_to_all_of_the_batch_joins(self) -> None:
+        """0 is near 1, both are rather near 2, and 3 is near 1 alone."""
+        near = np.zeros((6, 6))
+        for a, b, weight in [(0, 1, 5), (0, 2, 3), (1, 2, 3), (1, 3, 4), (4, 5, 1)]:
+            near[a, b] = near[b, a] = weight
+        for seed in range(8):
+            found = batches_of_alike(np.ones(6, int), sparse.csr_matrix(near), 3, np.random.default_rng(seed))
+            assert {frozenset(batch) for batch in found.tolist()} <= {
+                *(frozenset({0, 1, 2}), frozenset({3, 4, 5})),
+                *(frozenset({1, 3, 0}), frozenset({2, 4, 5})),
+                *(frozenset({4, 5, other}) for other in range(4)),
+                *(frozenset(range(4)) - {other} for other in range(4)),
+            }
+
+    def test_askers_are_images_of_every_label(self) -> None:
+        manifest = manifest_of(np.array([1, 2, 3, 9]), unlabeled=3)
+        askers = plan_askers(manifest, LabelPlanConfig(classes_per_batch=2, images_per_class=3), 0, 5)
+        assert np.bincount(askers.query_labels).tolist() == [0, 2, 3, 3]
+        assert (manifest.label[askers.positives] == askers.query_labels).all()
+        assert (askers.positives != askers.queries).all()
+        assert len(np.unique(askers.queries)) == len(askers.queries) == len(np.unique(askers.positives))
+        assert {*plan_askers(manifest, LabelPlanConfig(images_per_class=1), 0, 0).query_labels.tolist()} == {0, 1, 2, 3}
+
+    def test_every_epoch_has_the_steps_of_the_first(self) -> None:
+        """Windows cut a pass in other places in each epoch."""
+        manifest = manifest_of(np.random.default_rng(0).integers(5, 15, 1000), shards=50)
+        config = LabelPlanConfig(classes_per_batch=8, images_per_class=4, shuffle_window=5)
+        assert len({len(plan_labels(manifest, config, 0, epoch).steps) for epoch in range(3)}) == 2
+        [world] = [World(0, 1, 0, 1, torch.device("cpu"), None)]
+        planner = LabelPlanner(config, 0, world, SimpleNamespace(manifest=manifest))  # type: ignore[arg-type]
+        plans = [planner.plan(Progress(epoch=epoch), _unasked) for epoch in range(3)]
+        assert [None if plan is None else len(plan.columns) for plan in plans] == [planner.steps] * 3
+
+
+def _unasked() -> RetrievalNet:
+    raise AssertionError("random labels need no network")
 
 
 class TestShots:

@@ -13,7 +13,7 @@ from largescale.training.settings.config import EngineConfig
 from tests.training.small import TUPLES, WIDTH, small_engine, tuple_batches
 from tests.world import run_world
 
-CLASSES = torch.tensor([[0, 0, 1, 2], [1, 1, 0, 3], [2, 2, 3, 4], [0, 0, 3, 4], [-1, -1, 0, 1]])
+CLASSES = torch.tensor([[0, 0, 1, 2], [1, 1, 0, 3], [2, 2, 3, 4], [0, 0, 3, 4], [-9, -8, 0, 1]])
 
 
 def test_similar_negatives_are_left_out() -> None:
@@ -54,8 +54,8 @@ def _by_hand(x: torch.Tensor) -> float:
     for t in range(TUPLES):
         negatives = [x[t, column] for column in range(2, WIDTH)]
         for u in range(TUPLES):
-            for column in range(1, WIDTH):
-                if u != t and (CLASSES[t, 0] < 0 or CLASSES[u, column] != CLASSES[t, 0]):
+            for column in range(WIDTH):
+                if u != t and CLASSES[u, column] not in CLASSES[t, :2]:
                     negatives.append(x[u, column])
         logits = torch.stack([x[t, 0] @ row for row in (x[t, 1], *negatives)]) / 0.1
         total += float(logits.logsumexp(0) - logits[0])

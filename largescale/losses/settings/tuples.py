@@ -106,7 +106,7 @@ class InfoNCEConfig(TupleSettings):
     temperature: PositiveFloat = 0.05
     """Cosines are divided by it: the lower, the more the nearest negatives count alone."""
     in_batch: bool = True
-    """Compare with the positives and negatives of all other tuples too, over all processes, but not with the query's class."""
+    """Compare with the images of all other tuples too, over all processes, but not with those of the query's own cluster."""
     similarity_cap: float | None = Field(default=None, gt=-1, le=1)
     """Negatives with a larger cosine to the query are taken for positives that nobody labeled, and left out. null: none."""
     reduction: Reduction = "mean"

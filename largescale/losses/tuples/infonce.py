@@ -11,11 +11,11 @@ class InfoNCELoss(TupleLoss):
     """-log softmax(cosines / temperature) of the positive, among it, the negatives of the tuple and the images of all others.
 
     (van den Oord 2018.) A negative that is more similar to the query than `similarity_cap` is taken for a positive that nobody
-    labeled, and left out; so is, of the other tuples, every image of the query's own class.
+    labeled, and left out; so is, of the other tuples, every image of the query's or the positive's own cluster.
 
     Args:
         temperature: the lower, the more the nearest negatives count alone.
-        in_batch: compare with the positives and negatives of all other tuples of the step too, over all ranks.
+        in_batch: compare with the images of all other tuples of the step too, queries included, over all ranks.
         similarity_cap: cosine; None: no negative is left out for it.
     """
 

@@ -8,10 +8,11 @@ from pydantic import PositiveFloat
 
 from largescale.commit import own_paths, require_sealed
 from largescale.config import check, read_yaml
-from largescale.corpus.config import BadImagesConfig, ImagesConfig, LoaderConfig, StorageConfig, TuplePlanConfig
+from largescale.corpus.config import BadImagesConfig, ImagesConfig, LabelPlanConfig, LoaderConfig, StorageConfig, TuplePlanConfig
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.default import default_corpus
 from largescale.corpus.plan import Tuples, plan_tuples
+from largescale.corpus.samplers import plan_askers, steps_of_epoch
 from largescale.mining.config import MiningConfig
 from largescale.mining.generations import Generations
 from largescale.mining.service.schedule import epochs_to_mine
@@ -33,7 +34,8 @@ class RunSettings(Settings):
     images: ImagesConfig
     loader: LoaderConfig
     bad_images: BadImagesConfig
-    tuples: TuplePlanConfig
+    tuples: TuplePlanConfig | None
+    batches: LabelPlanConfig | None
     mining: MiningConfig
     tracking: TrackingConfig
     precision: Precision
@@ -48,7 +50,10 @@ class RunSettings(Settings):
         require_sealed(directory / "config.yaml")
         values = read_yaml(directory / "config.yaml")
         if values.get("mining") is None:
-            raise UserError(f"{directory} learns from labels, so mined negatives would never be read; there is nothing to serve")
+            raise UserError(
+                f"{directory} takes random labels into its batches (mining=null): there is nothing to serve; for labels that are "
+                "alike, train another run with mining.home=service"
+            )
         if values["mining"]["home"] != "service":
             raise UserError(
                 f"{directory} mines by itself (mining.home=inline): what a service found would never be read; continue the run "
@@ -61,7 +66,17 @@ class RunSettings(Settings):
 
     def plan(self, corpus: Corpus, epoch: int) -> Tuples:
         """The queries of an epoch."""
-        return plan_tuples(corpus.manifest, self.tuples, self.seed, epoch)
+        if self.tuples is not None:
+            return plan_tuples(corpus.manifest, self.tuples, self.seed, epoch)
+        assert self.batches is not None
+        return plan_askers(corpus.manifest, self.batches, self.seed, epoch)
+
+    def steps(self, corpus: Corpus) -> int:
+        """Of an epoch."""
+        if self.tuples is not None:
+            return len(self.plan(corpus, 0).queries) // self.tuples.per_step
+        assert self.batches is not None
+        return steps_of_epoch(corpus.manifest, self.batches, self.seed)
 
 
 @dataclass(frozen=True)
@@ -90,7 +105,7 @@ class Watch:
     @cached_property
     def steps(self) -> int:
         """Steps of an epoch."""
-        return len(self.settings.plan(self._corpus, 0).queries) // self.settings.tuples.per_step
+        return self.settings.steps(self._corpus)
 
     @property
     def finished(self) -> bool:

@@ -39,7 +39,7 @@ class Batch:
     first: int = 0
     """Place of the first tuple of this batch in the step."""
     classes: Tensor | None = None
-    """int64 `(total, 2 + N)`: the classes of the images of the whole step, for losses that compare with other tuples."""
+    """int64 `(total, 2 + N)`: the clusters of the images of the whole step, for losses that compare with other tuples."""
     stored: Tensor | None = None
     """`(M, D)` descriptors, where tuples have further negatives than their images."""
     further: Tensor | None = None
@@ -163,13 +163,13 @@ class StepModule(nn.Module):
             return self.net(self.contract.normalize(images)).float()
 
     def _others(self, x: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """The positives and negatives of the whole step, `(M, D)`, and which of them are negatives of each tuple, `(T, M)`."""
+        """The images of the whole step, `(M, D)`, and which of them are negatives of each tuple, `(T, M)`."""
         assert batch.classes is not None
-        others = gather_with_gradient(x[:, 1:].reshape(-1, x.shape[-1]))
-        own, classes = batch.classes[batch.first :][: batch.tuples, 0, None], batch.classes[:, 1:]
-        tuple_of = torch.arange(len(classes), device=x.device)[:, None].expand_as(classes).reshape(-1)
+        others, classes = gather_with_gradient(x.flatten(0, 1)), batch.classes.flatten()
+        own = batch.classes[batch.first :][: batch.tuples, :2, None]  # of query and positive, (T, 2, 1)
+        tuple_of = torch.arange(len(classes), device=x.device) // batch.classes.shape[1]
         apart = tuple_of != batch.first + torch.arange(batch.tuples, device=x.device)[:, None]
-        return {"others": others, "allowed": apart & ((own != classes.reshape(-1)) | (own < 0))}
+        return {"others": others, "allowed": apart & (own != classes).all(1)}
 
     def _tuple_objective(self, x: Tensor, batch: Batch) -> Tensor:
         x = x.reshape(batch.tuples, -1, x.shape[-1])  # (T, 2 + N, D)

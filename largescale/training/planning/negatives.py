@@ -1,4 +1,4 @@
-"""The negatives of an epoch where a mining service finds them: training takes what is published, waits, or goes on without.
+"""The negatives of an epoch: mined at its boundary, or taken from a mining service, for which training waits, or goes on without.
 
 Letters: Q queries of an epoch, N negatives.
 """
@@ -6,7 +6,7 @@ Letters: Q queries of an epoch, N negatives.
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -16,13 +16,45 @@ from largescale.mining import Generation, Miner
 from largescale.mining.fill import RandomNegatives
 from largescale.mining.miner import excluded_clusters
 from largescale.mining.search.select import NO_IMAGE, cluster_keys
+from largescale.models.network import RetrievalNet
 from largescale.program.cli import for_torchrun
 from largescale.settings import UserError
+from largescale.training.progress import Progress
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.2
 NEWS_S = 60
+
+Evaluated = Callable[[], RetrievalNet]
+"""Gives the network that is evaluated and mined with."""
+
+
+def negatives_of(
+    miner: Miner, progress: Progress, network: Evaluated, tuples: Tuples, *, by_label: bool = False
+) -> Generation | None:
+    """Mined with the weights at the epoch's boundary; those of an earlier life of the run are read back.
+
+    None when the run was asked to stop before they were there. All ranks call this together.
+
+    Args:
+        by_label: a query speaks for its label, so that those of another epoch serve as well.
+
+    Raises:
+        UserError: the epoch has begun with negatives that are gone.
+    """
+    epoch, boundary, generations = progress.epoch, progress.boundary, miner.generations
+    if miner.config.home == "service":
+        return ServedNegatives(miner, by_label).take(tuples, epoch, boundary, resumed=progress.done > 0)
+    generation = miner.world.decide(lambda: generations.read(epoch, boundary))
+    if generation is not None:
+        return generation
+    if progress.done:
+        raise UserError(
+            f"{generations.directory} has no whole generation of epoch {epoch} from step {boundary}: the batches after step "
+            f"{progress.step} follow from it; delete the checkpoints after step {boundary} to mine it again"
+        )
+    return miner.run(network(), epoch, boundary, tuples)
 
 
 class ServedNegatives:
@@ -31,7 +63,8 @@ class ServedNegatives:
     Every method is called by all ranks together.
     """
 
-    def __init__(self, miner: Miner) -> None:
+    def __init__(self, miner: Miner, by_label: bool = False) -> None:
+        self.by_label = by_label
         self.world, self.generations, self.config = miner.world, miner.generations, miner.config
         self.manifest, self.seed, self.should_stop = miner.corpus.manifest, miner.seed, miner.embedder.should_stop
 
@@ -111,7 +144,8 @@ class ServedNegatives:
 
     def _fitted(self, found: Generation | None, tuples: Tuples, epoch: int) -> Generation:
         """Its own negatives; or those of the queries that an earlier epoch had too, and random ones for the others."""
-        if found is not None and found.epoch == epoch and np.array_equal(found.queries, tuples.queries):
+        own = found is not None and found.epoch == epoch and np.array_equal(found.queries, tuples.queries)
+        if found is not None and (own or self.by_label):
             return found
         excluded, shape = excluded_clusters(tuples), (len(tuples.queries), self.config.negatives)
         negatives, similarities = np.full(shape, NO_IMAGE), np.full(shape, np.nan, np.float32)

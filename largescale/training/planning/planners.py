@@ -3,36 +3,35 @@
 S steps of an epoch, T tuples of a step, N negatives, P labels, K images of a label, n images of a step on this rank.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 import torch
+from scipy import sparse
 
 from largescale.corpus.batches.batches import Step
 from largescale.corpus.config import LabelPlanConfig, TuplePlanConfig
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.plan import Tuples, check_clusters, plan_tuples
-from largescale.corpus.samplers import plan_labels
+from largescale.corpus.samplers import plan_askers, plan_labels, steps_of_epoch
 from largescale.distributed import StopSignal, World
 from largescale.embedding import Embedder
 from largescale.losses.settings.tuples import InfoNCEConfig, LRMLConfig
-from largescale.mining import Generation, Miner
+from largescale.mining import Miner, MiningConfig
+from largescale.mining.near_labels import near_labels, nearness
+from largescale.mining.search.select import cluster_keys
 from largescale.mining.stored import StoredPool
-from largescale.models.network import RetrievalNet
 from largescale.precision import resolve
 from largescale.settings import UserError
 from largescale.training.engine.step_module import Batch
-from largescale.training.planning.negatives import ServedNegatives
+from largescale.training.planning.negatives import Evaluated, negatives_of
 from largescale.training.planning.positives import NearestPositives
 from largescale.training.planning.stored_negatives import StoredNegatives
 from largescale.training.planning.teacher import PublishedTeacher, Teacher
 from largescale.training.progress import Progress
 from largescale.training.settings.recipe import TrainConfig
-
-Evaluated = Callable[[], RetrievalNet]
-"""Gives the network that is evaluated and mined with."""
 
 
 class EpochPlan(Protocol):
@@ -63,7 +62,7 @@ class TuplePlan:
     first: int
     """Place of this rank's first tuple in a step."""
     classes: np.ndarray | None = None
-    """`(S, total, 2 + N)` of all images of a step, where the loss compares with other tuples."""
+    """`(S, total, 2 + N)` clusters of all images of a step, where the loss compares with other tuples."""
     teacher: Teacher | PublishedTeacher | None = None
     stored: StoredNegatives | None = None
     statistics: Mapping[str, float] = field(default_factory=dict)
@@ -130,7 +129,7 @@ class TuplePlanner:
 
     def plan(self, progress: Progress, network: Evaluated) -> TuplePlan | None:
         tuples = self._with_positives(progress, network, self._tuples(progress.epoch))
-        generation = None if tuples is None else self._generation(progress, network, tuples)
+        generation = None if tuples is None else negatives_of(self.miner, progress, network, tuples)
         if tuples is None or generation is None:
             return None
         if self.teacher is not None:
@@ -156,21 +155,6 @@ class TuplePlanner:
             network(), tuples, progress.epoch, progress.boundary, resumed=progress.done > 0
         )
 
-    def _generation(self, progress: Progress, network: Evaluated, tuples: Tuples) -> Generation | None:
-        """The negatives mined with the weights at the epoch boundary; those of an earlier life of the run are read back."""
-        epoch, boundary, generations = progress.epoch, progress.boundary, self.miner.generations
-        if self.miner.config.home == "service":
-            return ServedNegatives(self.miner).take(tuples, epoch, boundary, resumed=progress.done > 0)
-        generation = self.miner.world.decide(lambda: generations.read(epoch, boundary))
-        if generation is not None:
-            return generation
-        if progress.done:
-            raise UserError(
-                f"{generations.directory} has no whole generation of epoch {epoch} from step {boundary}: the batches after step "
-                f"{progress.step} follow from it; delete the checkpoints after step {boundary} to mine it again"
-            )
-        return self.miner.run(network(), epoch, boundary, tuples)
-
     def _stored(self, stored: StoredPool | None, tuples: Tuples) -> StoredNegatives | None:
         if stored is None:
             return None
@@ -181,7 +165,7 @@ class TuplePlanner:
         steps = tuples.steps(negatives)  # (S, T, 2 + N)
         share = self.miner.world.share(steps.shape[1])
         own = steps[:, share]
-        classes = self.miner.corpus.manifest.label[steps] if self.in_batch else None
+        classes = cluster_keys(self.miner.corpus.manifest.label[steps], steps) if self.in_batch else None
         return TuplePlan(own.reshape(len(own), -1), own.shape[1], steps.shape[1], share.start, classes, self.teacher, stored)
 
     def _tuples(self, epoch: int) -> Tuples:
@@ -189,39 +173,55 @@ class TuplePlanner:
 
 
 class LabelPlanner:
-    """Batches of P labels with K images each."""
+    """Batches of P labels with K images each: random labels, or with a miner labels that are alike."""
 
-    def __init__(self, plan: LabelPlanConfig, seed: int, world: World, corpus: Corpus) -> None:
-        self.config, self.seed, self.world, self.corpus = plan, seed, world, corpus
-        self.steps = len(self._ids(0))
+    def __init__(self, plan: LabelPlanConfig, seed: int, world: World, corpus: Corpus, miner: Miner | None = None) -> None:
+        if miner is not None:
+            check_clusters(corpus.manifest, miner.config.negatives)
+        self.steps = steps_of_epoch(corpus.manifest, plan, seed)
+        # every epoch has so many, whatever a pass of its own would make
+        self.config = plan if plan.super_pairs else plan.model_copy(update={"per_epoch": self.steps})
+        self.seed, self.world, self.corpus, self.miner = seed, world, corpus, miner
         self.images = plan.classes_per_batch * plan.images_per_class
 
-    def plan(self, progress: Progress, network: Evaluated) -> LabelPlan:
-        return self._share(progress.epoch)
+    def plan(self, progress: Progress, network: Evaluated) -> LabelPlan | None:
+        if self.miner is None:
+            return self._share(progress.epoch)
+        manifest = self.corpus.manifest
+        askers = plan_askers(manifest, self.config, self.seed, progress.epoch)
+        generation = negatives_of(self.miner, progress, network, askers, by_label=True)
+        if generation is None:
+            return None
+        near = near_labels(manifest, generation)
+        plan = self._share(progress.epoch, near)
+        together = nearness(near, plan.labels, self.config.images_per_class)
+        return replace(plan, statistics={**generation.statistics, "near_labels": together})
 
-    def _share(self, epoch: int) -> LabelPlan:
-        ids = self._ids(epoch)  # (S, P * K)
-        return LabelPlan(ids[:, self.world.share(ids.shape[1])], self.corpus.manifest.label[ids])
+    def _share(self, epoch: int, near: sparse.csr_matrix | None = None) -> LabelPlan:
+        manifest = self.corpus.manifest
+        ids = plan_labels(manifest, self.config, self.seed, epoch, near).steps  # (S, P * K)
+        return LabelPlan(ids[:, self.world.share(ids.shape[1])], manifest.label[ids])
 
     def sample(self, dim: int) -> LabelPlan:
         return self._share(0)
 
-    def _ids(self, epoch: int) -> np.ndarray:
-        return plan_labels(self.corpus.manifest, self.config, self.seed, epoch).steps
-
 
 def build_planner(config: TrainConfig, world: World, corpus: Corpus, signal: StopSignal) -> Planner:
     """What the loss needs: tuples with mined negatives, or batches of labels."""
+    miner = None if config.mining is None else _miner(config, config.mining, world, corpus, signal)
     if config.batches is not None:
-        return LabelPlanner(config.batches, config.seed, world, corpus)
+        return LabelPlanner(config.batches, config.seed, world, corpus, miner)
     assert config.tuples is not None
-    assert config.mining is not None
-    settings = config.mining.batch_size, config.loader, config.precision
-    embedder = Embedder.in_world(world, config.images, *settings, should_stop=lambda: signal.received)
-    miner = Miner(config.mining, corpus, world, embedder, config.directory, seed=config.seed, bad_images=config.bad_images)
+    assert miner is not None
     teacher = _teacher(config, config.loss, world, corpus) if isinstance(config.loss, LRMLConfig) else None
     in_batch = isinstance(config.loss, InfoNCEConfig) and config.loss.in_batch
     return TuplePlanner(config.tuples, config.seed, miner, teacher, in_batch)
+
+
+def _miner(config: TrainConfig, mining: MiningConfig, world: World, corpus: Corpus, signal: StopSignal) -> Miner:
+    settings = mining.batch_size, config.loader, config.precision
+    embedder = Embedder.in_world(world, config.images, *settings, should_stop=lambda: signal.received)
+    return Miner(mining, corpus, world, embedder, config.directory, seed=config.seed, bad_images=config.bad_images)
 
 
 def _teacher(config: TrainConfig, loss: LRMLConfig, world: World, corpus: Corpus) -> Teacher | PublishedTeacher | None:

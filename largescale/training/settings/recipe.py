@@ -132,6 +132,7 @@ class TrainConfig(Settings):
     loss: LossConfig = ContrastiveConfig()
     tuples: TuplePlanConfig | None = Field(default_factory=lambda values: _tuples_only(values, TuplePlanConfig))
     mining: MiningConfig | None = Field(default_factory=lambda values: _tuples_only(values, MiningConfig))
+    """Of losses over tuples, their negatives. Of losses over labels, batches of labels that are alike; null: random labels."""
     batches: LabelPlanConfig | None = Field(
         default_factory=lambda values: LabelPlanConfig() if values["loss"].kind == "labels" else None
     )
@@ -161,10 +162,6 @@ class TrainConfig(Settings):
             raise ValueError(
                 f"tuples: loss.name={name} learns from labels, its steps are batches of labels; use batches.* instead"
             )
-        if kind == "labels" and self.mining is not None:
-            raise ValueError(
-                f"mining: loss.name={name} learns from labels, so mined negatives would never be read; remove mining.*"
-            )
         if kind == "tuples" and self.batches is not None:
             raise ValueError(
                 f"batches: loss.name={name} learns from tuples, so batches of labels would never be read; use tuples.*"
@@ -174,6 +171,24 @@ class TrainConfig(Settings):
                 f"engine.gradient_accumulation={self.engine.gradient_accumulation}: loss.name={name} needs "
                 "all images of a step at once, "
                 "a part of them would give another gradient; use engine.gradcache_chunk=IMAGES, which keeps it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_that_are_alike(self) -> "TrainConfig":
+        if self.batches is None or self.mining is None:
+            return self
+        name = self.loss.name
+        if self.mining.stored:
+            raise ValueError(
+                f"mining.stored={self.mining.stored}: loss.name={name} learns from labels, which mining puts together; "
+                "stored negatives would never be read; use loss.memory=DESCRIPTORS where it compares images, or mining.stored=0"
+            )
+        chosen = [key for key in ("super_pairs", "shots") if getattr(self.batches, key) is not None]
+        if chosen:
+            raise ValueError(
+                f"batches.{chosen[0]} with mining: mining puts labels that are alike, among all images, into a batch, "
+                f"batches.{chosen[0]} chooses by itself; remove one of them (mining=null)"
             )
         return self
 
