@@ -53,6 +53,21 @@ class TwoStageConfig(Settings):
     """Lists that a query visits, ranked together; the others follow in the order of their anchors."""
 
 
+class VerificationConfig(Settings):
+    """Spatial verification: the first rows of a ranking are put in order by the local features that agree with the query's."""
+
+    first: PositiveInt = Field(default=100, le=1000)
+    """Rows of each ranking that are compared with the query."""
+    least: PositiveInt = 15
+    """Features that must agree on one geometry; rows with fewer stay where they are, behind those that are verified."""
+    features: PositiveInt = 1000
+    """SIFT features of an image, the strongest."""
+    size: PositiveInt = 1024
+    """Longest side of the images in which they are found; of a query's box, that of its whole image."""
+    geometry: Literal["homography", "affine"] = "homography"
+    """What they agree on: eight degrees of freedom, or six."""
+
+
 class ScoreConfig(Settings):
     """What happens between stored descriptors and scores. None of it needs embedding again."""
 
@@ -71,6 +86,10 @@ class ScoreConfig(Settings):
     rerank: Literal["none", "k_reciprocal", "diffusion"] = "none"
     """Rankings are made anew from the neighbors of neighbors, up to 200,000 images: k-reciprocal encoding (Zhong 2017), or
     diffusion on the graph of mutual neighbors (Iscen 2017). Both are blind to the ground truth."""
+
+    verification: VerificationConfig | None = None
+    """The first rows are compared with the query by local features, and those that are verified come first. Query expansion then
+    adds verified rows alone, and its ranking is verified too. Needs largescale[verification]; null: none are."""
 
     two_stage: TwoStageConfig | None = None
     """Rankings of a search over class anchors in place of an exhaustive one; null: exhaustive."""
@@ -92,6 +111,9 @@ class ScoreConfig(Settings):
             raise ValueError(
                 f"compression={self.compression} with rerank={self.rerank}: each makes the rankings anew; choose one"
             )
+        again = [name for name in ("rerank", "compression") if getattr(self, name) != "none"]
+        if self.verification is not None and again:
+            raise ValueError(f"verification with {again[0]}: each makes the rankings anew; choose one")
         return self
 
     @property
@@ -102,7 +124,8 @@ class ScoreConfig(Settings):
     @property
     def mixes_rows(self) -> bool:
         """Whether a row's place depends on other rows, so that a ranking without distractors must be made by itself."""
-        return bool(self.query_expansion or self.database_augmentation or self.rerank != "none" or self.compression != "none")
+        of_rows = self.query_expansion, self.database_augmentation, self.verification
+        return any(of_rows) or self.rerank != "none" or self.compression != "none"
 
 
 class EvaluateConfig(Settings):

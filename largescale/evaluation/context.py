@@ -20,6 +20,7 @@ from largescale.evaluation.descriptors.store import SEALED, Descriptors, network
 from largescale.evaluation.plan import EvaluationPlan
 from largescale.evaluation.results import CorpusUsed
 from largescale.evaluation.scoring.query_search import QuerySearch
+from largescale.evaluation.search.verification import Photographs, Verifier
 from largescale.evaluation.search.visiting import checked_anchors
 from largescale.evaluation.task import Described, QueryRows, Task
 from largescale.models.metric import COSINE, Space
@@ -29,6 +30,7 @@ from largescale.models.sharing.sources import Source, of_network, open_contents,
 from largescale.models.transform.transform import Transform
 from largescale.models.whitening import Whitening
 from largescale.precision import resolve
+from largescale.program.extras import cv2
 from largescale.program.inputs import seen_by
 from largescale.settings import UserError
 
@@ -74,6 +76,7 @@ class Context:
             contents.network.to(world.device)
         _check_metric(contents.network, config)
         _check_dimensions(contents, config)
+        _check_libraries(config)
         config = _as_described(config, contents)
         subject = Subject(source, network_digest(contents.network), contents.about, _preprocess(config, world))
         world.decide(lambda: claim_folders(config))
@@ -216,7 +219,15 @@ class Context:
         names = {role: [described.directory.name for described in scales] for role, scales in self.sets.items()}
         anchors = self.world.decide(self._anchors)
         filed = None if anchors is None else hashlib.sha256(anchors.tobytes()).hexdigest()
-        return QuerySearch(self.task, self.rules, self.store, digest_of(names, self.transform.digest, filed), anchors=anchors)
+        identity = digest_of(names, self.transform.digest, filed)
+        return QuerySearch(self.task, self.rules, self.store, identity, anchors=anchors, verifier=self._verifier())
+
+    def _verifier(self) -> Verifier | None:
+        if self.rules.verification is None:
+            return None
+        plan = self.plan
+        images = Photographs(plan.queries, plan.truth.query, plan.boxes, (plan.gallery, *plan.distractors))
+        return Verifier(self.rules.verification, images, self.store, self.world, self.should_stop)
 
     def _anchors(self) -> np.ndarray | None:
         """`(C, D)` of a two-stage search; by default those of the model."""
@@ -272,6 +283,12 @@ def _check_dimensions(contents: Contents, config: EvaluateConfig) -> None:
                 f"score.dim={score.dim}: the first dimensions of what is not whitened mean nothing, unless the network was "
                 "trained to be cut there (loss.matryoshka); set score.whitening=pca or learned"
             )
+
+
+def _check_libraries(config: EvaluateConfig) -> None:
+    """Raises: UserError: a library that is first used when all is described is not installed."""
+    if any(score.verification is not None for score in (config.score, *config.tuned.values())):
+        _ = cv2.SIFT_create
 
 
 def _check_metric(network: RetrievalNet, config: EvaluateConfig) -> None:

@@ -43,6 +43,8 @@ def evaluate_descriptors(config: EvaluateConfig, published: Published, world: Wo
         truth, landmark_protocols(family, False), lambda queries: rows[truth.query[queries]], gallery.used, names, gallery, []
     )
     rules = config.rules(family)
+    if rules.verification is not None:
+        raise UserError("score.verification compares images, which a file of descriptors comes without: leave it out")
     search = QuerySearch(task, rules, store_of(config), digest)
     with clock(seconds, "search"):
         search.run(world)

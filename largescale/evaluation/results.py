@@ -71,6 +71,8 @@ class Neighbor:
     mark: Mark
     corpus: int = 0
     """Which of `Results.distractors` the row is from; 0 for the gallery."""
+    inliers: int | None = None
+    """Local features that agree with the query's; None where they were not compared."""
 
 
 @dataclass(frozen=True)

@@ -106,8 +106,9 @@ def score(context: Context) -> Results:
 
 def measure(context: Context) -> list[ProtocolResult]:
     """The scores alone, for studies: no records, and no more of a query's best rows than expansion needs."""
-    expansion = context.rules.query_expansion
-    wanted = replace(context.search, kept=expansion.neighbors + 1 if expansion else 1)
+    expansion, verification = context.rules.query_expansion, context.rules.verification
+    kept = max(expansion.neighbors + 1 if expansion else 1, verification.first if verification else 1)
+    wanted = replace(context.search, kept=kept)
     wanted.run(context.world, context.should_stop)
     return context.world.decide(wanted.score)
 

@@ -36,6 +36,7 @@ class Extra:
 
 faiss: Any = Extra("faiss", "cpu", "a FAISS index, or the best rows of a query,")
 """Of faiss-cpu or faiss-gpu (`largescale[gpu]`): one of them, never both."""
+cv2: Any = Extra("cv2", "verification", "score.verification")
 wandb: Any = Extra("wandb", "wandb", "tracking.wandb (off switches it off)")
 workspaces: Any = Extra("wandb_workspaces.workspaces", "wandb", "the workspace of W&B")
 panels: Any = Extra("wandb_workspaces.reports.v2", "wandb", "the workspace of W&B")

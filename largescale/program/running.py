@@ -2,6 +2,7 @@
 
 import atexit
 import errno
+import hashlib
 import json
 import os
 import select
@@ -22,6 +23,8 @@ PLACES = {
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST), "choose a folder that can be written"),
 }
 """What helps against errors of the place that is written to."""
+LISTEN_S = 5
+"""How long a rank that fails waits for those that have the same to say."""
 
 
 def run_program(main: Any) -> None:
@@ -45,10 +48,7 @@ def run_program(main: Any) -> None:
         sentence = str(error) if isinstance(error, UserError) else fault_of_place(error)
         if sentence is None:
             raise
-        said = f"error: {without_secrets(sentence)}"
-        print(said, file=sys.stderr)
-        _tell_torchrun(said)
-        status = 2
+        status = _say(f"error: {without_secrets(sentence)}")
     atexit._run_exitfuncs()
     with suppress(BrokenPipeError):
         sys.stdout.flush()
@@ -69,11 +69,34 @@ def fault_of_place(error: Exception) -> str | None:
     )
 
 
-def _tell_torchrun(message: str) -> None:
+def _say(message: str) -> int:
+    """Print what was wrong; returns the exit status. Of the ranks of a node that have the same to say one prints it and fails.
+
+    torchrun reports each rank that fails, in seven lines, so the others end as if all were well, and the first waits for them. It
+    gives the ranks folders side by side, new ones after a restart.
+    """
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path is None:
+        print(message, file=sys.stderr)
+        return 2
+    listening = Path(path).parent.parent / f"said-{hashlib.sha256(message.encode()).hexdigest()[:16]}"
+    try:
+        listening.mkdir()
+    except FileExistsError:
+        (listening / os.environ.get("LOCAL_RANK", "0")).touch()
+        return 0
+    print(message, file=sys.stderr)
+    _tell_torchrun(Path(path), message)
+    others, end = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1, time.monotonic() + LISTEN_S
+    while len(list(listening.iterdir())) < others and time.monotonic() < end:
+        time.sleep(0.02)
+    return 2
+
+
+def _tell_torchrun(path: Path, message: str) -> None:
     """What torchrun prints last, in place of a hint at how to make it show more."""
-    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        about = {"py_callstack": message, "timestamp": str(int(time.time()))}
-        Path(path).write_text(json.dumps({"message": {"message": message, "extraInfo": about}}))
+    about = {"py_callstack": message, "timestamp": str(int(time.time()))}
+    path.write_text(json.dumps({"message": {"message": message, "extraInfo": about}}))
 
 
 def _nobody_reads() -> bool:

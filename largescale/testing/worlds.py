@@ -99,7 +99,7 @@ def run_world(
     size: int,
     function: Callable[..., Any],
     *arguments: Any,
-    timeout_s: float = 120,
+    timeout_s: float = 600,
     gpu: bool = False,
     hashes: bool = False,
     patience_s: float = 60,

@@ -131,10 +131,12 @@ def test_runs_without_a_name_go_on_with_the_same_settings_only(tmp_path):
 def test_torchrun_is_told_what_was_wrong(tmp_path):
     code = "from largescale.program.running import run_program\nfrom largescale.settings import UserError\n"
     code += "def main(arguments): raise UserError('no such corpus')\nrun_program(main)"
-    environment = {**os.environ, "TORCHELASTIC_ERROR_FILE": str(tmp_path / "error.json"), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, "error: no such corpus\n")
-    failure = ProcessFailure(0, 1, 2, str(tmp_path / "error.json"))
+    for rank, expected in enumerate([(2, "error: no such corpus\n"), (0, "")]):  # the second has nothing new to say
+        (tmp_path / str(rank)).mkdir()
+        environment = {**os.environ, "TORCHELASTIC_ERROR_FILE": str(tmp_path / str(rank) / "error.json"), "PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == expected
+    failure = ProcessFailure(0, 1, 2, str(tmp_path / "0" / "error.json"))
     assert "traceback : error: no such corpus" in ChildFailedError("train", {0: failure}).format_msg()
 
 

@@ -136,3 +136,14 @@ def test_default_corpus_is_the_one_that_was_built(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="several corpora \\(data/mine, data/other\\)"):
         default_corpus()
     assert not os.path.exists("data/demo")
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_bad_setting_is_one_line_of_ours_under_torchrun() -> None:
+    """All ranks have the same to say; torchrun adds its own report, of one rank, which ends with our sentence."""
+    said = run(["optim.lr=fast"], 4, status=1).splitlines()
+    assert sum("optim.lr" in line for line in said) == 2
+    assert sum(line.startswith("error: ") for line in said) == 1
+    assert "traceback : error: " in "\n".join(said[-5:])
+    assert len(said) < 60  # 37 where no rank is more than seconds later than the others; 62 of four that all fail

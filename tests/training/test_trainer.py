@@ -132,6 +132,24 @@ def test_labels_do_not_depend_on_the_world(settings, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.distributed
+def test_alike_labels_on_another_world_and_after_a_stop(settings, tmp_path):
+    """Mined batches under laws 1 and 2: interrupted in the second epoch on one process, and whole on two."""
+    plan = ["batches={classes_per_batch: 4, images_per_class: 2}", "mining.negatives=3", "optim={name: sgd, lr: 1e-3}"]
+    arguments = [settings[0], *settings[5:], TRIPLETS, *plan, f"runs={tmp_path}", "epochs=2"]
+    run_world(1, train, [*arguments, "name=1"])
+    run_world(2, train, [*arguments, "name=2"])
+    run_world(1, train, [*arguments, "name=stopped"], [], [SignalAt("step", 6)])
+    assert len(losses(tmp_path / "stopped")) == 7
+    run_world(1, train, [*arguments, "name=stopped"])
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "1")
+    assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), rel=1e-3)
+    near = [line["mining/near_labels"] for line in lines(tmp_path / "1") if "mining/near_labels" in line]
+    assert len(near) == 2
+    assert min(near) > 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_batch_normalization_that_learns_resumes_exactly(settings, tmp_path):
     """Each rank has statistics of its own images; mining reads their mean, and a checkpoint keeps it."""
     arguments = [*settings, f"runs={tmp_path}", "model.freeze_batchnorm=false", "model.weights=none"]

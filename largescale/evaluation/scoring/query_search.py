@@ -19,7 +19,7 @@ from largescale.cpu import one_thread
 from largescale.distributed import World
 from largescale.evaluation.config import ScoreConfig
 from largescale.evaluation.descriptors.derived import digest_of, gallery_parts, readable
-from largescale.evaluation.protocol.relevance import GalleryRows
+from largescale.evaluation.protocol.relevance import GalleryRows, Judged
 from largescale.evaluation.results import ProtocolResult, record_file
 from largescale.evaluation.scoring.records import QueryBlock
 from largescale.evaluation.scoring.scores import ProtocolScore
@@ -28,6 +28,7 @@ from largescale.evaluation.search.compression import Compressed
 from largescale.evaluation.search.counting import Counted, RankExchange, count, count_scores, own_chunks, similarities
 from largescale.evaluation.search.expansion import combine, without
 from largescale.evaluation.search.neighbors import nearest
+from largescale.evaluation.search.verification import Verifier, in_order_of
 from largescale.evaluation.search.visiting import count_visited
 from largescale.evaluation.task import Task
 from largescale.models.metric import COSINE
@@ -58,6 +59,8 @@ class QuerySearch:
     """Only so many of the distractors are there; None: all."""
     anchors: np.ndarray | None = None
     """`(C, D)` of a two-stage search."""
+    verifier: Verifier | None = None
+    """What compares queries with rows, where the rules say so."""
 
     @cached_property
     def directory(self) -> Path:
@@ -161,12 +164,12 @@ class QuerySearch:
         if self.anchors is not None and self.rules.two_stage is not None:
             visits = self.anchors, self.rules.two_stage.probes
             return count_visited(queries, gallery, judged, *visits, self.kept, exchange, workers, progress)
-        counted = count(queries, gallery, judged, self.kept, exchange, workers, progress)
+        counted = self._verified(start, count(queries, gallery, judged, self.kept, exchange, workers, progress), judged, gallery)
         expansion = self.rules.query_expansion
         if expansion:
-            near = without(counted.top_row, self.task.truth.own[piece], expansion.neighbors)
+            near = without(self._trusted(counted), self.task.truth.own[piece], expansion.neighbors)
             queries = combine(queries, gallery, near, expansion.alpha)
-            counted = count(queries, gallery, judged, self.kept, exchange, workers)
+            counted = self._verified(start, count(queries, gallery, judged, self.kept, exchange, workers), judged, gallery)
         if rerank:
             own = np.array_split(np.arange(len(queries)), exchange.size)[exchange.rank]
             placed = np.zeros_like(queries)  # at their places: where a row stands in a product decides its last bits
@@ -175,6 +178,21 @@ class QuerySearch:
             scores = np.concatenate([part for part in parts if part is not None])
             counted = count_scores(scores, gallery, judged, self.kept, exchange, workers)
         return counted
+
+    def _verified(self, start: int, counted: Counted, judged: Judged, gallery: GalleryRows) -> Counted:
+        """With the verified of the first rows before all others, where the rules say so."""
+        if self.verifier is None:
+            return counted
+        config = self.verifier.config
+        inliers = self.verifier(start, counted.top_row[:, : config.first])
+        return in_order_of(inliers, config.least, counted, judged, gallery)
+
+    def _trusted(self, counted: Counted) -> np.ndarray:
+        """`(Q, K)` the rows that may be added to a query; -1 for others."""
+        if self.verifier is None:
+            return counted.top_row
+        rows = counted.top_row[:, : counted.inliers.shape[1]]
+        return np.where(counted.inliers >= self.verifier.config.least, rows, -1)
 
     def _searched(self, world: World) -> GalleryRows:
         """All rows with their groups; each with its nearest others added where the settings say so."""

@@ -56,10 +56,12 @@ class QueryBlock:
     def _top(self, q: int) -> Iterator[Neighbor]:
         rows = self.counted.top_row[q, :SHOWN]
         marks = self._marks(q, rows)
-        for row, score in zip(rows[rows >= 0].tolist(), self.counted.top_score[q].tolist(), strict=False):
+        inliers = self.counted.inliers[q].tolist() if len(self.counted.inliers) else []
+        columns = rows[rows >= 0].tolist(), self.counted.top_score[q].tolist(), [*inliers, *[None] * SHOWN]
+        for row, score, agreeing in zip(*columns, strict=False):
             part, corpus, id, key = self.task.place(row)
             wrong: Mark = "distractor" if part == "distractors" else "wrong"
-            yield Neighbor(id, key, part, score, marks.get(row, wrong), corpus)
+            yield Neighbor(id, key, part, score, marks.get(row, wrong), corpus, agreeing)
 
     def _marks(self, q: int, rows: np.ndarray) -> dict[int, Mark]:
         """Of those of the rows that are judged."""

@@ -17,7 +17,7 @@ Q queries, N rows of the gallery, D dimensions, n rows of a chunk, M judged rows
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from threading import local
 from typing import Any, NamedTuple, Protocol
@@ -52,6 +52,8 @@ class Counted:
     """`(Q, K)` float32"""
     shown: np.ndarray
     """`(M,)` similarity of each judged row."""
+    inliers: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.int32))
+    """`(Q, V)` features of the first of the best rows that agree with the query's; nothing where none were compared."""
 
 
 class RowScores(Protocol):
