@@ -70,7 +70,7 @@ def _panel(axes: Axes, panel: dict[str, Any], known: Series, part: Path) -> None
     for name in filter(known.__contains__, panel["shows"]):
         steps, values = zip(*known[name], strict=True)
         if name.startswith(TABLES):
-            _table(axes, values[-1], part)
+            _table(axes, name, part)
         elif isinstance(values[-1], dict):
             axes.stairs(values[-1]["values"], values[-1]["bins"], fill=True, alpha=0.7)
         else:
@@ -80,21 +80,27 @@ def _panel(axes: Axes, panel: dict[str, Any], known: Series, part: Path) -> None
         axes.legend(fontsize=6, frameon=False)
 
 
-def _table(axes: Axes, value: Mapping[str, Any], part: Path) -> None:
-    """The pictures of its first rows, one below the other; else its cells."""
-    table = json.loads((part / "files" / value["path"]).read_text())
-    rows = table["data"][:TABLE_ROWS]
-    strips = [cell for row in rows for cell in row if isinstance(cell, dict) and cell.get("_type") == "image-file"]
+def _table(axes: Axes, name: str, part: Path) -> None:
+    """The pictures of the first rows of a table, one below the other."""
     axes.axis("off")
-    if strips:
-        pictures = [Image.open(part / "files" / strip["path"]).convert("RGB") for strip in strips]
-        width = max(picture.width for picture in pictures)
-        sheet = Image.new("RGB", (width, sum(picture.height for picture in pictures)), "white")
+    pictures = [Image.open(path).convert("RGB") for path in pictures_of(part, name)[:TABLE_ROWS]]
+    if pictures:
+        sheet = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
         for place, picture in enumerate(pictures):
             sheet.paste(picture, (0, sum(other.height for other in pictures[:place])))
         axes.imshow(np.asarray(sheet))
-    else:
-        axes.table([[str(cell)[:12] for cell in row] for row in rows], colLabels=table["columns"], loc="center")
+
+
+def pictures_of(part: Path, name: str) -> list[Path]:
+    """Of the newest table of this name, where W&B has put them aside to be uploaded."""
+    (file,) = part.glob("run-*.wandb")
+    newest: list[Path] = []
+    for record in records(file):
+        artifact = record.request.log_artifact.artifact if record.WhichOneof("record_type") == "request" else record.artifact
+        held = {entry.path: Path(entry.local_path).name for entry in artifact.manifest.contents}
+        if f"{name}.table.json" in held:
+            newest = [part.parent / "artifacts/staging" / kept for path, kept in held.items() if path.endswith(".png")]
+    return newest
 
 
 def main(part: str, out: str) -> None:
