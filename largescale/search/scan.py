@@ -1,4 +1,6 @@
-"""The neighbors of some queries among the rows of a segment: FAISS's kernels over the mapped rows, without an index to load.
+"""The neighbors of some queries among the mapped rows of a segment, without an index to load.
+
+Few queries are compared one by one, by FAISS's kernels; many by products of matrices.
 
 Q queries, n rows, D dimensions, K neighbors.
 """
@@ -16,7 +18,11 @@ from largescale.mining.search.select import score_pairs
 from largescale.search.manifest import Metric
 
 FEW = 20
-"""FAISS compares fewer queries than these one by one on a thread each, and multiplies matrices for more."""
+"""Fewer queries than these are compared one by one."""
+NARROW = 0.25
+"""A filter that leaves a smaller share of the rows is worth comparing one by one too: the other rows are not even read."""
+TILE = 2**20
+"""Scores that are computed at once."""
 
 
 class Near(NamedTuple):
@@ -42,7 +48,9 @@ def scan(
     Args:
         allowed: `(n,)` whether a row counts; None: all do.
     """
-    parts = threads if len(queries) < min(FEW, threads) else 1
+    if len(queries) >= FEW and (allowed is None or allowed.mean() >= NARROW):
+        return [_product(queries, rows, count, metric, allowed)]
+    parts = threads if len(queries) < threads else 1
     edges = np.linspace(0, len(rows), parts + 1).astype(np.int64) // 8 * 8  # the bits of a selector begin at whole bytes
     edges[-1] = len(rows)
     starts = [(int(a), int(b)) for a, b in pairwise(edges) if b > a]
@@ -54,6 +62,28 @@ def scan(
         return Near(np.where(near.rows < 0, -1, near.rows + first), near.scores)
 
     return list(pool.map(part, starts))
+
+
+def _product(queries: np.ndarray, rows: np.ndarray, count: int, metric: Metric, allowed: np.ndarray | None) -> Near:
+    """A tile of rows after the other; a score counts where it exceeds the least of the best so far."""
+    count = min(count, len(rows))
+    scores, found = np.full((len(queries), count), -np.inf, np.float32), np.full((len(queries), count), -1)
+    tile = max(1, TILE // len(queries))
+    for start in range(0, len(rows), tile):
+        some = rows[start : start + tile]
+        products = queries @ some.T  # (Q, t)
+        if metric == "l2":
+            products = 2 * products - np.square(queries).sum(1)[:, None] - np.square(some).sum(1)
+        if allowed is not None:
+            products[:, ~allowed[start : start + tile]] = -np.inf
+        better = products > scores.min(axis=1, initial=np.inf)[:, None]
+        for query in np.flatnonzero(better.any(axis=1)):
+            new = np.flatnonzero(better[query])
+            both = np.concatenate([scores[query], products[query, new]])
+            best = np.argpartition(-both, count - 1)[:count]
+            scores[query], found[query] = both[best], np.concatenate([found[query], new + start])[best]
+    order = np.argsort(-scores, axis=1, kind="stable")
+    return Near(np.take_along_axis(found, order, axis=1), np.take_along_axis(scores, order, axis=1))
 
 
 def _scan(queries: np.ndarray, rows: np.ndarray, count: int, metric: Metric, allowed: np.ndarray | None) -> Near:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from largescale.cpu import own_cores
 from largescale.evaluation.protocol.relevance import GalleryRows
 from largescale.search.manifest import IndexManifest
-from largescale.search.scan import FEW, Near, exact_scores, merged, scan, slack
+from largescale.search.scan import Near, exact_scores, merged, scan, slack
 from largescale.search.segment import SCHEMA, Segment
 from largescale.settings import UserError
 
@@ -155,8 +155,7 @@ class IndexView:
         parts, starts, floors = [], [], [np.full(len(queries), -np.inf)]
         for segment, start in zip(self.segments, self.starts, strict=False):
             some = eligible[start : start + segment.entry.rows]
-            # a selector keeps FAISS from multiplying matrices, so a few removed rows are rather left out afterwards
-            allowed = some if filtered or (segment.entry.removed and len(queries) < FEW) else None
+            allowed = some if filtered or segment.entry.removed else None
             for near in scan(queries, segment.rows, depth, self.manifest.metric, allowed, self.pool, own_cores()):
                 parts.append(near)
                 starts.append(int(start))

@@ -23,7 +23,8 @@ def _found(index: Index, queries: np.ndarray, k: int = 10, **options) -> list[li
     return [[hit.key for hit in hits] for hits in index.search_rows(queries, Options(k=k, **options))]
 
 
-def test_exact_search_is_that_of_a_sort_for_any_cut_into_segments(tmp_path: Path) -> None:
+def test_exact_search_is_that_of_a_sort_for_any_cut_into_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("largescale.search.scan.TILE", 70 * 300)
     rows, queries = unit_rows(3000), unit_rows(70, seed=1)
     expected = truth(queries, rows, 10)
     answers = []
@@ -31,7 +32,7 @@ def test_exact_search_is_that_of_a_sort_for_any_cut_into_segments(tmp_path: Path
         index = _index(tmp_path / name, rows, cuts)
         answers.append(index.view.nearest(queries, 10))
         assert same(answers[-1][0], expected)
-        alone = [index.view.nearest(query[None], 10) for query in queries[:5]]  # FAISS takes another way for few queries
+        alone = [index.view.nearest(query[None], 10) for query in queries[:5]]  # few queries take another way
         assert same(np.concatenate([scores for _, scores in alone]), answers[-1][1][:5])
     assert same(answers[0], answers[1])
     assert same(answers[0], answers[2])
@@ -95,6 +96,8 @@ def test_filters_on_label_and_path(tmp_path: Path) -> None:
     assert _found(index, queries, label="label 3") == expected
     assert _found(index, queries, path="????3") == expected
     assert _found(index, queries, label="lab*3", path="0*") == expected
+    wide = [[f"{i:05d}" for i in row] for row in truth(queries, rows[:1000], 10)]
+    assert _found(index, queries, path="00*") == wide
     assert _found(index, queries, label="label 3%") == [[]] * 25  # no pattern of SQL
     assert _found(index, queries[:1], path="00003", k=5) == [["00003"]]
 
