@@ -16,7 +16,7 @@ DEFAULTS = {"kills": 200, "flips": 1000, "pause": 60, "reads": 30, "disks": 6}
 
 def main(arguments: list[str]) -> None:
     given = dict(pair.split("=") for pair in arguments)
-    only = {*filter(None, given.pop("stages", "").split(","))}
+    only = [*filter(None, given.pop("stages", "").split(","))]
     asked = DEFAULTS | {key: int(value) for key, value in given.items()}
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
     if asked["flips"]:

@@ -6,7 +6,7 @@ import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -126,13 +126,12 @@ def table(found: Mapping[str, Counter[str]]) -> str:
     return "\n".join([*head, *lines, "| all | " + " | ".join(str(total[name]) for name in names) + " | 0 |"])
 
 
-def everything(folder: Path, kills: int, pause_s: float, only: Collection[str] = ()) -> Iterator[tuple[str, Counter[str]]]:
-    """Each stage with its share of the kills, then the programs with theirs; or `only` those of these names."""
+def everything(folder: Path, kills: int, pause_s: float, only: Sequence[str] = ()) -> Iterator[tuple[str, Counter[str]]]:
+    """Each stage with its share of the kills, then the programs with theirs; or `only` those of these names, in that order."""
     made, started = stages(folder / "inputs"), programs.programs(folder / "programs")
-    assert set(only) <= {*made, *started}, f"the stages are {', '.join([*made, *started])}"
-    for name, stage in made.items():
-        if name in (only or made):
-            yield name, torture(name, stage, folder / name, max(1, round(stage.share * (1 - PROGRAMS) * kills)), pause_s)
-    for name, program in started.items():
-        if name in (only or started):
-            yield name, programs.torture(program, folder / name, max(1, round(PROGRAMS * kills / len(started))))
+    for name in only or [*made, *started]:
+        if name in made:
+            share = max(1, round(made[name].share * (1 - PROGRAMS) * kills))
+            yield name, torture(name, made[name], folder / name, share, pause_s)
+        else:
+            yield name, programs.torture(started[name], folder / name, max(1, round(PROGRAMS * kills / len(started))))

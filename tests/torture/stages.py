@@ -73,7 +73,7 @@ def _trainings(inputs: Path) -> dict[str, Stage]:
         return files(folder / "checkpoints")
 
     return {
-        "run": Stage(2, fit, lambda folder: (corpus, folder), learned, 0.1),
+        "run": Stage(2, fit, lambda folder: (corpus, folder), learned, 0.05),
         "training": Stage(2, train_small, lambda folder: (folder, EngineConfig()), checkpoints, 0.2),
         "training under ZeRO": Stage(2, train_small, lambda folder: (folder, EngineConfig(**zero)), checkpoints, 0.05),
     }
@@ -128,7 +128,7 @@ def _minings(inputs: Path) -> dict[str, Stage]:
         return folder / "run", (1, SERVED)
 
     return {
-        "mining": Stage(2, mine_colors, lambda folder: (mined, folder, CONFIG), lambda folder: parts(folder, EPOCH, STEP), 0.15),
+        "mining": Stage(2, mine_colors, lambda folder: (mined, folder, CONFIG), lambda folder: parts(folder, EPOCH, STEP), 0.1),
         "mining service": Stage(2, serve, service, lambda folder: parts(folder / "run", 1, SERVED), 0.1),
     }
 
