@@ -49,10 +49,10 @@ def programs(inputs: Path) -> dict[str, Program]:
         return [folder / "run"]
 
     return {
-        "training, by torchrun": Program(
+        "training by torchrun": Program(
             "launch/train.py", 2, lambda folder: [*learn, f"runs={folder}"], lambda folder: losses(folder / "run")
         ),
-        "mining service, by torchrun": Program(
+        "mining service by torchrun": Program(
             "launch/mine.py",
             1,
             follow,
@@ -60,13 +60,13 @@ def programs(inputs: Path) -> dict[str, Program]:
             lambda folder: is_complete(Generations(folder / "run", "").path(1, STEPS)),
             lambda folder: add_weights(folder / "run", corpus, EPOCHS * STEPS),
         ),
-        "evaluation, by torchrun": Program(
+        "evaluation by torchrun": Program(
             "launch/evaluate.py",
             2,
             lambda folder: [*score, f"out={folder / 'out'}"],
             lambda folder: what_was_found(folder / "out"),
         ),
-        "embedding, by torchrun": Program("launch/embed.py", 1, lambda folder: [*describe, f"out={folder / 'out'}"], described),
+        "embedding by torchrun": Program("launch/embed.py", 1, lambda folder: [*describe, f"out={folder / 'out'}"], described),
     }
 
 
