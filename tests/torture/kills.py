@@ -37,7 +37,6 @@ def torture(name: str, stage: Stage, folder: Path, kills: int, pause_s: float = 
     Raises:
         AssertionError: an end differs from the undisturbed one, a process hangs, or something is left behind.
     """
-    preload()
     moments, counts = random.Random(f"{seed} {name}"), Counter[str]()
     for calm in ("warm", "calm"):  # the first starts the fork server
         began = time.monotonic()
@@ -128,6 +127,7 @@ def table(found: Mapping[str, Counter[str]]) -> str:
 
 def everything(folder: Path, kills: int, pause_s: float, only: Sequence[str] = ()) -> Iterator[tuple[str, Counter[str]]]:
     """Each stage with its share of the kills, then the programs with theirs; or `only` those of these names, in that order."""
+    preload()
     made, started = stages(folder / "inputs"), programs.programs(folder / "programs")
     for name in only or [*made, *started]:
         if name in made:

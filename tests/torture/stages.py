@@ -6,6 +6,7 @@ Processes come from a fork server that has imported what they need, so that two 
 import hashlib
 import os
 from collections.abc import Callable
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -153,7 +154,9 @@ def _readings(inputs: Path) -> dict[str, Stage]:
     return {
         "evaluation": Stage(2, score, evaluation, lambda folder: what_was_found(folder / "out"), 0.1),
         "embedding": Stage(2, describe, embedding(0), described, 0.1),
-        "embedding with reading workers": Stage(2, describe, embedding(1), described, 0.05, ("worker", "worker", "all")),
+        "embedding with reading workers": Stage(
+            2, describe_with_workers, embedding(1), described, 0.05, ("worker", "worker", "all")
+        ),
     }
 
 
@@ -161,6 +164,16 @@ def score(world: World, weights: Path, config: EvaluateConfig) -> None:
     """An evaluation and its report."""
     evaluate(weights, config, world)
     world.decide(lambda: write_report(config.out))
+
+
+def describe_with_workers(world: World, config: EmbedConfig) -> None:
+    share_fork_server()
+    describe(world, config)
+
+
+def share_fork_server() -> None:
+    """The workers of this process come from the server that it comes from itself, which has imported what they need."""
+    forkserver._forkserver.ensure_running = resource_tracker.ensure_running  # type: ignore[attr-defined]
 
 
 def described(folder: Path) -> dict[str, bytes]:
@@ -226,6 +239,7 @@ def _shards(inputs: Path) -> Stage:
 
 
 def build_corpus(_: World, photographs: Path, out: Path) -> None:
+    share_fork_server()
     build(Folder(photographs), out, Encoding(max_side=24), workers=2)
 
 

@@ -1,5 +1,6 @@
 """A slice of what `make torture` does: every kind of file, every stage."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from largescale.corpus.corpus import Corpus
 from tests.corpora import make_corpus
 from tests.corpus.servers import serve
 from tests.evaluation.small import alone
-from tests.torture import flips, kills, proxy
+from tests.torture import disk, flips, kills, proxy, stages
 
 
 @pytest.mark.slow
@@ -31,7 +32,17 @@ def test_a_server_behind_a_bad_line_gives_the_right_bytes_or_an_error(tmp_path: 
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_small_disks_and_closed_folders_are_sentences_and_nothing_is_lost(tmp_path: Path) -> None:
+    made = stages.stages(tmp_path / "inputs")
+    with disk.cache(tmp_path / "cached") as cached:
+        for name, stage in (("cache", cached), ("index", made["index"]), ("mining service", made["mining service"])):
+            counts = disk.fill(name, stage, tmp_path / name, 1 if name == "mining service" else 3)
+            assert counts["closed"] == 1
+
+
+@pytest.mark.slow
 def test_killed_work_ends_as_undisturbed_work(tmp_path: Path) -> None:
-    made = kills.stages(tmp_path / "inputs")
+    made = stages.stages(tmp_path / "inputs")
     for name in ("training", "mining"):
         assert kills.torture(name, made[name], tmp_path / name, 3)["ends compared"] >= 1
