@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from largescale.commit import write_array
 from largescale.config import load
 from largescale.corpus.batches.batches import Step
 from largescale.corpus.corpus import Corpus
@@ -138,6 +139,11 @@ def nearest(world: World, folder: Path) -> np.ndarray:
     assert (again.positives == chosen.positives).all()
     with pytest.raises(UserError, match=r"positives-000001-000009\.npy is gone"):
         chooser.choose(network(3), tuples, 1, 9, resumed=True)
+    path = own.miner.generations.directory / "positives-000000-000000.npy"
+    for strange in (np.array([5, 4, 7, -1]), np.array([5, 4, 7, 1]), np.array([5, 4])):
+        world.decide(lambda strange=strange: write_array(path, strange))
+        with pytest.raises(UserError, match=r"positives-000000-000000\.npy does not choose from the candidates"):
+            chooser.choose(network(3), tuples, 0, 0, resumed=True)
     return chosen.positives
 
 

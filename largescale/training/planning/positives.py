@@ -45,6 +45,11 @@ class NearestPositives:
                 f"{path} is gone: the batches after step {boundary} follow from it; delete the checkpoints after step "
                 f"{boundary} to begin the epoch again"
             )
+        if positives is not None and not _are_candidates(positives, tuples):
+            raise UserError(
+                f"{path} does not choose from the candidates of this epoch: it is of another run or corpus; delete it, and the "
+                f"checkpoints after step {boundary}, to begin the epoch again"
+            )
         if positives is None:
             found = self._nearest(network, tuples)
             if found is None:
@@ -80,6 +85,14 @@ class NearestPositives:
         """Where the wanted ids stand in `ids`; -1 for those that do not."""
         place = np.searchsorted(ids, wanted).clip(max=len(ids) - 1)
         return np.where(ids[place] == wanted, place, -1)
+
+
+def _are_candidates(positives: np.ndarray, tuples: Tuples) -> bool:
+    """Whether they are one of its own candidates for each query."""
+    assert tuples.candidates is not None
+    if positives.shape != tuples.queries.shape or positives.dtype.kind != "i":
+        return False
+    return bool(((tuples.candidates == positives[:, None]) & (positives >= 0)[:, None]).any(axis=1).all())
 
 
 def _distances(x: Tensor, queries: Tensor, others: Tensor) -> Tensor:
