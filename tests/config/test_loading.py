@@ -49,6 +49,12 @@ def test_misspelt_key_names_the_nearest(argument, nearest):
     assert f"; did you mean {nearest}" in message(argument)
 
 
+@pytest.mark.parametrize("value", ["nan", ".nan", "inf", "-.inf"])
+@pytest.mark.parametrize("name", ["optim.lr", "mining.similarity_cap", "checkpoint.minutes"])
+def test_numbers_are_finite(name, value):
+    assert f"{name}: " in message(f"{name}={value}")
+
+
 def test_nearest_key_is_one_of_the_chosen_class():
     # `margin` is nearer, but the loss chosen has none
     assert "unknown setting 'loss.argin'; did you mean loss.a" in message("loss={name: metric_learning, loss: X, argin: 1}")
