@@ -69,6 +69,14 @@ def to_datasets(file: Path) -> Mapping[str, bool]:
     return {row["__key__"]: row["jpg"] is not None for row in rows.cast_column("jpg", datasets.Image(decode=False))}
 
 
+def to_litdata(file: Path) -> Mapping[str, bool]:
+    """Its keys have no folders."""
+    import litdata
+
+    names = {key.rpartition("/")[2]: key for key in [*PLAIN, *KINDS]}
+    return {names[sample["__key__"]]: "jpg" in sample for sample in litdata.iter_webdataset_tar(str(file))}
+
+
 def to_ours(file: Path) -> Mapping[str, bool]:
     source = Tars(file.parent)
     return {item.key.removeprefix(f"{file.stem}/"): True for item in source.index(file.name) if isinstance(item, Item)}
@@ -85,6 +93,7 @@ WRITERS = {
 READERS: Mapping[str, Callable[[Path], Mapping[str, bool]]] = {
     f"webdataset {version('webdataset')}": to_webdataset,
     "Hugging Face datasets": to_datasets,
+    "litdata": to_litdata,
     "make shards": to_ours,
 }
 
@@ -99,7 +108,10 @@ def rows(folder: Path) -> Iterator[tuple[str, str, list[str]]]:
         file.parent.mkdir()
         write(folder / "in", names, file)
         for reader, read in READERS.items():
-            found = read(file)
+            try:
+                found = read(file)
+            except ImportError:
+                continue
             yield writer, reader, [kind for key, kind in KINDS.items() if not found.get(key)]
 
 

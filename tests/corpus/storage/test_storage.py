@@ -251,10 +251,24 @@ def test_s3(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
         client = boto3.client("s3")
         client.create_bucket(Bucket="photographs")
-        for path in corpus.iterdir():
-            client.upload_file(str(path), "photographs", f"small/{path.name}")
-        remote = Corpus.open("s3://photographs/small", StorageConfig(cache=tmp_path))
+
+        def upload(folder: Path) -> None:
+            for path in folder.iterdir():
+                client.upload_file(str(path), "photographs", f"small/{path.name}")
+
+        upload(corpus)
+        remote, unread = (
+            Corpus.open("s3://photographs/small", StorageConfig(cache=tmp_path / name)) for name in ("cache", "empty")
+        )
         assert everything(remote) == everything(Corpus.open(str(corpus)))
+        other = make_corpus(tmp_path / "other", size=48)
+        upload(other)  # over the first one
+        assert everything(remote) == everything(Corpus.open(str(corpus))), "what is cached stays"
+        with pytest.raises(UserError, match=r"shard-00000\.tar: .*fetched twice"):
+            everything(unread)
+        assert everything(Corpus.open("s3://photographs/small", StorageConfig(cache=tmp_path / "empty"))) == everything(
+            Corpus.open(str(other))
+        )
         with pytest.raises(UserError, match=r"manifest\.json does not exist"):
             Corpus.open("s3://photographs/nowhere", StorageConfig(cache=tmp_path))
     finally:
