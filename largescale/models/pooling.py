@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from largescale.settings import UserError
+
 EPS = 1e-6
 
 
@@ -65,6 +67,8 @@ class RMAC(nn.Module):
         self.levels = levels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.compiler.is_exporting() or torch.jit.is_tracing():
+            raise UserError("the regions of rmac follow from the size of a picture, and a file for every size cannot hold them")
         boxes = rmac_regions(x.shape[2], x.shape[3], self.levels)
         regions = [x[:, :, top : top + h, left : left + w] for top, left, h, w in boxes]
         return torch.stack([l2_normalize(region.amax((2, 3))) for region in regions]).sum(0)

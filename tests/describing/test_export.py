@@ -9,7 +9,7 @@ import torch
 from largescale.describing.config import Runtime
 from largescale.describing.export import Standalone, export
 from largescale.models.build import build_network
-from largescale.models.config import ModelConfig
+from largescale.models.config import ModelConfig, Pooling
 from largescale.models.sharing.folder import Contents, DescriptorConfig
 from largescale.models.whitening import PCAWhitening
 from largescale.settings import UserError
@@ -35,6 +35,26 @@ def test_an_export_computes_what_the_network_computes(tmp_path: Path, kind: Runt
     assert found.difference < 1e-5
     assert [path.name for path in tmp_path.iterdir()] == [found.file.name]
     assert 0 < found.seconds < 10
+
+
+def pooled(pooling: Pooling) -> Contents:
+    torch.manual_seed(0)
+    network = build_network(ModelConfig(backbone="timm:test_resnet", weights="none", pooling=pooling)).eval()
+    return Contents(network, DescriptorConfig(size=140, dim=network.dim))
+
+
+@pytest.mark.slow
+def test_onnx_computes_maxima_at_every_size(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    assert export(pooled("mac"), "onnx", tmp_path, PICTURES).difference < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["onnx", "program", "torchscript"])
+def test_regions_are_not_exported(tmp_path: Path, kind: Runtime) -> None:
+    """They follow from the size of a picture."""
+    with pytest.raises(UserError, match="regions of rmac follow from the size of a picture"):
+        export(pooled("rmac"), kind, tmp_path, PICTURES)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_cut_is_inside() -> None:

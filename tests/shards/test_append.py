@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from largescale.corpus.config import StorageConfig
 from largescale.corpus.corpus import Corpus
 from largescale.settings import UserError
 from shards.append import append
@@ -12,6 +13,7 @@ from shards.plan import Sharding
 from shards.sources.folder import Folder
 from shards.verify import faults_of
 from shards.writer import build
+from tests.corpora import make_corpus
 from tests.shards.photographs import write_photographs
 
 FIRST = [f"{label}/{n}.jpg" for label in ("ash", "elm", "oak") for n in range(4)] + ["lone.jpg"]
@@ -19,9 +21,9 @@ MORE = ["elm/7.jpg", "fir/0.jpg", "fir/1.jpg", "other.jpg"]
 OPTIONS = {"encoding": Encoding(max_side=30), "sharding": Sharding(shard_images=5)}
 
 
-def contents(out: Path) -> dict[str, tuple[str | None, bytes]]:
+def contents(out: Path | list[str], cache: Path | None = None) -> dict[str, tuple[str | None, bytes]]:
     """Label and encoded image of every key, read one by one and in a stream."""
-    corpus = Corpus.open(str(out))
+    corpus = Corpus.open(str(out) if isinstance(out, Path) else out, StorageConfig(cache=cache) if cache else None)
     manifest = corpus.manifest
     streamed = [sample for shard in range(len(manifest.shards)) for sample in corpus.stream(shard)]
     assert [id for id, _ in streamed] == list(range(len(manifest)))
@@ -46,6 +48,8 @@ def test_a_corpus_grows_and_the_old_one_stays(tmp_path: Path, capsys: pytest.Cap
     assert [data for _, data in before.values()] == running.read(range(len(before))), "a run on the old corpus goes on"
     grown = contents(out)
     assert {key: grown[key] for key in before} == before
+    other = make_corpus(tmp_path / "other", labels=2)
+    assert len(contents([str(out), str(other)], tmp_path / "cache")) == len(grown) + len(contents(other))
     assert {key: grown[key][0] for key in grown.keys() - before.keys()} == {
         "elm/7": "elm",
         "fir/0": "fir",

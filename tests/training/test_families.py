@@ -15,6 +15,7 @@ from largescale.models.network import RetrievalNet
 from largescale.models.weights import save_weights
 from largescale.training.build import layers_in
 from largescale.training.engine.build import build_engine
+from largescale.training.engine.ema import WeightAverage
 from largescale.training.engine.step_module import Batch, StepModule
 from largescale.training.settings.config import EngineConfig, OptimConfig
 from tests.world import run_world
@@ -50,14 +51,19 @@ def _two_steps(world: World, folder: Path, names: list[str]) -> dict[str, float]
         freeze_idle(net)
         module = StepModule(net, ContrastiveLoss(0.9), world, layers=layers_in(net))
         engine = build_engine(EngineConfig(), OptimConfig(lr=1e-3, layer_decay=0.7), module)
+        average = WeightAverage(engine.network(), 0.5)
         before = {key: x.clone() for key, x in net.state_dict().items() if x.is_floating_point()}
         for step in range(2):
             engine.backward([_batch(net, world, step)])
             assert not engine.step(1.0).skipped
+            average.update(engine.network())
             if name == "late" and step == 0:
                 assert all(net.state_dict()[key].equal(x) for key, x in before.items())
         assert any(not net.state_dict()[key].equal(x) for key, x in before.items())
-        differences[name] = _exported(net, folder / f"{name}-{world.rank}.safetensors", _batch(net, world, 5).groups[1])
+        path, images = folder / f"{name}-{world.rank}.safetensors", _batch(net, world, 5).groups[1]
+        differences[name] = max(
+            _exported(network, path, images) for network in ((net, average.network) if name == "adapters" else (net,))
+        )
     return differences
 
 

@@ -52,7 +52,8 @@ def open_joined(locations: Sequence[str], config: StorageConfig, weights: Sequen
     """
     parts = [Manifest.open(open_storage(location, config)) for location in locations]
     _check(parts, locations, weights)
-    known = "\n".join([*(f"{part.name} {part.fingerprint}" for part in parts), repr(weights and tuple(weights))])
+    names = (f"{part.name} {part.fingerprint}{' grown' if part.made.get('appended') else ''}" for part in parts)
+    known = "\n".join([*names, repr(weights and tuple(weights))])
     folder = config.cache / "joined" / hashlib.sha256(known.encode()).hexdigest()[:32]
     with locked(folder.with_suffix(".lock")):
         if not (folder / "manifest.json").exists():
@@ -87,7 +88,8 @@ def _write(folder: Path, parts: Sequence[Manifest], weights: Sequence[float] | N
     names = [f"{part.name}:{name}" for part in parts for name in part.label_names.to_pylist()]
     tars = [Shard(f"{n}-{tar.name}", tar.samples, tar.bytes, tar.sha256) for n, part in enumerate(parts) for tar in part.shards]
     drawn = [float(weight) for weight in weights or [1.0] * len(parts)]
-    made = {"joined": [part.fingerprint for part in parts], "images": images.tolist(), "weights": drawn}
+    grown = [part.fingerprint for part in parts if part.made.get("appended")]  # their shards hold images of before
+    made = {"joined": [part.fingerprint for part in parts], "images": images.tolist(), "weights": drawn, "appended": grown}
     write_manifest(folder, "joined", tars, columns, names, made, _pairs(parts, images))
 
 
