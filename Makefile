@@ -54,9 +54,11 @@ gpu-check:  ## what one GPU does, in at most 8 minutes; writes gpu-check.md
 	$(PYTHON) -m tests.benchmarks.gpu_check
 
 shards: $(READY)  ## make shards SOURCE=… OUT=… [LAYOUT=…] [ARGS="--max-side 512"]
+	$(if $(and $(SOURCE),$(OUT)),,$(error make shards SOURCE=… OUT=…: which pictures, and the folder of the corpus))
 	$(BIN)/python -m shards build "$(SOURCE)" --layout "$(LAYOUT)" --out "$(OUT)" $(if $(APPEND),--append) $(ARGS)
 
 verify-shards: $(READY)  ## make verify-shards OUT=…: re-read a corpus against its manifest
+	$(if $(OUT),,$(error make verify-shards OUT=…: the folder of the corpus))
 	$(BIN)/python -m shards verify "$(OUT)"
 
 clean:  ## remove .venv and caches; corpora and runs stay

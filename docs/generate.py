@@ -8,12 +8,16 @@ from pathlib import Path
 import mkdocs_gen_files
 
 from largescale.config import explain
+from largescale.describing.config import EmbedConfig, ExportConfig
 from largescale.evaluation.config import EvaluateConfig
 from largescale.experiments.config import ExperimentConfig
 from largescale.mining.config import PlanConfig, ServiceConfig
 from largescale.program.cli import PROGRAMS, module_of
 from largescale.settings import Settings
+from largescale.training.rates import RatesConfig
 from largescale.training.settings.recipe import TrainConfig
+from launch.search import VERBS
+from launch.study import STUDIES
 
 SETTINGS: dict[str, type[Settings]] = {
     "train": TrainConfig,
@@ -21,12 +25,17 @@ SETTINGS: dict[str, type[Settings]] = {
     "experiment": ExperimentConfig,
     "mine": ServiceConfig,
     "mine --plan": PlanConfig,
+    "rates": RatesConfig,
+    "embed": EmbedConfig,
+    "export": ExportConfig,
+    **{f"search {verb}": cls for verb, cls in VERBS.items()},
+    **{f"study {study}": cls for study, cls in STUDIES.items()},
 }
 TUPLES = ("base", "contrastive", "triplet", "quadruplet", "infonce", "lrml", "rde")
 LABELS = ("base", "batch_hard", "class_anchor", "margin_softmax", "metric_learning")
 RANKING = ("base", "smooth_ap", "soft_bin_ap", "blackbox_ap", "sup_ap", "calibration", "roadmap")
 API = {
-    "largescale": ["largescale.describing.model", "largescale.search.index"],
+    "largescale": ["largescale.describing.model", "largescale.search.index", "largescale.training.train"],
     "Networks": ["largescale.models.network", "largescale.models.backbones.contract", "largescale.models.backbones.plugins"],
     "Pooling and whitening": ["largescale.models.pooling", "largescale.models.whitening"],
     "Losses over tuples": [f"largescale.losses.tuples.{name}" for name in TUPLES],
@@ -65,8 +74,7 @@ def programs() -> None:
     text = ["# Programs", "", "`largescale NAME …`, in a checkout also `python launch/NAME.py …` and `python -m shards …`."]
     for name, about in PROGRAMS.items():
         text += ["", f"## {name}", "", f"{about[0].upper()}{about[1:]}."]
-        if name not in ("demo", "compare"):  # these have no settings
-            text += ["", "```text", help_of(name), "```"]
+        text += ["", "```text", help_of(name), "```"]
     page("reference/programs.md", "\n".join(text) + "\n")
 
 

@@ -8,7 +8,7 @@ import re
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from largescale.settings import UserError
 
@@ -70,6 +70,8 @@ def without_secrets(text: str) -> str:
 Component = Annotated[str, AfterValidator(component)]
 RunName = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(run_name)]
 Location = Annotated[str, AfterValidator(location)]
+Locations = Annotated[tuple[Location, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+"""One may be given by itself."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 

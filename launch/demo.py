@@ -8,8 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+from largescale.config import asked
 from largescale.evaluation.results import read_results
 from largescale.program.cli import recipe
+from largescale.program.running import run_program
+from largescale.settings import UserError
 
 DATA, RUN = Path("data/demo"), Path("runs/demo")
 
@@ -33,7 +36,12 @@ def evaluate(weights: Path, out: Path) -> float:
     return torchrun("evaluate", f"weights={weights}", *corpora, f"out={out}")
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
+    if asked(arguments) is not None:
+        print(__doc__)
+        return
+    if arguments:
+        raise UserError(f"{' '.join(arguments)}: the demo has no settings; its recipe is {recipe('demo')}")
     seconds = {"build the corpora": call("largescale", "shards", "demo", str(DATA))}
     seconds["train"] = torchrun("train", str(recipe("demo")))
     weights = sorted((RUN / "weights").glob("step-*.safetensors"))
@@ -52,4 +60,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -55,7 +55,7 @@ def build(config: BuildConfig) -> None:
     from largescale.search.index import Index
     from largescale.search.source import files
 
-    settings = {"index": config.factory, "memory": int(config.memory_gb * 2**30), "min_recall": config.min_recall}
+    settings = {"factory": config.factory, "memory": int(config.memory_gb * 2**30), "min_recall": config.min_recall}
     if config.rows is not None and config.names is not None:
         rows, keys = read_rows(config.rows, config.names)
         index = Index.create(config.index, rows.shape[1], thumbnails=0, **settings)
@@ -65,8 +65,7 @@ def build(config: BuildConfig) -> None:
     assert config.model is not None
     assert config.source is not None
     model, found = read_model(config.model), files(config.source, config.prefix)
-    location = str(Path(config.model).resolve()) if Path(config.model).exists() else config.model
-    settings |= {"model": model, "location": location, "thumbnails": config.thumbnails}
+    settings |= {"model": model, "thumbnails": config.thumbnails}
     add_to(Index.create(config.index, model.dim, model.metric, **settings), found, config)
 
 
@@ -127,6 +126,8 @@ def serve(config: ServeConfig) -> None:
     try:
         from largescale.search.server.serve import serve as run
     except ModuleNotFoundError as error:
+        if error.name not in ("fastapi", "uvicorn", "multipart", "python_multipart"):
+            raise
         raise UserError(f"the server needs {error.name}: pip install 'largescale[serve]'") from None
     run(opened(config), config)
 
@@ -162,7 +163,7 @@ def upload(config: UploadConfig) -> None:
     print(run(config))
 
 
-def opened(config: OfModel | ServeConfig) -> "Index":
+def opened(config: OfModel) -> "Index":
     """The index with its model."""
     from largescale.search.index import Index
     from largescale.search.manifest import IndexManifest

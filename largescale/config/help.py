@@ -12,6 +12,7 @@ from largescale.config.keys import nearest, with_defaults
 from largescale.settings import Settings, UserError
 
 WIDTH = 110
+HELP = ("--help", "-h")
 
 
 class _Line(NamedTuple):
@@ -27,9 +28,10 @@ class _Line(NamedTuple):
 
 def asked(arguments: Sequence[str]) -> str | None:
     """The group whose help is asked for; `""` for the page, None where no help is asked for."""
-    if "--help" not in arguments:
+    place = next((place for place, argument in enumerate(arguments) if argument in HELP), None)
+    if place is None:
         return None
-    rest = list(arguments)[list(arguments).index("--help") + 1 :]
+    rest = arguments[place + 1 :]
     return rest[0] if rest and "=" not in rest[0] else ""
 
 
@@ -44,7 +46,7 @@ def chosen(arguments: Sequence[str], verbs: Mapping[str, type[Settings]], about:
         UserError: there is no such verb.
     """
     name = arguments[0] if arguments else "--help"
-    if name == "--help":
+    if name in HELP:
         width = max(map(len, verbs)) + 2
         print(about, *(f"  {known:{width}}{_sentence(cls.__doc__)}" for known, cls in verbs.items()), sep="\n")
         return None

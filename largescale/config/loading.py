@@ -28,7 +28,7 @@ def load(cls: type[C], arguments: Sequence[str]) -> C:
     for argument in arguments:
         if "=" in argument:
             key, _, text = argument.partition("=")
-            _merge(values, _nested(key, _parse(argument, text)))
+            _merge(values, _nested(key, parse_value(argument, text)))
         else:
             _merge(values, read_yaml(Path(argument)))
     return check(cls, values)
@@ -72,7 +72,7 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.add_implicit_resolver(_FLOAT, re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)$"), list("-+.0123456789"))
 
 
-def _parse(argument: str, text: str) -> Any:
+def parse_value(argument: str, text: str) -> Any:
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError:

@@ -27,8 +27,8 @@ FILES: dict[Runtime, str] = {"onnx": "model.onnx", "program": "model.pt2", "torc
 OPSET = 18
 TOLERANCE = 1e-4
 """Most that a number of a descriptor may differ from the network's."""
-SIZES = ((96, 128), (128, 96), (160, 160))
-"""(H, W) of the pictures by which an export is traced and timed, beside those that it is checked on."""
+TRACED = (96, 128)
+"""(H, W) of the pictures by which an export is traced."""
 
 
 class Standalone(nn.Module):
@@ -99,7 +99,7 @@ def export(contents: Contents, kind: Runtime, out: Path, pictures: Sequence[np.n
 
 
 def _write(module: Standalone, kind: Runtime, path: Path) -> None:
-    example = torch.zeros(2, 3, *SIZES[0], dtype=torch.uint8)
+    example = torch.zeros(2, 3, *TRACED, dtype=torch.uint8)
     try:
         if kind == "torchscript":
             torch.jit.trace(module, (example,), check_trace=False).save(str(path))

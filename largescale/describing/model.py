@@ -6,6 +6,7 @@ n pictures, D dimensions.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +48,8 @@ class Model:
     contents: Contents
     digest: str
     """Of everything that decides a descriptor: descriptors of models with the same digest may be compared."""
+    location: str | None = None
+    """Where it was loaded from, if that has a name."""
 
     @property
     def settings(self) -> DescriptorConfig:
@@ -207,4 +210,10 @@ def load(source: Source, device: str | torch.device | None = None) -> Model:
     """
     contents, digest = open_contents(source)
     contents.network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return Model(contents, digest)
+    return Model(contents, digest, _named(source))
+
+
+def _named(source: Source) -> str | None:
+    if not isinstance(source, str | Path):
+        return None
+    return str(Path(source).resolve()) if Path(source).exists() else str(source)

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, PositiveFloat, PositiveInt, Tag, model_validator
+from pydantic import Discriminator, Field, NonNegativeInt, PositiveFloat, PositiveInt, Tag, model_validator
 
 from largescale.corpus.config import ImagesConfig, LoaderConfig, StorageConfig
 from largescale.models.config import ModelConfig
-from largescale.names import Location
+from largescale.names import Location, Locations
 from largescale.precision import Precision
 from largescale.settings import Settings
 from largescale.tracking import TrackingConfig
@@ -146,9 +146,7 @@ class EvaluateConfig(Settings):
     """Corpus that is searched."""
     queries: Location | None = None
     """Corpus of the queries; null: the gallery's ground truth names them, or each of its images is one, leaving itself out."""
-    distractors: Annotated[
-        tuple[Location, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
-    ] = ()
+    distractors: Locations = ()
     """Corpus or corpora without right answers, searched with the gallery; scores are given for growing numbers of them."""
     protocol: ProtocolName = "auto"
     """auto: that of the ground truth that comes with the queries, else labels."""

@@ -1,5 +1,8 @@
 from .choices import RDEDistance as RDEDistance
 from .labels.base import Gallery as Gallery
+from .labels.base import LabelLoss as LabelLoss
+from .labels.base import products as products
+from .labels.base import same_and_different as same_and_different
 from .labels.batch_hard import BatchHardTripletLoss as BatchHardTripletLoss
 from .labels.batch_hard import MSMLLoss as MSMLLoss
 from .labels.class_anchor import ClassAnchorLoss as ClassAnchorLoss
@@ -15,6 +18,7 @@ from .ranking.smooth_ap import SmoothAPLoss as SmoothAPLoss
 from .ranking.soft_bin_ap import SoftBinAPLoss as SoftBinAPLoss
 from .ranking.sup_ap import SupAPLoss as SupAPLoss
 from .settings.choice import LossConfig as LossConfig
+from .tuples.base import TupleLoss as TupleLoss
 from .tuples.contrastive import ContrastiveLoss as ContrastiveLoss
 from .tuples.infonce import InfoNCELoss as InfoNCELoss
 from .tuples.lrml import LRMLLoss as LRMLLoss

@@ -9,6 +9,9 @@ from largescale.settings import Settings
 Reduction = Literal["mean", "sum"]
 ThresholdRule = Literal["rank/N", "ramp", "weights", "teacher_distance", "flat"]
 Ranking = Literal["euclidean", "cosine"]
+CalibrationMean = Literal["nonzero", "all"]
+HMinus = Literal["formula", "cfg", "inat", "2021"]
+TripletMean = Literal["anchors", "nonzero"]
 AnchorInit = Literal["base", "gaussian", "uniform"]
 
 

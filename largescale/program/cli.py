@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from largescale.config.help import HELP
+from largescale.config.keys import nearest
 from largescale.program.running import run_program
 from largescale.settings import UserError
 
@@ -78,11 +80,13 @@ def main() -> None:
 
 def _main(arguments: list[str]) -> None:
     name = arguments[0] if arguments else "--help"
-    if name in ("--help", "-h"):
+    if name in HELP:
         print("usage: largescale PROGRAM [arguments]; PROGRAM --help explains one", "", *_listed(), sep="\n")
         return
     if name not in PROGRAMS:
-        raise UserError(f"there is no program {name!r}; known are {', '.join(PROGRAMS)}")
+        raise UserError(
+            f"there is no program {name!r}; did you mean {nearest(name, PROGRAMS)[0]}? known are {', '.join(PROGRAMS)}"
+        )
     sys.argv = [f"largescale {name}", *arguments[1:]]
     sys.path.insert(0, str(ROOT))
     runpy.run_module(module_of(name), run_name="__main__", alter_sys=False)

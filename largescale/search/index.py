@@ -63,8 +63,7 @@ class Index:
         metric: Metric = "cosine",
         *,
         model: "Model | None" = None,
-        location: str | None = None,
-        index: str = "auto",
+        factory: str = "auto",
         memory: int = Kind.memory,
         min_recall: float = Kind.min_recall,
         thumbnails: int = IndexManifest.thumbnails,
@@ -72,12 +71,11 @@ class Index:
         """An empty index.
 
         Args:
-            index: exact, a FAISS factory string such as IVF4096,SQ8 (its candidates are scored with the rows), or auto: exact
+            factory: exact, a FAISS factory string such as IVF4096,SQ8 (its candidates are scored with the rows), or auto: exact
                 while the rows fit `memory`, else lists of codes, searched as deep as `min_recall` takes.
             memory: bytes.
             min_recall: share of the true 20 neighbors that an approximate index shall find, measured on 256 rows.
             thumbnails: longest side of the pictures that are kept to be shown; 0: none.
-            location: of the model, by which programs find it.
 
         Raises:
             UserError: the folder holds something.
@@ -86,10 +84,11 @@ class Index:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             what = f"an index; {called('search')} add adds to it" if (folder / FILE).exists() else "something else"
             raise UserError(f"{folder} holds {what}: give another folder, or remove it")
-        kind = Kind(index, memory, min_recall)
+        kind = Kind(factory, memory, min_recall)
+        made_by = (None, None) if model is None else (model.digest, model.location)
         with room_on_disk(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            IndexManifest(dim, metric, kind, None if model is None else model.digest, location, thumbnails).commit(folder)
+            IndexManifest(dim, metric, kind, *made_by, thumbnails).commit(folder)
         return Index(folder, IndexView.open(folder), model)
 
     @staticmethod

@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 
 from largescale.cpu import own_cores
 from largescale.mining.config import MiningConfig
 from largescale.mining.search.factory import choose
 from largescale.mining.search.recall import EFFORT, SAMPLE
+from largescale.program.extras import faiss
 from largescale.search.manifest import IndexManifest, Kind, SegmentEntry
 from largescale.search.segment import AT_ONCE, Segment, require_whole, write_faiss
 from largescale.search.view import IndexView
@@ -59,8 +59,8 @@ def train(folder: Path, manifest: IndexManifest, segments: Sequence[Segment]) ->
             index.train(rows)
     except RuntimeError as error:
         raise UserError(
-            f"index={name!r} cannot be built for {len(rows):,} rows of {rows.shape[1]} dimensions ({str(error).splitlines()[0]}"
-            "), so nothing was changed: correct it, or use index=exact"
+            f"factory={name!r} cannot be built for {len(rows):,} rows of {rows.shape[1]} dimensions ({str(error).splitlines()[0]}"
+            "), so nothing was changed: correct it, or use factory=exact"
         ) from None
     number, manifest = manifest.numbered()
     file = f"trained-{number}.faiss"

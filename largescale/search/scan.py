@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import NamedTuple
 
-import faiss
 import numpy as np
 import torch
 
 from largescale.mining.search.select import score_pairs
+from largescale.program.extras import faiss
 from largescale.search.manifest import Metric
 
 FEW = 20

@@ -10,13 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import pyarrow as pa
 
 from largescale.commit import FULL, DamagedError, checksum_of, committed_directory, committed_file, read_array, write_array
 from largescale.corpus.config import StorageConfig
 from largescale.corpus.storage.cache import check_once, remember
+from largescale.program.extras import faiss
 from largescale.search.manifest import SegmentEntry
 from largescale.settings import UserError
 

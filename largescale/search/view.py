@@ -11,13 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from largescale.cpu import own_cores
 from largescale.evaluation.protocol.relevance import GalleryRows
+from largescale.program.extras import faiss
 from largescale.search.manifest import IndexManifest
 from largescale.search.scan import Near, exact_scores, merged, scan, slack
 from largescale.search.segment import SCHEMA, Segment

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from largescale.config import check, read_yaml
+from largescale.config import check, parse_value, read_yaml
 from largescale.settings import UserError
 from largescale.tracking.chosen import open_mirrors
 from largescale.tracking.config import TrackingConfig
@@ -42,7 +40,7 @@ def _change(argument: str) -> tuple[str, Any]:
     key, equals, text = argument.partition("=")
     if not equals or not key.startswith("tracking."):
         raise UserError(f"{argument!r}: expected tracking.KEY=VALUE, as in tracking.tensorboard=true")
-    return key.removeprefix("tracking."), "off" if text == "off" else yaml.safe_load(text)
+    return key.removeprefix("tracking."), parse_value(argument, text)
 
 
 def _show(config: TrackingConfig, job: TrackedRun) -> int:

@@ -40,7 +40,7 @@ def build_trainer(
     """The trainer of a run on this rank, the same on every rank; nothing is written yet.
 
     Args:
-        first, last: callbacks before and after the usual ones.
+        first, last: callbacks before the usual ones, and after those that measure, before the state is saved.
         fresh: build what a run without a checkpoint begins with, whatever is there.
 
     Raises:
@@ -70,7 +70,7 @@ def build_trainer(
     preflight.check_run(config, world, planner, parameters)
     job = TrackedRun(config.directory, config.model_dump(mode="json"), config.name, config.tracking.group or config.name)
     tracker = Tracker(config.tracking, job, world)
-    features = [*first, *_features(config, world, signal, checkpoints, said), *own, *last]
+    features = [*first, *_features(config, world, signal, checkpoints, said, [*own, *last])]
     average = WeightAverage(engine.network(), config.ema.decay) if config.ema.decay else None
     return Trainer(config, world, corpus, engine, planner, tracker, features, checkpoints, average)
 
@@ -99,7 +99,12 @@ def _said(config: TrainConfig, network: RetrievalNet, idle: Sequence[str]) -> li
 
 
 def _features(
-    config: TrainConfig, world: World, signal: StopSignal, checkpoints: Checkpoints, said: Sequence[str]
+    config: TrainConfig,
+    world: World,
+    signal: StopSignal,
+    checkpoints: Checkpoints,
+    said: Sequence[str],
+    further: Sequence[Callback],
 ) -> list[Callback]:
     directory = config.directory
     checkpointing = callbacks.Checkpointing(checkpoints, directory / "weights")
@@ -120,6 +125,7 @@ def _features(
         callbacks.Throughput(),
         callbacks.Memory(),
         callbacks.Evaluation(config, signal, checkpointing),
+        *further,
         checkpointing,  # after those whose state it saves
         callbacks.Exchanging(exchange),
         callbacks.Exchanging(mirror),

@@ -3,6 +3,9 @@
 import os
 import resource
 import shutil
+import socket
+import time
+import uuid
 from pathlib import Path
 
 import torch
@@ -68,6 +71,37 @@ def claim(directory: Path) -> None:
             f"{directory} is being written to by {holder}: two runs would destroy each other's checkpoints; wait for it, end it, "
             "or give this run another name"
         )
+
+
+def check_shared(directory: Path, world: World, patience_s: float = 30) -> None:
+    """Every rank sees the run directory of the first one. All ranks call this.
+
+    Raises:
+        UserError: a node has another disk there, so that no checkpoint would be whole.
+    """
+    sign = world.decide(lambda: _sign(directory))
+    try:
+        world.agree(lambda: _find(directory / sign, world.rank, patience_s))
+    finally:
+        world.decide(lambda: (directory / sign).unlink())
+
+
+def _sign(directory: Path) -> str:
+    name = f".seen-{uuid.uuid4().hex}"
+    (directory / name).touch()
+    return name
+
+
+def _find(sign: Path, rank: int, patience_s: float) -> None:
+    """File systems of a network may show a new file seconds later."""
+    end = time.monotonic() + patience_s
+    while not sign.exists():
+        if time.monotonic() > end:
+            raise UserError(
+                f"rank {rank} on {socket.gethostname()} does not see the {sign.parent} of rank 0: the nodes share no run "
+                "directory, and no checkpoint would be whole; give a folder that all nodes share with runs="
+            )
+        time.sleep(0.1)
 
 
 def clear(directory: Path) -> None:

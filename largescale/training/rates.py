@@ -47,6 +47,7 @@ class RatesConfig(TrainConfig):
         """The same run, as short as the range, with a growing rate."""
         values = {name: getattr(self, name) for name in TrainConfig.model_fields}
         tried = self.range
+        values["name"] = f"{self.name}-rates"  # the folder of the run itself stays free for it
         values["optim"] = self.optim.model_copy(update={"lr": tried.high})
         values["schedule"] = self.schedule.model_copy(
             update={"name": "range", "floor": tried.low / tried.high, "warmup_steps": 0, "milestones": ()}

@@ -1,6 +1,7 @@
 """A whole training in one call, on every rank: what `launch/train.py` runs."""
 
 from largescale.distributed import World
+from largescale.program.cli import called
 from largescale.training import preflight
 from largescale.training.build import build_trainer
 from largescale.training.dry_run import rehearse
@@ -15,7 +16,7 @@ def train(config: TrainConfig, dry: bool = False) -> None:
     Every rank of a torchrun calls this; without torchrun it is a world of one.
 
     Args:
-        config: the settings, with a name (`largescale.training.named` gives one).
+        config: the settings, with a name.
         dry: try everything, write nothing.
 
     Raises:
@@ -34,4 +35,6 @@ def train(config: TrainConfig, dry: bool = False) -> None:
         if trainer.finished:
             world.decide(lambda: leave_model(config))
             final.score(config, world)
-            world.decide(lambda: leave_model(config))  # again: as these evaluations have it
+            model = world.decide(lambda: leave_model(config))  # again: as these evaluations have it
+            if world.is_first:
+                print(f"model: {model}\nTo search with it:\n  {called('search')} build model={model} source=PICTURES index=INDEX")

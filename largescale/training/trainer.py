@@ -1,5 +1,7 @@
 """The training loop. It sequences; what it can do beyond that is in `callbacks/`, one file per feature."""
 
+import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, cast
@@ -22,6 +24,8 @@ from largescale.training.engine.optimizer_state import Tensors
 from largescale.training.planning.planners import EpochPlan, Planner, step_seed
 from largescale.training.progress import Outcome, Progress
 from largescale.training.settings.recipe import TrainConfig
+
+log = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -148,13 +152,22 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """Everything but tensors that a checkpoint keeps."""
-        features = {type(callback).__name__: callback.state() for callback in self.callbacks}
+        features = {name: callback.state() for name, callback in self._named_callbacks()}
         return {"progress": asdict(self.progress), "tracking": self.tracker.state(), "callbacks": features}
+
+    def _named_callbacks(self) -> Iterator[tuple[str, Callback]]:
+        """By class, the second of a class with its number."""
+        met: Counter[str] = Counter()
+        for callback in self.callbacks:
+            name = type(callback).__name__
+            met[name] += 1
+            yield name if met[name] == 1 else f"{name} {met[name]}", callback
 
     def begin(self) -> None:
         """Take over the run directory and the newest checkpoint in it, so that the run goes on as if it had never stopped."""
         directory = self.config.directory
         self.world.decide(lambda: preflight.claim(directory))
+        preflight.check_shared(directory, self.world)
         newest = self.checkpoints.newest()
         if newest is None:
             self.world.decide(lambda: preflight.clear(directory))
@@ -168,6 +181,9 @@ class Trainer:
             if self.average is not None:
                 self.average.load(checkpoint.tensors)
             self.progress = Progress(**state["progress"])
-            for callback in self.callbacks:
-                callback.load_state(state["callbacks"][type(callback).__name__])
+            for name, callback in self._named_callbacks():
+                if name in state["callbacks"]:
+                    callback.load_state(state["callbacks"][name])
+                else:
+                    log.info("%s is new in this run and begins here", name)
         self.tracker.open(state.get("tracking", {}))

@@ -40,7 +40,7 @@ def rows_of(count: int, seed: int) -> np.ndarray:
 
 
 def make(folder: Path, count: int) -> Index:
-    index = Index.create(folder, DIM, index="exact", thumbnails=0)
+    index = Index.create(folder, DIM, factory="exact", thumbnails=0)
     index.add_rows(rows_of(count, 0), [f"picture {i:07d}.jpg" for i in range(count)])
     return index
 

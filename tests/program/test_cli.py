@@ -37,7 +37,7 @@ def test_a_program_by_its_name() -> None:
     assert "photographs of several sizes" in page
     assert "launch/" not in page
     wrong = subprocess.run([sys.executable, "-m", "largescale", "trian"], capture_output=True, text=True, cwd=ROOT, check=False)
-    assert "there is no program 'trian'; known are shards, train" in wrong.stderr
+    assert "there is no program 'trian'; did you mean train? known are shards, train" in wrong.stderr
 
 
 def test_a_missing_extra_is_a_sentence() -> None:

@@ -27,7 +27,7 @@ PART, LIVES, SPAN_S = 40, 10, 0.3
 
 def make_index(folder: Path) -> None:
     """It becomes approximate on the way."""
-    Index.create(folder, DIM, index="auto", memory=400 * DIM * 4)
+    Index.create(folder, DIM, factory="auto", memory=400 * DIM * 4)
 
 
 def add_forever(folder: Path, done: "multiprocessing.Queue[int]") -> None:

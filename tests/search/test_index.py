@@ -117,7 +117,7 @@ def test_writes_are_in_proportion_to_what_is_added(tmp_path: Path) -> None:
 
 def test_an_approximate_index_follows_the_rule_of_mining_and_says_what_it_finds(tmp_path: Path) -> None:
     rows, queries = unit_rows(4000), unit_rows(25, seed=1)
-    index = Index.create(tmp_path / "index", DIM, index="auto", memory=3000 * DIM * 4)
+    index = Index.create(tmp_path / "index", DIM, factory="auto", memory=3000 * DIM * 4)
     index.add_rows(rows[:2500], keys(2500))
     assert index.view.manifest.kind.index == "exact"
     index.add_rows(rows[2500:], keys(1500, "later "))
@@ -139,18 +139,18 @@ def test_an_approximate_index_follows_the_rule_of_mining_and_says_what_it_finds(
 
 def test_a_given_factory_string_is_used_and_a_wrong_one_explained(tmp_path: Path) -> None:
     rows = unit_rows(800)
-    index = _index(tmp_path / "hnsw", rows, [400], index="HNSW16")
+    index = _index(tmp_path / "hnsw", rows, [400], factory="HNSW16")
     assert index.view.manifest.kind.index == "HNSW16"
     assert np.mean(np.array(index.view.nearest(rows[:50], 1)[0])[:, 0] == np.arange(50)) > 0.9
     with pytest.raises(UserError, match="IVF0x"):
-        _index(tmp_path / "wrong", rows, index="IVF0x")
+        _index(tmp_path / "wrong", rows, factory="IVF0x")
     assert len(Index.open(tmp_path / "wrong")) == 0
 
 
 @pytest.mark.parametrize(("factory", "row_bytes"), [("SQ8", DIM), ("LSHt", DIM / 8), ("RaBitQ", DIM / 8 + 8)])
 def test_bytes_and_bits_find_what_the_rows_put_in_order(tmp_path: Path, factory: str, row_bytes: float) -> None:
     rows, queries = unit_rows(800), unit_rows(20, seed=1)
-    index = _index(tmp_path / "index", rows, [500], index=factory)
+    index = _index(tmp_path / "index", rows, [500], factory=factory)
     codes = sum(path.stat().st_size for path in (tmp_path / "index").rglob("lists-*.faiss"))
     assert 800 * row_bytes <= codes < 800 * row_bytes + 8000
     ids, scores = index.view.nearest(queries, 5)
@@ -162,7 +162,7 @@ def test_bytes_and_bits_find_what_the_rows_put_in_order(tmp_path: Path, factory:
 
 def test_a_growing_approximate_index_is_trained_again(tmp_path: Path) -> None:
     rows = unit_rows(3000)
-    index = _index(tmp_path / "index", rows, [600, 1200, 2900], index="IVF8,Flat")
+    index = _index(tmp_path / "index", rows, [600, 1200, 2900], factory="IVF8,Flat")
     assert index.view.manifest.kind.trained_rows == 2900
     assert len(list((tmp_path / "index").glob("trained-*"))) == 1
 

@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, photographs, and their index."""
     folder = tmp_path_factory.mktemp("served")
     model = make_model(folder / "model")
-    Index.build(model, make_photos(folder / "photos"), folder / "index", location=str(folder / "model"))
+    Index.build(model, make_photos(folder / "photos"), folder / "index")
     return folder
 
 

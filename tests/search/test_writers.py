@@ -95,7 +95,7 @@ def _add_much(folder: Path, limit: int, answer: "multiprocessing.Queue[str]") ->
 @pytest.mark.parametrize("factory", ["exact", "IVF8,Flat"])
 def test_a_full_disk_is_a_sentence_and_nothing_is_lost(tmp_path: Path, factory: str) -> None:
     folder, answer = tmp_path / "index", processes.Queue()
-    index = Index.create(folder, DIM, index=factory)
+    index = Index.create(folder, DIM, factory=factory)
     index.add_rows(unit_rows(500), keys(500))
     for limit in (4000 * DIM * 2, 4000 * DIM * 4 + 20_000):  # in the middle of the rows; in what is written after them
         member = processes.Process(target=_add_much, args=(folder, limit, answer))

@@ -94,7 +94,7 @@ def right_by_evaluation(folder: Path, paths: Sequence[Path], work: Path, world: 
 
 def right_by_server(folder: Path, photos: Path, paths: Sequence[Path], work: Path) -> np.ndarray:
     """As `right_by_evaluation`; each photograph is uploaded, and its own row left out."""
-    index = Index.build(load(folder, "cpu"), photos, work / "index", location=str(folder))
+    index = Index.build(load(folder, "cpu"), photos, work / "index")
 
     def ask(path: Path) -> bool:
         hits = searched(address, path.read_bytes())

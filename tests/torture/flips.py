@@ -257,7 +257,7 @@ def _described(folder: Path) -> dict[str, Kind]:
     def embedded() -> Any:
         return [*parts.read(), parts.count(), parts.bad()] if parts.is_done(0) else REPAIRED
 
-    exact, approximate = (Index.create(folder / name, DIM, index=name) for name in ("exact", "IVF4,Flat"))
+    exact, approximate = (Index.create(folder / name, DIM, factory=name) for name in ("exact", "IVF4,Flat"))
     for index in (exact, approximate):
         index.add_rows(unit_rows(300), keys(300), [f"label {n % 7}" for n in range(300)])
         index.remove(["00003"])

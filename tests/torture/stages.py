@@ -193,7 +193,9 @@ def _searches(inputs: Path) -> dict[str, Stage]:
 def add_parts(_: World, folder: Path) -> None:
     """Parts of an index, from the first that is missing on; every third time a row goes and comes again."""
     index = (
-        Index.open(folder) if (folder / "index.json").exists() else Index.create(folder, DIM, index="auto", memory=200 * DIM * 4)
+        Index.open(folder)
+        if (folder / "index.json").exists()
+        else Index.create(folder, DIM, factory="auto", memory=200 * DIM * 4)
     )
     for number in range(len(index) // PART, PARTS):
         index.add_rows(unit_rows(PART, seed=number), keys(PART, f"{number} "))

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from largescale.distributed import World
 from largescale.settings import UserError
-from largescale.training.preflight import clear
+from largescale.training.preflight import check_shared, clear
+from tests.world import run_world
 
 
 def kept(run: Path) -> list[str]:
@@ -32,3 +34,18 @@ def test_weights_whose_checkpoints_are_gone_are_never_removed(tmp_path: Path) ->
     with pytest.raises(UserError, match=r"step-000500.safetensors is there, and no checkpoint .*choose another name="):
         clear(make(tmp_path, *names))
     assert kept(tmp_path) == names
+
+
+def _shared(world: World, places: list[Path]) -> None:
+    check_shared(places[world.rank], world, patience_s=0.3)
+
+
+@pytest.mark.distributed
+def test_nodes_with_disks_of_their_own_are_told_before_the_first_step(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    run_world(2, _shared, [one, one])
+    with pytest.raises(AssertionError, match=r"rank 1 on .* does not see the .*two of rank 0: the nodes share no run directory"):
+        run_world(2, _shared, [one, two])
+    assert not list(one.iterdir())

@@ -38,9 +38,9 @@ def test_rates_grow_until_the_loss_rises(tmp_path: Path) -> None:
     model = ["model={backbone: 'timm:test_resnet', weights: none}", "images.size=32", "loader.workers=0"]
     arguments = [f"corpus={corpus}", f"runs={tmp_path}", "name=r", *plan, *model, "range={low: 1e-5, high: 10, steps: 12}"]
     steps = run_world(1, _find, arguments)[0]
-    found: dict[str, Any] = json.loads((tmp_path / "r" / "rates.json").read_text())
+    found: dict[str, Any] = json.loads((tmp_path / "r-rates" / "rates.json").read_text())
     assert found["rates"][:2] == pytest.approx([1e-5, 1e-5 * 1e6 ** (1 / 11)])
-    log = [json.loads(line) for line in (tmp_path / "r" / "log.jsonl").read_text().splitlines()]
+    log = [json.loads(line) for line in (tmp_path / "r-rates" / "log.jsonl").read_text().splitlines()]
     taken = [line["train/learning_rate"] for line in log if "train/learning_rate" in line]
     assert taken[: len(found["rates"])] == pytest.approx(found["rates"])
     assert len(found["rates"]) in (steps - 1, 12)

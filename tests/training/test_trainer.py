@@ -41,13 +41,40 @@ class SignalAt(Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+class Counted(Callback):
+    """Counts the steps of a run, over all of its lives."""
+
+    steps = 0
+
+    def after_step(self, images: Any, outcome: Any) -> None:
+        self.steps += 1
+
+    def state(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+    def load_state(self, state: Any) -> None:
+        self.steps = state["steps"]
+
+
 def train(world: World, settings: Sequence[str], first: Sequence[Callback] = (), last: Sequence[Callback] = ()) -> dict[str, Any]:
     """What launch/train.py does, with further callbacks before and after the usual ones."""
     trainer = build_trainer(load(TrainConfig, settings), world, first=first, last=last)
     trainer.begin()
     trainer.fit()
     sums = {name: float(tensor.double().sum()) for name, tensor in trainer.tensors().items()}
-    return {"step": trainer.progress.step, "stopping": trainer.stopping, "sums": sums}
+    counts = [callback.steps for callback in last if isinstance(callback, Counted)]
+    return {"step": trainer.progress.step, "stopping": trainer.stopping, "sums": sums, "counts": counts}
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_callbacks_of_ones_own_go_on_and_may_come_later(settings, tmp_path):
+    """Two of a class have a state each, and one that an earlier life did not have begins where it comes."""
+    (first,) = run_world(1, train, [*settings, f"runs={tmp_path}"], [], [SignalAt("step", 3), Counted()])
+    assert first["counts"] == [first["step"]]
+    (second,) = run_world(1, train, [*settings, f"runs={tmp_path}"], [], [Counted(), Counted()])
+    assert second["step"] == 8
+    assert second["counts"] == [8, 8 - first["step"]]
 
 
 @pytest.fixture(scope="module")

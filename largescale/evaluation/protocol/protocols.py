@@ -28,7 +28,7 @@ class Protocol:
     crop: str
     """Which part of the query's image is described."""
     metrics: tuple[str, ...]
-    """By the names of `ranking`; the first stands for the protocol."""
+    """By the names of `metrics`; the first stands for the protocol."""
     version: int = 2
     ties: str = "the wrong rows come first"
     """What happens among rows of equal similarity: the order of rows says nothing, and the expectation of a metric over all

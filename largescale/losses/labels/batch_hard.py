@@ -1,10 +1,10 @@
 """Triplets of the hardest pairs in a batch: for each image, or for the whole batch. B batch, G gallery, D dimensions."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
+from largescale.losses.choices import TripletMean
 from largescale.losses.labels.base import Gallery, LabelLoss, same_and_different, unit_rows
 
 
@@ -42,7 +42,7 @@ class BatchHardTripletLoss(LabelLoss):
         mean: over all images (`anchors`), or over those whose term is not zero (`nonzero`, as pytorch-metric-learning).
     """
 
-    def __init__(self, margin: float = 0.2, mean: Literal["anchors", "nonzero"] = "anchors") -> None:
+    def __init__(self, margin: float = 0.2, mean: TripletMean = "anchors") -> None:
         super().__init__()
         self.margin, self.mean = margin, mean
 

@@ -2,8 +2,8 @@
 
 import torch
 
+from largescale.losses.choices import CalibrationMean
 from largescale.losses.labels.base import Gallery, LabelLoss, norms_of, products, same_and_different
-from largescale.losses.settings.ranking import CalibrationMean
 
 
 class CalibrationLoss(LabelLoss):

@@ -2,10 +2,10 @@
 
 import torch
 
+from largescale.losses.choices import CalibrationMean, HMinus
 from largescale.losses.labels.base import Gallery, norms_of, products, same_and_different
 from largescale.losses.ranking.calibration import CalibrationLoss
 from largescale.losses.ranking.sup_ap import SupAPLoss
-from largescale.losses.settings.ranking import CalibrationMean, HMinus
 
 
 class RoadmapLoss(SupAPLoss):

@@ -4,8 +4,8 @@ import math
 
 import torch
 
+from largescale.losses.choices import HMinus
 from largescale.losses.ranking.base import PairwisePrecision, RankingLoss
-from largescale.losses.settings.ranking import HMinus
 
 
 class SupAPLoss(RankingLoss):

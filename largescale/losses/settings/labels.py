@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from largescale.losses.choices import AnchorInit
+from largescale.losses.choices import AnchorInit, TripletMean
 from largescale.losses.settings.base import Kind, LossSettings
 from largescale.settings import UserError
 
@@ -35,7 +35,7 @@ class BatchHardConfig(LabelSettings):
     """Triplets of the farthest match and the nearest other image of each image."""
     margin: PositiveFloat = 0.2
     """Distance by which the negative must be farther; descriptors are normalized, distances not squared."""
-    mean: Literal["anchors", "nonzero"] = "anchors"
+    mean: TripletMean = "anchors"
     """Mean over all images, or over those whose term is not zero (as pytorch-metric-learning)."""
 
 

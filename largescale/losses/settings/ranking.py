@@ -4,10 +4,8 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
+from largescale.losses.choices import CalibrationMean, HMinus
 from largescale.losses.settings.labels import LabelSettings
-
-CalibrationMean = Literal["nonzero", "all"]
-HMinus = Literal["formula", "cfg", "inat", "2021"]
 
 
 class RankingSettings(LabelSettings):

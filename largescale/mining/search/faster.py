@@ -27,7 +27,7 @@ def faster_exact(world: World, build: Callable[[str], ShardedIndex], queries: Te
     fastest = world.decide(lambda: min(seconds, key=lambda kind: seconds[kind]))
     if world.is_first:
         took = " and ".join(f"{kind} {seconds[kind]:.3f} s" for kind in KINDS)
-        log.warning("exact search by mining.index=%s for this run: of the same queries %s", fastest, took)
+        log.info("exact search by mining.index=%s for this run: of the same queries %s", fastest, took)
     return fastest
 
 

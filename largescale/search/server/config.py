@@ -5,16 +5,12 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from largescale.settings import Settings
+from largescale.search.config import OfModel
 
 
-class ServeConfig(Settings):
+class ServeConfig(OfModel):
     """The index over HTTP, with a page."""
 
-    index: Path
-    """Folder of the index."""
-    model: str | None = None
-    """The model that made it; null: where it was when the index was built."""
     host: str = "127.0.0.1"
     """Address to listen on. Others than this machine's own need a token."""
     port: int = Field(default=8000, ge=0, le=65535)

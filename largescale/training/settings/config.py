@@ -1,15 +1,12 @@
 """The settings of training: engine, optimizer, schedule, average of weights, checkpoints."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
 from largescale.names import Location
 from largescale.settings import Settings
-
-if TYPE_CHECKING:
-    pass
 
 
 class EngineConfig(Settings):

@@ -13,7 +13,7 @@ from largescale.losses.settings.choice import LossConfig
 from largescale.losses.settings.tuples import ContrastiveConfig, InfoNCEConfig, LRMLConfig
 from largescale.mining.config import MiningConfig
 from largescale.models.config import ModelConfig
-from largescale.names import Location, RunName
+from largescale.names import Location, Locations, RunName
 from largescale.precision import Precision
 from largescale.settings import Settings
 from largescale.tracking import TrackingConfig
@@ -65,7 +65,7 @@ class PeriodicEvaluationConfig(Settings):
     """Corpus that is searched; without `queries` its images are the queries too, each leaving itself out."""
     queries: Location | None = None
     """Corpus of the queries, where they are not in the gallery."""
-    distractors: tuple[Location, ...] = ()
+    distractors: Locations = ()
     """Corpora without right answers, searched together with the gallery."""
     images: ImagesConfig | None = None
     """How images become tensors; null: as in training, without augmentation."""
