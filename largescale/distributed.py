@@ -99,14 +99,14 @@ def _of_srun(environment: Mapping[str, str]) -> dict[str, str | int]:
     nodes = re.match(r"([^,\[]|\[[^\]]*\])+", environment["SLURM_STEP_NODELIST"])
     assert nodes is not None
     first = re.sub(r"\[(\d+)[^\]]*\]", r"\1", nodes[0])  # "rack[1-2]node[03-05,9]-ib,login": rack1node03-ib
-    own = {
+    own: Mapping[str, str | int] = {
         "RANK": environment["SLURM_PROCID"],
         "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
         "LOCAL_RANK": environment["SLURM_LOCALID"],
         "LOCAL_WORLD_SIZE": tasks[int(environment["SLURM_NODEID"])],
     }
     port = 20_000 + (100 * int(environment["SLURM_JOB_ID"]) + int(environment["SLURM_STEP_ID"])) % 40_000
-    return {"MASTER_ADDR": first, "MASTER_PORT": port} | own
+    return {"MASTER_ADDR": first, "MASTER_PORT": port, **own}
 
 
 @dataclass(frozen=True)

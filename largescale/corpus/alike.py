@@ -22,8 +22,8 @@ def batches_of_alike(chunks: np.ndarray, near: sparse.csr_matrix, P: int, rng: n
     score, table = np.where(left > 0, 0.0, -np.inf), np.empty((steps, P), np.int64)
     for step in range(steps):
         batch, touched = pending.due(steps - step), [np.empty(0, np.int64)]
-        for label in batch:
-            _join(label, near, score, touched)
+        for due in batch:
+            _join(due, near, score, touched)
         while len(batch) < P:
             label = _nearest(score, touched)
             batch.append(_random(seeds, left, batch) if label is None else label)

@@ -56,10 +56,10 @@ class EvaluationPlan:
         whitening = Corpus.open(config.whitening_corpus, config.storage) if config.whitening_corpus else None
         published = _published(config, queries, gallery)
         if published is None:
-            family = config.protocol if config.protocol in OF_LABELS else "labels"
-            truth, protocols = OF_LABELS[family](gallery, queries)
+            of_labels = config.protocol if config.protocol in OF_LABELS else "labels"
+            truth, protocols = OF_LABELS[of_labels](gallery, queries)
             protocols = with_own_metrics(protocols, config.metrics)
-            return EvaluationPlan(gallery, queries, distractors, truth, family, protocols, None, whitening)
+            return EvaluationPlan(gallery, queries, distractors, truth, of_labels, protocols, None, whitening)
         listed = ListedTruth(published, gallery.manifest.keys, queries.manifest.keys)
         boxes = _boxes(listed, queries) if config.crop and any(listed.boxes) else None
         family = published.family if config.protocol == "auto" else config.protocol

@@ -85,10 +85,10 @@ class Index:
             what = f"an index; {called('search')} add adds to it" if (folder / FILE).exists() else "something else"
             raise UserError(f"{folder} holds {what}: give another folder, or remove it")
         kind = Kind(factory, memory, min_recall)
-        made_by = (None, None) if model is None else (model.digest, model.location)
+        digest, location = (None, None) if model is None else (model.digest, model.location)
         with room_on_disk(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            IndexManifest(dim, metric, kind, *made_by, thumbnails).commit(folder)
+            IndexManifest(dim, metric, kind, digest, location, thumbnails).commit(folder)
         return Index(folder, IndexView.open(folder), model)
 
     @staticmethod

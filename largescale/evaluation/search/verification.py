@@ -121,7 +121,8 @@ class Verifier:
         """None of an image that cannot be decoded: it agrees with nothing."""
         config, manifest = ImagesConfig(size=self.config.size), corpus.manifest
         stored = int(manifest.width[id]), int(manifest.height[id])
-        [shape] = target_shapes(*(np.array([side]) for side in stored), config, None if box is None else np.array([box]))
+        width, height = (np.array([side]) for side in stored)
+        [shape] = target_shapes(width, height, config, None if box is None else np.array([box]))
         pixels = np.empty((*shape.tolist(), 3), np.uint8)
         try:
             decode_into(pixels, corpus.read([id])[0], config, stored, box)
