@@ -49,7 +49,7 @@ class ModelConfig(Settings):
     gem_exponent: Literal["learned", "fixed", "per_channel"] = "learned"
     """One learned exponent, a fixed one, or one learned per channel."""
     projection: PositiveInt | None = None
-    """Dimensions of a learned linear layer between two normalizations; none: the descriptor has the channels of the backbone."""
+    """Dimensions of a learned linear layer between two normalizations; null: the descriptor has the channels of the backbone."""
     projection_start: Literal["random", "pca", "learned"] = "random"
     """First weights of the projection: random, or a whitening of what it projects, fitted on the training corpus as the run
     begins: from principal components, or learned from matching pairs (end-to-end whitening)."""

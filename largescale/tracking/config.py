@@ -19,7 +19,7 @@ class TrackingConfig(Settings):
     project: str = "largescale"
     """Project of W&B, experiment of MLflow."""
     group: str | None = None
-    """What is shown together; None: the name of the run, for its mining service and its evaluations too."""
+    """What is shown together; null: the name of the run, for its mining service and its evaluations too."""
     tags: tuple[str, ...] = ()
     """Words to find the run by, in W&B and MLflow."""
     tensorboard: bool = False

@@ -16,7 +16,7 @@ class LossSettings(Settings):
     name: str
     matryoshka: tuple[PositiveInt, ...] = ()
     """The loss is also computed of the first so many dimensions of each descriptor, and averaged, e.g. [64, 128]: a descriptor
-    can be cut there afterwards (Matryoshka representations). Empty = of the whole descriptor only."""
+    can be cut there afterwards (Matryoshka representations). []: of the whole descriptor only."""
 
     @field_validator("matryoshka")
     @classmethod

@@ -22,12 +22,12 @@ class EngineConfig(Settings):
     """Forward and backward passes of a rank per step over tuples, to save memory; the step and its gradient stay the same."""
     gradcache_chunk: int | None = Field(default=None, ge=1)
     """Images that a rank runs through the network at once, for steps larger than memory: descriptors first, the loss over
-    all of them, then each chunk again with its gradient. The gradient stays the same; forward passes double. Empty = all."""
+    all of them, then each chunk again with its gradient. The gradient stays the same; forward passes double. null: all."""
     recompute: bool = False
     """Keep only what enters each block of the backbone and compute the rest again in the backward pass: less than half the
     memory of a step for a third more time, the same gradient."""
     max_grad_norm: float | None = Field(default=None, gt=0)
-    """Largest L2 norm of the gradient; larger ones are scaled down to it. Empty = no clipping. Class anchors take no part:
+    """Largest L2 norm of the gradient; larger ones are scaled down to it. null: no clipping. Class anchors take no part:
     their gradient grows with the number of classes."""
 
     @model_validator(mode="after")
@@ -102,7 +102,7 @@ class EMAConfig(Settings):
     """An exponential moving average of the weights, used in place of them for evaluation, mining and export."""
 
     decay: float | None = Field(default=None, gt=0, lt=1)
-    """Weight of the old average per step, for example 0.999. Empty = off."""
+    """Weight of the old average per step, for example 0.999. null: off."""
 
 
 class CheckpointConfig(Settings):
