@@ -147,6 +147,9 @@ def grays() -> Iterator[Kind]:
     wide = Image.fromarray(gray.astype(np.uint16) * 257)
     yield Kind("gray of 16 bits, PNG", saved(wide, "PNG"), shown, 0)
     yield Kind("gray of 16 bits, TIFF", saved(wide, "TIFF"), shown, 0)
+    negative = saved(Image.fromarray(65535 - gray.astype(np.uint16) * 257), "TIFF")
+    tag = struct.pack("<HHIH", 262, 3, 1, 1)  # photometric interpretation: 0 is black
+    yield Kind("gray of 16 bits, 0 is white, TIFF", negative.replace(tag, struct.pack("<HHIH", 262, 3, 1, 0)), shown, 0)
     dark = Image.fromarray(gray.astype(np.uint16))
     yield Kind("dark gray of 16 bits", saved(dark, "PNG"), np.rint(shown / 257).astype(np.uint8), 0)
     most = b"P5 96 64 65535\n"

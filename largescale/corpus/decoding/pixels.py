@@ -39,7 +39,7 @@ TURNS = {
 }
 """What makes an image upright, by its EXIF orientation."""
 HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
-SAMPLE_FORMAT, SIGNED = 339, 2  # of TIFF
+SAMPLE_FORMAT, SIGNED, PHOTOMETRIC, WHITE_IS_ZERO = 339, 2, 262, 0  # of TIFF; Pillow turns grays of 8 bits around by itself
 EQUAL = 2
 """A profile that moves no color by more levels than this is sRGB under another name: its pictures keep their bytes."""
 
@@ -157,6 +157,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         gray = gray.clip(0) if signed else gray.view(np.uint32)
     brightest, wide = int(gray.max(initial=0)), image.mode == "I" and image.format != "PPM"
     range = 2**16 - 1 if not wide else next(2**bits - 1 for bits in (8, 16, 32) if brightest < 2**bits)
+    if image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # type: ignore[attr-defined]
+        gray = range - gray.astype(np.int64)
     return Image.fromarray(np.rint(gray * (255 / range)).astype(np.uint8))
 
 
