@@ -7,6 +7,7 @@ import torch
 
 from largescale.corpus.corpus import Corpus
 from largescale.corpus.default import default_corpus
+from largescale.corpus.plan import label_runs
 from largescale.distributed import StopSignal, World
 from largescale.mining.service.exchange import TrainingExchange
 from largescale.models.build import build_network
@@ -51,7 +52,7 @@ def build_trainer(
     signal = StopSignal(world)
     torch.manual_seed(config.seed)  # all ranks begin with the same weights
     network = build_network(config.model)
-    said = _said(config, network, freeze_idle(network))
+    said = [*_said(config, network, freeze_idle(network)), *_left_out(config, corpus)]
     config = config.model_copy(update={"images": seen_by(network.contract, config.images)})
     network.contract = trained_on(network.contract, config.images)
     identity = {**config.resume_identity(), "fingerprint of the corpus": corpus.manifest.fingerprint}
@@ -96,6 +97,16 @@ def _said(config: TrainConfig, network: RetrievalNet, idle: Sequence[str]) -> li
     if idle:
         said.append(f"frozen, because no descriptor depends on them: {', '.join(idle)}")
     return said
+
+
+def _left_out(config: TrainConfig, corpus: Corpus) -> list[str]:
+    """What of the corpus no step can use."""
+    manifest = corpus.manifest
+    alone = manifest.pairs is not None if config.batches is None else config.batches.images_per_class == 1
+    single = 0 if alone else int((label_runs(manifest)[1] == 1).sum())
+    return (
+        [f"labels with one image, which has no positive: {single:,} of {len(manifest.label_names):,}, left out"] if single else []
+    )
 
 
 def _features(

@@ -13,9 +13,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from largescale.config import load
+from largescale.corpus.corpus import Corpus
 from largescale.distributed import World
 from largescale.settings import UserError
-from largescale.training.build import build_trainer
+from largescale.training.build import _left_out, build_trainer
 from largescale.training.callbacks import Callback
 from largescale.training.settings.recipe import TrainConfig
 from tests.corpora import make_corpus
@@ -64,6 +65,15 @@ def train(world: World, settings: Sequence[str], first: Sequence[Callback] = (),
     sums = {name: float(tensor.double().sum()) for name, tensor in trainer.tensors().items()}
     counts = [callback.steps for callback in last if isinstance(callback, Counted)]
     return {"step": trainer.progress.step, "stopping": trainer.stopping, "sums": sums, "counts": counts}
+
+
+def test_labels_with_one_image_are_counted(tmp_path):
+    ones, twos = (Corpus.open(str(make_corpus(tmp_path / str(count), 3, count, shards=1, size=8))) for count in (1, 2))
+    batches = load(TrainConfig, ["loss.name=smooth_ap", "batches.classes_per_batch=2"])
+    for config in (load(TrainConfig, []), batches):
+        assert _left_out(config, ones) == ["labels with one image, which has no positive: 3 of 3, left out"]
+        assert not _left_out(config, twos)
+    assert not _left_out(load(TrainConfig, ["loss.name=arcface", "batches.images_per_class=1"]), ones)
 
 
 @pytest.mark.slow
