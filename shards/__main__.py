@@ -22,6 +22,7 @@ from .plan import Sharding
 from .sources import Source
 from .sources.layout import Layout, Request
 from .sources.split import SIDES, ClassSplit
+from .sources.tables.table import lists_in
 from .verify import verify
 from .writer import BuildPart, build
 
@@ -147,6 +148,11 @@ def _layout(request: Request, name: str | None) -> Layout:
         print(f"recognized layout {chosen.name} by {by}: {chosen.about}; it makes: {chosen.corpora}", flush=True)
         for other in found:
             print(f"  under layout {other.layout.name} it would be {counted(request, other.layout)}", flush=True)
+        for path in lists_in(request.source) if chosen.generic and chosen.name != "list" else ():
+            print(
+                f"  {path.name} looks like a list of images, and is not read; SOURCE={path} takes labels and splits from it",
+                flush=True,
+            )
     elif chosen.generic:
         for other in (other for other in found if not other.layout.generic):
             what = f"{request.source} looks like layout {other.layout.name} (by {other.by}), which makes"

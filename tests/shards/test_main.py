@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from largescale.corpus.manifest import Manifest
-from shards.__main__ import main, parse_part, part_of
+from shards.__main__ import _layout, main, parse_part, part_of
 from shards.layouts import LAYOUTS
+from shards.sources.layout import Request
 from shards.verify import Unchecked
 from shards.writer import BuildPart
 from tests import programs
@@ -104,6 +105,17 @@ def test_a_url_is_no_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
                 main(["build", *([str(tmp_path / "in")] if option else []), *option, url, "--out", str(tmp_path / "out")])
             assert "sources are read from a disk or a mounted bucket" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_list_beside_images_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_photographs(tmp_path, ["1.jpg", "2.jpg"])
+    (tmp_path / "sizes.csv").write_text("side,count\n40,2\n")
+    (tmp_path / "train.csv").write_text("file_name,label\n1.jpg,oak\n2.jpg,ash\n")
+    assert _layout(Request(tmp_path), None).name == "distractors"
+    said = capsys.readouterr().out
+    assert f"train.csv looks like a list of images, and is not read; SOURCE={tmp_path / 'train.csv'} takes" in said
+    assert "sizes.csv" not in said
+    assert _layout(Request(tmp_path / "train.csv"), None).name == "list"
 
 
 @pytest.mark.slow

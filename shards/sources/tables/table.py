@@ -99,6 +99,18 @@ class Lists(Layout):
         return {name: TableSource(table, root, name) for name in corpora_of(table)}
 
 
+def lists_in(folder: Path) -> list[Path]:
+    """The lists right in a folder, by a header that names paths: perhaps what its images are labeled by."""
+    return [path for path in sorted(folder.glob("*")) if path.suffix.lower() in (".csv", ".tsv") and _names_paths(path)]
+
+
+def _names_paths(path: Path) -> bool:
+    try:
+        return names_path(next(rows(path, find_dialect(path), None))[1])
+    except UserError:
+        return False
+
+
 @dataclass(frozen=True)
 class TableSource(Source):
     """The rows of a table that belong to a corpus; images below `root`."""
