@@ -81,8 +81,14 @@ def against(checkout: Path, folder: Path) -> Iterator[Row]:
 def _probe(place: Path, folder: Path) -> subprocess.Popen[str]:
     """A checkout that stores or decodes the images once for each line that it is sent, and answers with images/s."""
     command = [sys.executable, "-c", PROBE, str(folder / "images"), str(SIDE)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=place, env={"PYTHONPATH": str(place), "OMP_NUM_THREADS": "1"}, text=True, **pipes)
+    return subprocess.Popen(
+        command,
+        cwd=place,
+        env={"PYTHONPATH": str(place), "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def _rate(probe: subprocess.Popen[str], work: int) -> float:
