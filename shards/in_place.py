@@ -55,8 +55,8 @@ COLUMNS = {
 }
 PART = 1000
 """Most images of what stands for a shard."""
-AT_ONCE = 16
-"""Files whose headers are asked for together: the answers of a remote disk take their time."""
+AT_ONCE, BLOCK = 16, 16
+"""Threads that ask for headers, because the answers of a remote disk take their time; and files that one asks for in a row."""
 FILES = (Folder, TableSource)
 """Sources of files below their root."""
 
@@ -154,8 +154,9 @@ def _headers(places: list[str], source: Source) -> list[Header | str]:
         except (BadImageError, OSError) as error:
             return str(error)
 
+    blocks = [places[start : start + BLOCK] for start in range(0, len(places), BLOCK)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(header, places))
+        return [found for block in pool.map(lambda block: [*map(header, block)], blocks) for found in block]
 
 
 def _items(source: Source) -> Iterator[tuple[str, str]]:
