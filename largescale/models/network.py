@@ -32,7 +32,8 @@ class RetrievalNet(nn.Module):
         self.pool = _build_pool(config, contract.channels)
         self.projection = nn.Linear(contract.channels, config.projection) if config.projection else None
         self.dim = config.projection or contract.channels
-        self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+        last = config.channels_last and not _skips_pixels(backbone)
+        self.memory_format = torch.channels_last if last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
         self.train()
 
@@ -114,3 +115,10 @@ def _build_pool(config: ModelConfig, channels: int) -> nn.Module:
         per_channel = config.gem_exponent == "per_channel"
         return GeM(config.gem_p, learned=config.gem_exponent != "fixed", channels=channels if per_channel else 1)
     return {"mac": MAC, "rmac": RMAC}.get(config.pooling or "", SPoC)()
+
+
+def _skips_pixels(backbone: nn.Module) -> bool:
+    """Whether a convolution takes single pixels of an image, and not all of them (FastViT): with the channels last, the gradient
+    of torch 2.14 for it frees memory twice on CPUs."""
+    convolutions = (module for module in backbone.modules() if isinstance(module, nn.Conv2d))
+    return any(c.in_channels == 3 and c.kernel_size == (1, 1) and c.stride != (1, 1) for c in convolutions)

@@ -159,3 +159,12 @@ def test_memory_format_changes_nothing() -> None:
     images = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
         torch.testing.assert_close(last(images), first(images), atol=1e-6, rtol=1e-5)
+
+
+def test_channels_come_first_where_the_gradient_of_torch_fails() -> None:
+    """FastViT's stem takes every second pixel by itself; the process would end."""
+    skipping, plain = (torch.nn.Conv2d(3, 48, side, stride=2, bias=False) for side in (1, 3))
+    nets = [RetrievalNet(ModelConfig(), layer, Contract(channels=48)) for layer in (skipping, plain)]
+    assert [net.memory_format for net in nets] == [torch.contiguous_format, torch.channels_last]
+    nets[0](torch.randn(1, 3, 96, 96)).sum().backward()
+    assert skipping.weight.grad is not None
