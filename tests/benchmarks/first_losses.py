@@ -31,12 +31,12 @@ LABELS = ("batches={classes_per_batch: 4, images_per_class: 2}",)
 
 
 def recipes() -> dict[str, list[str]]:
-    """Arguments of each recipe, small; of those with the same network, loss and engine only the first."""
+    """Arguments of each recipe, small; of those with the same network only the first."""
     found: dict[str, list[str]] = {}
     seen: set[str] = set()
     for path in sorted(path for room in ROOMS for path in ROOT.glob(f"configs/{room}/*.yaml")):
         values = read_yaml(path)
-        kind = json.dumps([values.get(part) for part in ("model", "loss", "engine")], sort_keys=True)
+        kind = json.dumps(values.get("model"), sort_keys=True)
         if "name" in values and kind not in seen:
             seen.add(kind)
             name = str(path.relative_to(ROOT / "configs").with_suffix(""))
