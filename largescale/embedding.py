@@ -23,14 +23,12 @@ from largescale.corpus.corpus import Corpus
 from largescale.corpus.loading import images_of, load_pass, parts_of, read_pass
 from largescale.cpu import own_cores, single_threads
 from largescale.distributed import World
+from largescale.models.fused import Network, fused, is_fused
 from largescale.models.modes import in_evaluation_mode
-from largescale.models.network import RetrievalNet
-from largescale.models.transform.multiscale import AtScales
 from largescale.precision import Precision, Resolved, autocast, resolve
 from largescale.program.inputs import seen_by
 from largescale.program.progress import progress_bar
 
-Network = RetrievalNet | AtScales
 Result = TypeVar("Result")
 AT_ONCE, PIXELS_AT_ONCE = 8, 2**20
 """Most images, and most pixels, of a group that a core computes: few, so that its activations stay in the cache."""
@@ -104,7 +102,7 @@ class Embedder:
             progress: label of a progress bar; none is shown without it.
         """
         parts = parts_of(corpus.manifest, ids, self.batch_size, share=self.share, shards=shards, boxes=boxes)
-        run = partial(_embed_group, network, self.device, resolve(self.precision, self.device))
+        precision = resolve(self.precision, self.device)
         threads = 1 if self.device.type == "cuda" else own_cores()
         # the threads end before the network is in another mode again, also where the consumer leaves early
         with (
@@ -112,6 +110,8 @@ class Embedder:
             in_evaluation_mode(network),
             single_threads(threads) as pool,
         ):
+            ready = network if self.device.type == "cuda" else fused(network, precision)
+            run = partial(_embed_group, ready, self.device, precision)
             wanted = takewhile(
                 lambda _: not self.should_stop(), self._groups(corpus, parts, seen_by(network.contract, self.images))
             )
@@ -151,6 +151,7 @@ def _embed_group(network: Network, device: torch.device, precision: Resolved, de
     group = decoded()
     if not len(group.ids):  # all of them were bad
         return Embedded(group.ids, torch.empty((0, network.dim), device=device), group.bad)
+    pixels = group.images.to(device, non_blocking=True)
     with torch.inference_mode(), autocast(precision, device):
-        descriptors = network(network.contract.normalize(group.images.to(device, non_blocking=True)))
+        descriptors = network(pixels if is_fused(network) else network.contract.normalize(pixels))
     return Embedded(group.ids, descriptors.float(), group.bad)

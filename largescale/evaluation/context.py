@@ -123,7 +123,8 @@ class Context:
         return sets
 
     def _scales(self, corpus: Corpus, ids: np.ndarray | None = None, boxes: np.ndarray | None = None) -> Scales:
-        identity = {"network": self.subject.digest, "preprocess": self.subject.preprocess}
+        computed = "layer by layer" if self.world.device.type == "cuda" else "fused"  # equal to rounding, and not to the bit
+        identity = {"network": self.subject.digest, "preprocess": self.subject.preprocess, "computed": computed}
         return [
             Descriptors(self.store, corpus, identity, self.network.dim, scale, ids, boxes, self.unit) for scale in self.scales
         ]

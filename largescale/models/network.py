@@ -1,5 +1,6 @@
 """From images to descriptors: backbone, pooling, normalization, optional projection. B images, C channels, D dimensions."""
 
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -80,6 +81,12 @@ class RetrievalNet(nn.Module):
             elif not self.config.layer_norm:
                 return x
             return self._scaled(x)
+
+    def with_backbone(self, backbone: nn.Module) -> "RetrievalNet":
+        """The same pooling and projection, not copies, after a backbone that gives features of the same channels."""
+        other = copy.copy(self)
+        other._modules = {**self._modules, "backbone": backbone}
+        return other
 
     def pooled(self, pooling: Pooling) -> "RetrievalNet":
         """The same backbone, not a copy, under another pooling and without projection; its own pooling as it is learned.

@@ -26,7 +26,7 @@ class AtScales(nn.Module):
         self.train(networks[0].training)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """`(B, 3, H, W)`, normalized -> `(B, S, D)`."""
+        """`(B, 3, H, W)`, normalized, or whatever else the networks take -> `(B, S, D)`."""
         networks = cast("list[RetrievalNet]", list(self.networks))
         maps = {scale: networks[0].features(resize(images, scale, self.contract.multiple)) for scale in set(self.scales)}
         pairs = zip(networks, self.scales, strict=True)
@@ -42,6 +42,7 @@ def resize(images: torch.Tensor, scale: float, multiple: int = 1) -> torch.Tenso
     """
     if scale == 1:
         return images
+    images = images.to(torch.promote_types(images.dtype, torch.float32))
     if multiple == 1:
         return interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
     height, width = (max(1, int(side * scale) // multiple) * multiple for side in images.shape[2:])

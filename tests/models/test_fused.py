@@ -1,0 +1,113 @@
+"""What a pass of a CPU computes is what the network says."""
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import nn
+
+from largescale.models.backbones.contract import Contract
+from largescale.models.build import build_network
+from largescale.models.config import ModelConfig
+from largescale.models.fused import fused, is_fused
+from largescale.models.network import RetrievalNet
+from largescale.models.transform.multiscale import AtScales
+from largescale.precision import autocast
+
+SHAPES = ((3, 64, 64), (1, 65, 97))
+"""(B, H, W)."""
+
+
+def learned(backbone: str) -> RetrievalNet:
+    """A network whose batch normalization has seen images, in evaluation mode."""
+    torch.manual_seed(0)
+    network = build_network(ModelConfig(backbone=backbone, freeze_batchnorm=False))
+    for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
+        for values in (norm.weight.data, norm.running_var):
+            values.uniform_(0.5, 1.5)
+        for values in (norm.bias.data, norm.running_mean):
+            values.normal_(0, 0.2)
+    return network.eval()
+
+
+@pytest.fixture(scope="module", params=["squeezenet1_1", "resnet18", "mobilenet_v2"])
+def network(request: pytest.FixtureRequest) -> RetrievalNet:
+    return learned(request.param)
+
+
+def pixels(count: int, height: int, width: int) -> torch.Tensor:
+    """`(B, 3, H, W)` uint8, as a corpus gives them."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(256, (count, height, width, 3), generator=generator, dtype=torch.uint8).permute(0, 3, 1, 2)
+
+
+def images(count: int, height: int, width: int) -> torch.Tensor:
+    """Normalized."""
+    return Contract().normalize(pixels(count, height, width))
+
+
+@torch.inference_mode()
+def test_descriptors_are_the_networks_to_rounding(network: RetrievalNet) -> None:
+    other = fused(network, "fp32")
+    assert is_fused(other)
+    assert not is_fused(network)
+    assert not [module for module in other.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+    for shape in SHAPES:
+        torch.testing.assert_close(other(pixels(*shape)), network(images(*shape)), atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_at_scales(network: RetrievalNet) -> None:
+    several = AtScales([network] * 2, (1.0, 0.5))
+    torch.testing.assert_close(fused(several, "fp32")(pixels(2, 64, 80)), several(images(2, 64, 80)), atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_threads_share_it_and_have_the_same_bits(network: RetrievalNet) -> None:
+    other = fused(network, "fp32")
+    expected = other(pixels(2, 64, 80))
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(torch.inference_mode()(other), [pixels(2, 64, 80)] * 6))
+    assert all(torch.equal(rows, expected) for rows in found)
+    assert torch.equal(fused(network, "fp32")(pixels(2, 64, 80)), expected)
+
+
+def test_the_network_itself_stays_as_it_was(network: RetrievalNet) -> None:
+    before = {name: x.clone() for name, x in network.state_dict().items()}
+    fused(network, "fp32")
+    assert all(torch.equal(x, before[name]) for name, x in network.state_dict().items())
+    network(images(1, 64, 64)).sum().backward()
+    assert all(parameter.grad is not None for parameter in network.backbone.parameters())
+    network.zero_grad()
+
+
+@torch.inference_mode()
+def test_bf16_is_near_fp32_where_the_processor_has_it_and_where_not(network: RetrievalNet) -> None:
+    other = fused(network, "bf16")
+    with autocast("bf16", torch.device("cpu")):
+        rows = other((pixels if is_fused(other) else images)(3, 64, 64))
+    assert rows.dtype == torch.float32
+    assert torch.cosine_similarity(rows, network(images(3, 64, 64))).min() > 0.999
+
+
+class Own(nn.Module):
+    """What it does depends on the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) if x.mean() > 0 else x
+
+
+@pytest.mark.parametrize("backbone", [Own(), nn.Sequential(Own()), nn.Sequential(nn.AvgPool2d(3))])
+def test_what_cannot_be_rewritten_is_left_alone_and_said(backbone: nn.Module, caplog: pytest.LogCaptureFixture) -> None:
+    name = f"own_{id(backbone)}"
+    own = RetrievalNet(
+        ModelConfig(backbone="squeezenet1_1").model_copy(update={"backbone": name}), backbone, Contract(channels=4)
+    )
+    with caplog.at_level(logging.INFO):
+        assert fused(own.eval(), "fp32") is own
+    assert f"{name} describes in fp32, layer by layer: " in caplog.text
