@@ -23,8 +23,8 @@ from largescale.corpus.corpus import Corpus
 from largescale.corpus.loading import images_of, load_pass, parts_of, read_pass
 from largescale.cpu import own_cores, single_threads
 from largescale.distributed import World
-from largescale.models.fused import Network, fused, is_fused
 from largescale.models.modes import in_evaluation_mode
+from largescale.models.transform.fused import Network, fused, is_fused
 from largescale.precision import Precision, Resolved, autocast, resolve
 from largescale.program.inputs import seen_by
 from largescale.program.progress import progress_bar

@@ -19,11 +19,11 @@ from largescale.corpus.decoding.pictures import Picture, given
 from largescale.corpus.decoding.pixels import BadImageError
 from largescale.corpus.images import decode_into, target_shape, target_shapes
 from largescale.embedding import Embedder
-from largescale.models.fused import Network, fused
 from largescale.models.modes import in_evaluation_mode
 from largescale.models.sharing.folder import Contents, DescriptorConfig
 from largescale.models.sharing.sources import Source, open_contents
 from largescale.models.sizes import least_side
+from largescale.models.transform.fused import Network, fused
 from largescale.models.transform.multiscale import AtScales
 from largescale.precision import resolve
 from largescale.program.inputs import seen_by

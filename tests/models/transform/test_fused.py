@@ -10,8 +10,8 @@ from torch import nn
 from largescale.models.backbones.contract import Contract
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
-from largescale.models.fused import fused, is_fused
 from largescale.models.network import RetrievalNet
+from largescale.models.transform.fused import fused, is_fused
 from largescale.models.transform.multiscale import AtScales
 from largescale.precision import autocast
 
