@@ -37,7 +37,11 @@ def main(arguments: list[str]) -> None:
     if asked["disks"]:
         from tests.torture import disk
 
-        print(disk.table(dict(disk.everything(folder / "disks", asked["disks"], only))), flush=True)
+        of_disks = {}
+        for name, of_stage in disk.everything(folder / "disks", asked["disks"], only):
+            of_disks[name] = of_stage
+            print(name, dict(of_stage), flush=True)
+        print(disk.table(of_disks), flush=True)
     if asked["kills"]:
         from tests.torture import kills
 

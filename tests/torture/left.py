@@ -9,6 +9,8 @@ from pathlib import Path
 MARK = "LARGESCALE_TORTURE"
 SHARED_MEMORY = Path("/dev/shm")
 ENDS_S = 30
+CACHES = "torchinductor_"
+"""A folder that torch makes as it is imported, and keeps."""
 
 
 def run(command: Sequence[str], folder: Path) -> tuple[int, dict[str, list[str]]]:
@@ -27,7 +29,7 @@ def run(command: Sequence[str], folder: Path) -> tuple[int, dict[str, list[str]]
 
 
 def _left(folder: Path, before: set[str]) -> dict[str, list[str]]:
-    files = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*"))]
+    files = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if not path.name.startswith(CACHES)]
     return {"processes": _processes(folder), "files": files, "shared memory": sorted(_shared() - before)}
 
 

@@ -37,7 +37,7 @@ def test_small_disks_and_closed_folders_are_sentences_and_nothing_is_lost(tmp_pa
     made = stages.stages(tmp_path / "inputs")
     with disk.cache(tmp_path / "cached") as cached:
         for name, stage in (("cache", cached), ("index", made["index"]), ("mining service", made["mining service"])):
-            counts = disk.fill(name, stage, tmp_path / name, 1 if name == "mining service" else 3)
+            counts = disk.fill(name, stage, tmp_path / name, 1 if name == "mining service" else 2)
             assert counts["closed"] == 1
 
 
