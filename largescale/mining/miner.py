@@ -36,9 +36,10 @@ from largescale.models.metric import COLUMNS, COSINE, Space
 from largescale.models.network import RetrievalNet
 from largescale.processes import StoppedError
 from largescale.program.progress import progress_bar
+from largescale.settings import UserError
 
 
-class NotPublishedError(Exception):
+class NotPublishedError(UserError):
     """A generation could not be written, for instance because the disk is full. Raised on every rank; nothing is left of it."""
 
 
@@ -278,7 +279,10 @@ class Miner:
             self.world.decide(lambda: self.generations.commit(epoch, step, dict(parts), faults, statistics))
         except OSError as error:
             self.world.decide(self.generations.clear)
-            raise NotPublishedError(f"{self.generations.path(epoch, step)} could not be written: {error}") from error
+            raise NotPublishedError(
+                f"{self.generations.path(epoch, step)} could not be written ({error}), and nothing of it is left: make room, or "
+                "let the folder be written to; the same command goes on"
+            ) from error
         generation = self.world.decide(lambda: self.generations.read(epoch, step))
         assert generation is not None
         return generation
