@@ -21,6 +21,7 @@ from largescale.mining import Generations
 from largescale.models.sharing.folder import Contents, DescriptorConfig, write_folder
 from largescale.search.index import Index
 from largescale.search.server.config import ServeConfig
+from largescale.settings import UserError
 from largescale.tensors import checksum_of_tensors, read_tensors
 from largescale.training.build import build_trainer
 from largescale.training.checkpoints.checkpoint import Checkpoints
@@ -218,7 +219,10 @@ def send(_: World, model: Path, photographs: Path, folder: Path) -> None:
     with serving(index, ServeConfig(index=place, port=0)) as address, answered.open("a", buffering=1) as file:
         for path in sorted(photographs.iterdir()):
             if index.view.find([path.name])[0] < 0:
-                ask(address, f"/add?key={path.name}", "picture", path)
+                try:
+                    ask(address, f"/add?key={path.name}", "picture", path)
+                except AssertionError as error:
+                    raise UserError(str(error)) from None  # as the server has said it
                 file.write(f"{path.name}\n")
 
 
