@@ -33,8 +33,12 @@ def disk(place: Path) -> Iterator[Callable[[str], None]]:
     """A file system at `place`; what is given mounts it anew: `size=BYTES,rw` or `ro`."""
     place.mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={AMPLE}", "tmpfs", str(place)], check=True)
+
+    def mount(options: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{options}", str(place)], check=True)
+
     try:
-        yield lambda options: subprocess.run(["mount", "-o", f"remount,{options}", str(place)], check=True) and None
+        yield mount
     finally:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
 
