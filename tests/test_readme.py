@@ -143,3 +143,16 @@ def test_few_shot_lies_over_every_recipe_of_class_anchors() -> None:
         config = load(TrainConfig, [str(recipe), str(ROOT / "configs/cam/few-shot.yaml"), "seed=3", "batches.shots=1"])
         assert config.batches is not None
         assert (config.loss.name, config.batches.shots, config.batches.images_per_class) == ("class_anchor", 1, 1)
+
+
+def test_tests_that_the_cases_name_are_there() -> None:
+    """`path.py::Class::test`, and after a comma `::test` of the same file."""
+    rows = (ROOT / "docs" / "results" / "cases.md").read_text().splitlines()
+    named = 0
+    for row in (row for row in rows if row.startswith("|")):
+        file = ROOT
+        for path, name in re.findall(r"`([\w/]*\.py)?::(?:\w+::)?(\w+)`", row):
+            file = ROOT / "tests" / path if path else file
+            assert f"def {name}(" in file.read_text(), f"{path}::{name}"
+            named += 1
+    assert named > 30
