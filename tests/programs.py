@@ -181,6 +181,7 @@ def _forget_relatives() -> None:
     resource_tracker._resource_tracker.__init__()  # type: ignore[misc]
     if media := sys.modules.get("wandb.sdk.data_types._private"):  # timm imports it
         atexit.unregister(media.MEDIA_TMP.cleanup)  # others that are forked from there need it
+        media.MEDIA_TMP._finalizer.detach()
     process._parent_process = None  # type: ignore[attr-defined]
     process._children = set()  # type: ignore[attr-defined]
     process._current_process = MAIN  # type: ignore[attr-defined]

@@ -87,7 +87,7 @@ def test_what_a_gpu_does_not_give_is_searched_exactly(monkeypatch: pytest.Monkey
 def test_the_faster_of_two_exact_searches_is_taken_and_named(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with alone() as world, caplog.at_level(logging.WARNING):
+    with alone() as world, caplog.at_level(logging.INFO):
         kind = faster.faster_exact(world, lambda kind: index(world, kind), *asked(world))
         monkeypatch.setattr(
             faster, "_seconds", lambda world, made, *_: 1.0 if isinstance(made._search, factory.FactorySearch) else 2.0
