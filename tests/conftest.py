@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import tests.programs  # noqa: F401  before others say what to import
+from tests.programs import preload
 
 ROOT = Path(__file__).parents[1]
 # several workers share the cores, and the programs that they start inherit this
@@ -17,6 +17,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that start whole programs come first, long ones before: what takes long must not begin when all else is done."""
     tests = Counter(item.path for item in items)
     items.sort(key=lambda item: (item.path.parent.name not in ("distributed", "launch", "training"), -tests[item.path]))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    preload(programs=any(item.get_closest_marker("slow") or item.get_closest_marker("distributed") for item in session.items))
 
 
 @pytest.fixture(scope="session", autouse=True)

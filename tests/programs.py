@@ -7,6 +7,7 @@ the very beginning of a process is tested with `subprocess`.
 
 import atexit
 import ctypes
+import importlib
 import inspect
 import os
 import random
@@ -36,13 +37,15 @@ CLONE_NEWNET = 0x40000000
 """From linux/sched.h."""
 MAIN = process.current_process()
 """The main process, in the process that programs are forked from."""
-WARM.set_forkserver_preload(
-    [
-        *(*PRELOAD, HANDLER, "torch.distributed.run", "tests.programs"),
-        *("largescale.corpus.loading", "largescale.training.train", "largescale.evaluation.stage", "largescale.experiments.runs"),
-    ]
-)
-forkserver.set_forkserver_preload = lambda modules: None  # what others ask for is among them, and there is one for all
+LOADERS = ("tests.programs", "largescale.corpus.loading", "shards.shard")
+PROGRAMS = ("torch.distributed.run", "largescale.training.train", "largescale.evaluation.stage", "largescale.experiments.runs")
+forkserver.set_forkserver_preload = lambda modules: None  # what others ask for is among these, and there is one for all
+
+
+def preload(programs: bool) -> None:
+    """What the process has imported that workers of loaders, and programs if there are any, are forked from."""
+    modules = [*LOADERS, *([*PRELOAD, HANDLER, *PROGRAMS] if programs else [])]
+    forkserver._forkserver.set_forkserver_preload(modules)  # type: ignore[attr-defined]
 
 
 class Program:
@@ -157,7 +160,7 @@ def _become(command: Sequence[str], env: Mapping[str, str], folder: str | None) 
     random.seed()  # ranks that meet wait for times of their own
     subprocess.Popen = _Forked  # type: ignore[misc]
     util.spawnv_passfds = _fork_server  # type: ignore[assignment]
-    sys.modules[HANDLER].Popen = _Forked  # type: ignore[attr-defined]
+    importlib.import_module(HANDLER).Popen = _Forked  # type: ignore[attr-defined]
     status: Any = 0
     try:
         _interpret(list(command[1:]))

@@ -19,6 +19,7 @@ def flips(path: Path) -> list[bytes]:
     return [data[:i] + bytes([data[i] ^ (1 << i % 8)]) + data[i + 1 :] for i in range(len(data))]
 
 
+@pytest.mark.slow
 def test_every_flipped_byte_of_a_document_is_found_or_harmless(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, VALUE)
@@ -34,6 +35,7 @@ def test_every_flipped_byte_of_a_document_is_found_or_harmless(tmp_path: Path) -
     assert harmless < 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mapped", [False, True])
 def test_every_flipped_byte_of_an_array_is_found(tmp_path: Path, mapped: bool) -> None:
     path, array = tmp_path / "a.npy", np.arange(12, dtype=np.float32).reshape(3, 4)

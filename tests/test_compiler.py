@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import sys
 import largescale
@@ -32,6 +34,7 @@ assert torch.equal(compiled(torch.ones(2, 3)), layer(torch.ones(2, 3)))
 """
 
 
+@pytest.mark.slow
 def test_a_step_needs_no_compiler_and_who_asks_has_it_whole() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

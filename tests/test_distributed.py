@@ -26,6 +26,7 @@ def _objective_gradient(world: World, seed: int) -> np.ndarray:
     return (gradient / world.size).numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_gather_gives_the_gradient_of_one_process(size: int) -> None:
@@ -48,6 +49,7 @@ def _decisions(world: World) -> tuple[object, ...]:
     return number, world.any(world.rank == world.size - 1), world.gather(world.rank), world.sum(1.0, world.rank), columns
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_decisions_are_shared() -> None:
     answers = run_world(3, _decisions)
@@ -66,12 +68,14 @@ def _agreements(world: World) -> list[int]:
     return world.agree(lambda: world.rank + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_an_error_of_any_rank_is_raised_on_every_rank() -> None:
     assert run_world(3, _agreements) == [[1, 2, 3]] * 3
 
 
 class TestARankThatDiesAsItStarts:
+    @pytest.mark.slow
     @pytest.mark.distributed
     def test_before_the_others_found_its_store(self) -> None:
         members, _ = start_world(2, _decisions, patience_s=3)
@@ -81,6 +85,7 @@ class TestARankThatDiesAsItStarts:
         assert members[1].exitcode is not None, "it waits for ever"
         assert time.monotonic() - began < 45
 
+    @pytest.mark.slow
     def test_after_it_has_said_that_it_is_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
         of_torchrun = dist.TCPStore("127.0.0.1", free_port(), is_master=True)
         of_torchrun.set("here/1", "a word of a rank that died")

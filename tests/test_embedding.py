@@ -52,6 +52,7 @@ def in_order(groups: list[Embedded]) -> tuple[np.ndarray, Tensor]:
     return ids[order], torch.cat([group.descriptors for group in groups])[order]
 
 
+@pytest.mark.slow
 def test_every_image_once_and_bad_ones_reported(network: RetrievalNet, corpus: Corpus) -> None:
     groups = run(network, corpus)
     ids, descriptors = in_order(groups)
@@ -61,6 +62,7 @@ def test_every_image_once_and_bad_ones_reported(network: RetrievalNet, corpus: C
     assert sorted(bad.key for group in groups for bad in group.bad) == ["000007", "000033"]
 
 
+@pytest.mark.slow
 def test_descriptors_are_the_networks_own(network: RetrievalNet, corpus: Corpus) -> None:
     """Those of the network in evaluation mode, to rounding, on images that were not augmented."""
     ids, descriptors = in_order(run(network, corpus, batch_size=20))
@@ -74,6 +76,7 @@ def test_descriptors_are_the_networks_own(network: RetrievalNet, corpus: Corpus)
             torch.testing.assert_close(torch.stack([found[i] for i in group.ids.tolist()]), rows, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2, 3, 7])
 def test_ranks_share_a_pass_without_gap_and_with_the_same_bits(network: RetrievalNet, corpus: Corpus, ranks: int) -> None:
     wanted = np.sort(np.random.default_rng(0).choice(60, 40, replace=False))
@@ -97,11 +100,13 @@ def test_bits_do_not_depend_on_cores(network: RetrievalNet, corpus: Corpus, monk
     assert torch.equal(in_order(run(network, corpus))[1], expected)
 
 
+@pytest.mark.slow
 def test_a_cpu_starts_no_loader_processes(network: RetrievalNet, corpus: Corpus) -> None:
     for _ in embedder(loader=LoaderConfig(workers=2)).embed(network, corpus, np.arange(60)):
         assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_leaves_modes_threads_and_random_numbers_as_they_were(network: RetrievalNet, corpus: Corpus) -> None:
     network.train()
     network.backbone.bn1.eval()
@@ -119,6 +124,7 @@ def test_leaves_modes_threads_and_random_numbers_as_they_were(network: Retrieval
     assert torch.get_num_threads() == 2
 
 
+@pytest.mark.slow
 def test_a_pass_that_is_left_early_computes_to_its_end_in_evaluation_mode(network: RetrievalNet, corpus: Corpus) -> None:
     """What threads still compute then must not change running statistics."""
     network.train()
@@ -137,6 +143,7 @@ def test_a_pass_that_is_left_early_computes_to_its_end_in_evaluation_mode(networ
     assert not any(found)
 
 
+@pytest.mark.slow
 def test_a_continued_pass_has_the_groups_of_the_whole_and_counts_what_is_left(
     network: RetrievalNet, corpus: Corpus, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,12 +155,14 @@ def test_a_continued_pass_has_the_groups_of_the_whole_and_counts_what_is_left(
     assert f"/{left[1] - left[0]} [" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_stops_when_asked(network: RetrievalNet, corpus: Corpus) -> None:
     answers = iter([False, False, True, True, True])
     groups = run(network, corpus, should_stop=lambda: next(answers))
     assert 0 < sum(len(group.ids) for group in groups) <= 8
 
 
+@pytest.mark.slow
 def test_a_rank_without_images_has_nothing_to_do(network: RetrievalNet, corpus: Corpus) -> None:
     shares = [run(network, corpus, np.array([3]), share=(rank, 2)) for rank in (0, 1)]
     assert sorted(len(groups) for groups in shares) == [0, 1]

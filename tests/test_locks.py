@@ -4,6 +4,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from largescale.locks import Lease
 from tests.conftest import ROOT
 
@@ -26,6 +28,7 @@ def hold(path: Path) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", HOLD, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_one_process_holds_it_until_it_dies(tmp_path: Path) -> None:
     path = tmp_path / "run" / "lease"
     first = hold(path)

@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 
 RANK = "import os, time, largescale; open(os.environ['HERE'], 'w').close(); time.sleep(60)"
@@ -40,6 +42,7 @@ def ends(pid: int, within_s: float = 30) -> bool:
     return not is_alive(pid)
 
 
+@pytest.mark.slow
 def test_a_rank_ends_with_its_torchrun(tmp_path: Path) -> None:
     launcher, rank = start(tmp_path / "here")
     while not (tmp_path / "here").exists():
@@ -49,6 +52,7 @@ def test_a_rank_ends_with_its_torchrun(tmp_path: Path) -> None:
     assert ends(rank)
 
 
+@pytest.mark.slow
 def test_a_rank_whose_torchrun_died_before_it_could_ask_ends_at_once(tmp_path: Path) -> None:
     launcher, rank = start(tmp_path / "here")
     os.kill(rank, signal.SIGSTOP)  # before its first instruction of ours
@@ -59,6 +63,7 @@ def test_a_rank_whose_torchrun_died_before_it_could_ask_ends_at_once(tmp_path: P
     assert not (tmp_path / "here").exists()
 
 
+@pytest.mark.slow
 def test_children_of_a_rank_and_other_programs_are_left_alone(tmp_path: Path) -> None:
     for name, more in (("child", {"LARGESCALE_RANK": "1"}), ("program", {"TORCHELASTIC_RUN_ID": ""})):
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "TORCHELASTIC_RUN_ID": "x", **more}

@@ -74,6 +74,7 @@ def mypackage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("mypackage")
 @pytest.mark.parametrize("command", [command for command in COMMANDS if re.search(r"launch/\w+\.py", command)])
 def test_settings_are_settings(command: str) -> None:
@@ -118,11 +119,13 @@ def test_every_command_is_of_a_known_program() -> None:
     assert not strange
 
 
+@pytest.mark.slow
 def test_help_names_the_settings() -> None:
     done = subprocess.run([sys.executable, "launch/train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "optim.lr=" in done.stdout
 
 
+@pytest.mark.slow
 def test_every_recipe_resolves() -> None:
     names = [load(TrainConfig, [str(recipe)]).name for recipe in RECIPES]
     assert names
@@ -138,6 +141,7 @@ def test_every_variant_lies_over_the_recipes_of_its_folder() -> None:
             assert load(TrainConfig, [str(recipe), str(variant)]).name == load(TrainConfig, [str(recipe)]).name
 
 
+@pytest.mark.slow
 def test_few_shot_lies_over_every_recipe_of_class_anchors() -> None:
     for recipe in (recipe for recipe in RECIPES if recipe.parent.name == "cam"):
         config = load(TrainConfig, [str(recipe), str(ROOT / "configs/cam/few-shot.yaml"), "seed=3", "batches.shots=1"])

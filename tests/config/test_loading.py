@@ -111,6 +111,7 @@ def test_a_missing_or_broken_file_is_an_error(tmp_path):
     assert "not valid YAML" in message(str(tmp_path / "broken.yaml"))
 
 
+@pytest.mark.slow
 def test_help_shows_the_defaults_of_the_program():
     """What evaluation sets for a group that others have too."""
     assert "\n  tracking.wandb='off'\n" in explain(EvaluateConfig, "", (), "tracking")
@@ -134,6 +135,7 @@ def test_runs_without_a_name_go_on_with_the_same_settings_only(tmp_path):
     assert len({first, name("fast.yaml", "seed=1"), name("fast.yaml", "corpus=data/a"), name("fast.yaml", "optim.lr=1")}) == 4
 
 
+@pytest.mark.slow
 def test_torchrun_is_told_what_was_wrong(tmp_path):
     code = "from largescale.program.running import run_program\nfrom largescale.settings import UserError\n"
     code += "def main(arguments): raise UserError('no such corpus')\nrun_program(main)"
@@ -146,6 +148,7 @@ def test_torchrun_is_told_what_was_wrong(tmp_path):
     assert "traceback : error: no such corpus" in ChildFailedError("train", {0: failure}).format_msg()
 
 
+@pytest.mark.slow
 def test_help_documents_every_setting():
     text = explain(TrainConfig, "", (), "all")
     undocumented = [key for key, field, _ in walk(TrainConfig) if not field.description]
@@ -173,12 +176,14 @@ def test_settings_that_decide_the_result_bind_a_run():
     assert "epochs" in load(TrainConfig, ["schedule.name=cosine"]).resume_identity()
 
 
+@pytest.mark.slow
 def test_settings_need_no_torch():
     modules = "sys, largescale.config, largescale.training.settings.recipe"
     code = f"import {modules}; print({{'torch', 'torchvision', 'timm'}} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["evaluate", "train"])
 def test_a_reader_that_leaves_is_no_error(program: str) -> None:
     """As in `python launch/evaluate.py --help | head -0`."""
@@ -190,6 +195,7 @@ def test_a_reader_that_leaves_is_no_error(program: str) -> None:
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
+@pytest.mark.slow
 def test_pipes_of_the_program_itself_break_with_a_traceback() -> None:
     code = (
         "from largescale.program.running import run_program\ndef main(_): raise BrokenPipeError('to a worker')\nrun_program(main)"

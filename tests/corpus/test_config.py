@@ -25,6 +25,7 @@ def test_contradictions(settings: type[Settings], values: dict[str, Any], messag
         settings(**values)
 
 
+@pytest.mark.slow
 def test_settings_need_no_torch() -> None:
     program = "import sys, largescale.corpus.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -67,6 +67,7 @@ class TestPixels:
         found = decode(JPEG, ImagesConfig(size=100))
         assert np.abs(found.astype(int) - np.asarray(expected)).max() <= 1
 
+    @pytest.mark.slow
     def test_decoding_at_a_smaller_size_changes_little(self) -> None:
         large = encode(photograph(0, 0, 800, 600))
         found = decode(large, ImagesConfig(size=100), (800, 600))
@@ -192,6 +193,7 @@ class TestBadImages:
         with pytest.raises(BadImageError, match=message):
             decode(data, ImagesConfig())
 
+    @pytest.mark.slow
     def test_absurdly_large(self) -> None:
         with pytest.raises(BadImageError, match=r"12000 x 10000 pixels are more than images.max_megapixels=100"):
             decode(png_header(12_000, 10_000), ImagesConfig(), (12_000, 10_000))

@@ -60,6 +60,7 @@ def in_order(step: Step) -> list[torch.Tensor]:
 
 
 class TestAccess:
+    @pytest.mark.slow
     def test_random_access_equals_the_stream_equals_the_tar(self, corpus: Corpus) -> None:
         streamed = [sample for shard in range(3) for sample in corpus.stream(shard)]
         assert [image for image, _ in streamed] == list(range(64))
@@ -72,6 +73,7 @@ class TestAccess:
     def test_a_stream_of_some_images(self, corpus: Corpus, wanted: list[int]) -> None:
         assert [image for image, _ in corpus.stream(1, np.array(wanted, int))] == wanted
 
+    @pytest.mark.slow
     def test_a_stream_skips_what_nobody_asked_for(self, tmp_path: Path) -> None:
         many = Corpus.open(str(make_corpus(tmp_path / "many", labels=50, per_label=4, shards=1)))
         wanted = np.array([0, 3, 60, 61, 199])
@@ -82,6 +84,7 @@ class TestAccess:
         assert copy.read([63, 0]) == corpus.read([63, 0])
         assert len(pickle.dumps(corpus)) < 3000
 
+    @pytest.mark.slow
     def test_a_fork_reads_the_same(self, corpus: Corpus) -> None:
         expected = corpus.read([1, 50])
         child = os.fork()
@@ -90,6 +93,7 @@ class TestAccess:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert corpus.read([1, 50]) == expected
 
+    @pytest.mark.slow
     def test_descriptors_are_bounded(self, tmp_path: Path) -> None:
         folder = make_corpus(tmp_path / "many", labels=10, per_label=4, shards=20)
         many = Corpus(Manifest.open(LocalStorage(str(folder), StorageConfig(), open_shards=3)))
@@ -104,6 +108,7 @@ class TestAccess:
         with pytest.raises(UserError, match=r"shard-00001\.tar is not the shard of the manifest: expected image 000000"):
             list(Corpus.open(str(folder)).stream(0))
 
+    @pytest.mark.slow
     def test_a_tar_that_was_cut_before_it_was_hashed(self, tmp_path: Path) -> None:
         folder = make_corpus(tmp_path / "cut")
         shard = folder / "shard-00000.tar"
@@ -119,6 +124,7 @@ class TestAccess:
 
 
 class TestSteps:
+    @pytest.mark.slow
     def test_groups_of_equal_shape_in_the_order_of_the_plan(self, corpus: Corpus) -> None:
         images = ImagesConfig(size=28)
         for step, ids in zip(steps_of(corpus, images), columns_of(corpus), strict=True):
@@ -131,6 +137,7 @@ class TestSteps:
                 decode_into(expected, corpus.read([image])[0], images, stored)
                 assert (row.permute(1, 2, 0).numpy() == expected).all()
 
+    @pytest.mark.slow
     def test_augmentation_depends_on_seed_epoch_and_image_only(self, corpus: Corpus) -> None:
         def pixels(columns: np.ndarray, seed: int = 1, epoch: int = 0) -> dict[int, torch.Tensor]:
             steps = load_steps(corpus, columns, AUGMENTED, epoch=epoch, seed=seed, loader=LoaderConfig(workers=0))
@@ -146,10 +153,12 @@ class TestSteps:
     def test_resume(self, corpus: Corpus) -> None:
         check_resume(lambda start: map(values, steps_of(corpus, start=start, workers=2)), (3, 8))
 
+    @pytest.mark.slow
     def test_the_number_of_workers_changes_nothing(self, corpus: Corpus) -> None:
         here = [values(step) for step in steps_of(corpus)]
         assert same(here, [values(step) for step in steps_of(corpus, workers=2)])
 
+    @pytest.mark.slow
     def test_bad_images_are_replaced_and_reported(self, damaged: Corpus) -> None:
         columns = np.array([[0, 5, 20, 24], [4, 20, 6, 25]])
         for workers in (0, 1):
@@ -178,17 +187,20 @@ class TestSteps:
         with pytest.raises(UserError, match=r"16 images in a row are bad, the first is 000000 of shard-00000\.tar: no picture"):
             list(load_steps(corpus, np.array([[0]]), AUGMENTED, epoch=0, seed=0, loader=LoaderConfig(workers=0)))
 
+    @pytest.mark.slow
     def test_a_rank_without_images(self, corpus: Corpus) -> None:
         columns = np.empty((3, 0), np.int64)
         steps = list(load_steps(corpus, columns, AUGMENTED, epoch=0, seed=0, loader=LoaderConfig(workers=1)))
         assert [(step.groups, step.places) for step in steps] == [([], [])] * 3
 
+    @pytest.mark.slow
     def test_steps_may_be_kept(self, corpus: Corpus) -> None:
         """The memory of a step is used again only when nothing views it any more."""
         kept = [step.groups[0][1:] for step in steps_of(corpus, workers=1, steps=30)]
         fresh = [step.groups[0][1:].clone() for step in steps_of(corpus, workers=1, steps=30)]
         assert same(kept, fresh)
 
+    @pytest.mark.slow
     def test_memory_is_used_again(self, corpus: Corpus) -> None:
         places = {step.groups[0].data_ptr() for step in steps_of(corpus, workers=1, steps=40)}
         assert len(places) <= LoaderConfig().prefetch + 2
@@ -201,12 +213,14 @@ def groups_of(corpus: Corpus, ids: np.ndarray, rank: int = 0, size: int = 1, wor
 
 
 class TestPass:
+    @pytest.mark.slow
     @pytest.mark.parametrize(("size", "workers"), [(1, 0), (1, 2), (2, 0), (2, 1), (5, 0)])
     def test_ranks_and_workers_together_visit_each_image_once(self, corpus: Corpus, size: int, workers: int) -> None:
         ids = np.arange(64)
         parts = [[i for group in groups_of(corpus, ids, rank, size, workers) for i in group.ids] for rank in range(size)]
         check_coverage(parts, ids)
 
+    @pytest.mark.slow
     def test_groups_depend_on_neither_ranks_nor_workers(self, corpus: Corpus) -> None:
         ids = np.unique(np.random.default_rng(0).integers(0, 64, 40))
         alone = {tuple(group.ids): group.images for group in groups_of(corpus, ids)}
@@ -223,6 +237,7 @@ class TestPass:
             stored = {(corpus.manifest.width[i], corpus.manifest.height[i]) for i in group.ids}
             assert len(stored) == 1
 
+    @pytest.mark.slow
     def test_equal_to_steps_without_augmentation(self, corpus: Corpus) -> None:
         passed = {
             int(i): row for group in groups_of(corpus, np.arange(64)) for i, row in zip(group.ids, group.images, strict=True)
@@ -230,6 +245,7 @@ class TestPass:
         for step in steps_of(corpus, ImagesConfig(size=28)):
             assert all(torch.equal(passed[int(i)], row) for i, row in zip(step.ids, in_order(step), strict=True))
 
+    @pytest.mark.slow
     def test_a_pass_never_augments(self, corpus: Corpus) -> None:
         loader = LoaderConfig(workers=0)
         config = ImagesConfig(size=28, augment=AugmentConfig(crop_scale=(0.1, 0.2), flip=1))
@@ -248,6 +264,7 @@ class TestPass:
         assert group.images.shape == (0, 3, 21, 28)
         assert len(group.bad) == 1
 
+    @pytest.mark.slow
     def test_boxes_are_cut_out_and_scaled_as_the_whole(self, tmp_path: Path) -> None:
         pixels = [photograph(i, 0, 80, 60) for i in range(3)]
         corpus = Corpus.open(str(write_corpus(tmp_path / "q", [(encode(p), 80, 60) for p in pixels], np.full(3, -1))))
@@ -265,6 +282,7 @@ class TestPass:
 
 
 class TestLoader:
+    @pytest.mark.slow
     def test_the_random_numbers_of_the_training_are_left_alone(self, corpus: Corpus) -> None:
         torch.manual_seed(0)
         expected = torch.rand(3)
@@ -277,6 +295,7 @@ class TestLoader:
             check_loader(corpus.manifest, ImagesConfig(), 10**9, LoaderConfig(workers=1))
         check_loader(corpus.manifest, ImagesConfig(), 10, LoaderConfig(workers=1))
 
+    @pytest.mark.slow
     def test_an_error_of_a_worker_is_a_sentence(self, tmp_path: Path) -> None:
         folder = make_corpus(tmp_path / "cut")
         os.truncate(folder / "shard-00001.tar", 5000)

@@ -17,6 +17,7 @@ def open_at(folder: Path) -> Manifest:
     return Manifest.open(open_storage(str(folder), StorageConfig(cache=folder / "cache")))
 
 
+@pytest.mark.slow
 def test_columns_are_what_was_written(tmp_path: Path) -> None:
     manifest = open_at(make_corpus(tmp_path / "c", labels=3, per_label=2, shards=2, size=40, unlabeled=1, pairs=True))
     assert manifest.keys.to_pylist() == [f"{i:06d}" for i in range(7)]
@@ -30,6 +31,7 @@ def test_columns_are_what_was_written(tmp_path: Path) -> None:
     assert manifest.ground_truth is None
 
 
+@pytest.mark.slow
 def test_the_fingerprint_is_that_of_the_content(tmp_path: Path) -> None:
     first, again, other = (open_at(make_corpus(tmp_path / name, labels=n)) for name, n in (("a", 3), ("b", 3), ("c", 4)))
     assert first.fingerprint == again.fingerprint != other.fingerprint
@@ -60,6 +62,7 @@ def test_damaged_files(tmp_path: Path) -> None:
         open_at(folder)
 
 
+@pytest.mark.slow
 def test_pairs_beyond_the_images(tmp_path: Path) -> None:
     large, small = make_corpus(tmp_path / "large", labels=9, pairs=True), make_corpus(tmp_path / "small", labels=3, pairs=True)
     (small / "pairs.arrow").write_bytes((large / "pairs.arrow").read_bytes())
@@ -69,6 +72,7 @@ def test_pairs_beyond_the_images(tmp_path: Path) -> None:
         _ = open_at(small).pairs
 
 
+@pytest.mark.slow
 def test_a_million_rows_are_mapped_and_travel_as_a_path(tmp_path: Path) -> None:
     write_large_manifest(tmp_path)
     manifest = open_at(tmp_path)
@@ -79,6 +83,7 @@ def test_a_million_rows_are_mapped_and_travel_as_a_path(tmp_path: Path) -> None:
     assert not manifest.offset.flags.writeable
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hostile", ["../x.tar", "/etc/passwd", ".hidden", "a/b", ""])
 def test_names_and_hashes_of_a_hostile_manifest_lead_nowhere(tmp_path: Path, hostile: str) -> None:
     """Its checksum and its fingerprint are right: whoever wrote it knows how."""

@@ -82,6 +82,7 @@ def test_pool() -> None:
     assert (plan_pool(manifest, 5000, 0, 0) == np.arange(1000)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [None, 8])
 def test_millions_of_images(window: int | None) -> None:
     """7.4 million images of 100,000 labels: an epoch is planned in 1 GB."""

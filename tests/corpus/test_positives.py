@@ -89,6 +89,7 @@ def test_cameras_are_asked_for_by_rules_that_have_a_pool() -> None:
         TuplePlanConfig(nearest_cameras=3)
 
 
+@pytest.mark.slow
 def test_a_million_pairs_are_grouped_in_seconds() -> None:
     random = np.random.default_rng(0)
     queries = random.integers(0, 400_000, 1_000_000)

@@ -151,6 +151,7 @@ class TestAlike:
         assert len(np.unique(askers.queries)) == len(askers.queries) == len(np.unique(askers.positives))
         assert {*plan_askers(manifest, LabelPlanConfig(images_per_class=1), 0, 0).query_labels.tolist()} == {0, 1, 2, 3}
 
+    @pytest.mark.slow
     def test_every_epoch_has_the_steps_of_the_first(self) -> None:
         """Windows cut a pass in other places in each epoch."""
         manifest = manifest_of(np.random.default_rng(0).integers(5, 15, 1000), shards=50)
@@ -167,6 +168,7 @@ def _unasked() -> RetrievalNet:
 
 
 class TestShots:
+    @pytest.mark.slow
     def test_so_many_images_of_each_label_the_same_in_every_epoch(self) -> None:
         manifest = manifest_of(np.array([9, 3, 1, 20, 7]), unlabeled=4)
         config = LabelPlanConfig(classes_per_batch=4, images_per_class=2, shots=5, per_epoch=50)
@@ -222,6 +224,7 @@ class TestSuperPairs:
         assert (plan_labels(manifest, self.config, 0, 1).steps != first).any()
         assert len({tuple(batch) for batch in first}) == 5
 
+    @pytest.mark.slow
     def test_names_tell_super_labels(self, tmp_path: Path) -> None:
         named = ["fish/ray", "fish/shark", "tree/oak", "tree/pine"]
         manifest = Corpus.open(str(make_corpus(tmp_path / "named", labels=4, names=named))).manifest
@@ -234,6 +237,7 @@ class TestSuperPairs:
         ):
             plan_labels(manifest, self.config, 0, 0)
 
+    @pytest.mark.slow
     def test_no_super_labels(self, tmp_path: Path) -> None:
         manifest = Corpus.open(str(make_corpus(tmp_path / "plain"))).manifest
         assert manifest.super_labels is None

@@ -49,6 +49,7 @@ def test_onnx_computes_maxima_at_every_size(tmp_path: Path) -> None:
     assert export(pooled("mac"), "onnx", tmp_path, PICTURES).difference < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["onnx", "program", "torchscript"])
 def test_regions_are_not_exported(tmp_path: Path, kind: Runtime) -> None:
     """They follow from the size of a picture."""
@@ -57,6 +58,7 @@ def test_regions_are_not_exported(tmp_path: Path, kind: Runtime) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_cut_is_inside() -> None:
     network = tiny_network().eval()
     cut = Standalone(Contents(network, DescriptorConfig(size=64, dim=8)))
@@ -66,6 +68,7 @@ def test_a_cut_is_inside() -> None:
         torch.testing.assert_close(cut(images), whole / whole.norm(dim=1, keepdim=True))
 
 
+@pytest.mark.slow
 def test_what_computes_something_else_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("largescale.describing.export.TOLERANCE", -1.0)
     with pytest.raises(UserError, match=r"differs from the network by .* it was not kept"):

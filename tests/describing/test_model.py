@@ -36,6 +36,7 @@ def made(folder: Path, **values: object) -> Model:
     return largescale.load(folder, device="cpu")
 
 
+@pytest.mark.slow
 def test_importing_costs_nothing() -> None:
     code = "import sys, largescale; print('torch' in sys.modules, 'numpy' in sys.modules, dir(largescale))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -43,6 +44,7 @@ def test_importing_costs_nothing() -> None:
     assert "load" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scales", ["single", "multi"])
 def test_rows_are_those_of_the_evaluation(tmp_path: Path, scales: str) -> None:
     """From shards that kept the bytes: bit for bit, where they go through the network in the same groups."""
@@ -56,6 +58,7 @@ def test_rows_are_those_of_the_evaluation(tmp_path: Path, scales: str) -> None:
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 def test_whitening_belongs_to_the_model(tmp_path: Path) -> None:
     pictures = [photograph(i, 0, 60, 45) for i in range(40)]
     plain = made(tmp_path / "plain").embed(pictures)
@@ -67,6 +70,7 @@ def test_whitening_belongs_to_the_model(tmp_path: Path) -> None:
     assert found.dim == 8
 
 
+@pytest.mark.slow
 def test_every_kind_of_picture_gives_the_same_row(tmp_path: Path, model: Model) -> None:
     pixels = photograph(0, 0, 60, 45)
     data = encode(pixels, "PNG")
@@ -88,6 +92,7 @@ def test_a_row_does_not_depend_on_its_batch(model: Model) -> None:
     np.testing.assert_allclose(np.concatenate([model.embed([picture]) for picture in pictures]), rows, atol=ROUNDING)
 
 
+@pytest.mark.slow
 def test_a_box_is_cut_out_at_the_scale_of_its_picture(model: Model) -> None:
     picture = photograph(0, 0, 60, 45)
     boxed = model.embed([picture, picture], boxes=[(10, 5, 50, 40), None])
@@ -97,6 +102,7 @@ def test_a_box_is_cut_out_at_the_scale_of_its_picture(model: Model) -> None:
         model.embed([picture], boxes=[(10, 5, 90, 40)])
 
 
+@pytest.mark.slow
 def test_orientation_is_applied(model: Model) -> None:
     upright = Image.fromarray(photograph(0, 0, 60, 45))
     exif, buffer = Image.Exif(), io.BytesIO()
@@ -106,6 +112,7 @@ def test_orientation_is_applied(model: Model) -> None:
     np.testing.assert_allclose(rows[0], rows[1], atol=ROUNDING)
 
 
+@pytest.mark.slow
 def test_pictures_that_cannot_be_used_are_listed(tmp_path: Path, model: Model) -> None:
     good = photograph(0, 0, 60, 45)
     bad = [tmp_path / "none.jpg", b"", b"no picture", encode(good)[:300], good.astype(float), torch.zeros(1, 2)]
@@ -117,10 +124,12 @@ def test_pictures_that_cannot_be_used_are_listed(tmp_path: Path, model: Model) -
         assert part in message
 
 
+@pytest.mark.slow
 def test_no_pictures_no_rows(model: Model) -> None:
     assert model.embed([]).shape == (0, model.dim)
 
 
+@pytest.mark.slow
 def test_world_is_not_needed(model: Model) -> None:
     assert isinstance(World, type)
     assert not torch.distributed.is_initialized()

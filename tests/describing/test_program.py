@@ -52,6 +52,7 @@ def describe(world: World, config: EmbedConfig, stop_after: int = 1 << 30) -> No
     describe_source(model, source, config, world, lambda: next(asked) >= stop_after)
 
 
+@pytest.mark.slow
 def test_rows_are_those_of_python(config: EmbedConfig, world: World) -> None:
     describe(world, config)
     names = (config.out / "names.txt").read_text().splitlines()
@@ -61,6 +62,7 @@ def test_rows_are_those_of_python(config: EmbedConfig, world: World) -> None:
     assert sorted(path.name for path in config.out.glob("[!.]*")) == ["descriptors.npy", "embed.json", "listing", "names.txt"]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_described_is_listed(config: EmbedConfig, world: World) -> None:
     network, source = tiny_network(), Path(config.source)
     write_folder(Path(config.model), Contents(network, DescriptorConfig(size=SIZE, dim=network.dim, scales=(1.0, 0.5))), "")
@@ -75,6 +77,7 @@ def test_what_cannot_be_described_is_listed(config: EmbedConfig, world: World) -
     assert json.loads((config.out / "embed.json").read_text())["bad"] == 3
 
 
+@pytest.mark.slow
 def test_none_can_be_described(config: EmbedConfig, world: World) -> None:
     for path in Path(config.source).iterdir():
         path.write_bytes(b"no picture")
@@ -82,6 +85,7 @@ def test_none_can_be_described(config: EmbedConfig, world: World) -> None:
         describe(world, config)
 
 
+@pytest.mark.slow
 def test_a_folder_of_something_else_is_left_alone(config: EmbedConfig, world: World) -> None:
     config.out.mkdir()
     (config.out / "thesis.tex").write_text("years of work")
@@ -90,6 +94,7 @@ def test_a_folder_of_something_else_is_left_alone(config: EmbedConfig, world: Wo
     assert (config.out / "thesis.tex").exists()
 
 
+@pytest.mark.slow
 def test_another_format_needs_another_folder(config: EmbedConfig, world: World, capsys: pytest.CaptureFixture) -> None:
     describe(world, config)
     describe(world, config)

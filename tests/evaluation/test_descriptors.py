@@ -30,6 +30,7 @@ class Given:
         evaluate_descriptors(settings(self.folder / "out", protocol=self.protocol, **files), published, self.world)
 
 
+@pytest.mark.slow
 def test_descriptors_that_fit(tmp_path: Path, world: World) -> None:
     Given(tmp_path, world).score()
     (record,) = read_records(tmp_path / "out" / "queries-oxford5k-nocrop.jsonl")

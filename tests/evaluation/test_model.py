@@ -77,6 +77,7 @@ def test_what_was_scored_is_left_as_a_model(data: Path, tmp_path: Path, world: W
         scored(data, tmp_path / "more", world, model=str(folder), score=ScoreConfig(dim=9))
 
 
+@pytest.mark.slow
 def test_a_backbone_that_was_never_trained_here(data: Path, tmp_path: Path, world: World) -> None:
     torch.manual_seed(0)
     torch.save(squeezenet1_1(weights=None).state_dict(), tmp_path / "published.pth")
@@ -95,6 +96,7 @@ def test_a_backbone_that_was_never_trained_here(data: Path, tmp_path: Path, worl
         export([str(tmp_path / "exported")])
 
 
+@pytest.mark.slow
 def test_a_published_checkpoint_with_the_whitening_for_the_scales(data: Path, tmp_path: Path, world: World) -> None:
     from torchvision.models import resnet18
 
@@ -111,6 +113,7 @@ def test_a_published_checkpoint_with_the_whitening_for_the_scales(data: Path, tm
         assert len(context.scales) == (3 if scales == "multi" else 1)
 
 
+@pytest.mark.slow
 def test_a_network_that_was_trained_to_be_cut(data: Path, tmp_path: Path, world: World) -> None:
     save_weights(tiny_network(), tmp_path / "cut.safetensors", {"step": 5, "matryoshka": [8, 16]})
     scored(data, tmp_path / "out", world, weights=tmp_path / "cut.safetensors", score=ScoreConfig(dim=8))

@@ -56,6 +56,7 @@ def test_a_pair_of_corpora_is_scored_as_before(tmp_path: Path) -> None:
     assert plan(tmp_path / "out", gallery, queries).protocols[0].name == "labels-query-gallery"
 
 
+@pytest.mark.slow
 def test_inshop_asks_with_views_that_are_not_in_the_gallery(tmp_path: Path) -> None:
     everything = make_corpus(tmp_path / "all", labels=4, per_label=4)
     queries, gallery = (part_of(tmp_path / name, everything, range(start, 16, 2)) for name, start in (("q", 0), ("g", 1)))

@@ -87,6 +87,7 @@ def test_pooling_of_scales_and_whitening(kind: str, data: Path, tmp_path: Path, 
     assert not results.tuned
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["k_reciprocal", "diffusion"])
 def test_a_new_ranking_among_no_distractors_is_that_of_a_gallery_without_them(
     data: Path, tmp_path: Path, world: World, kind: str
@@ -152,6 +153,7 @@ def test_expansion_and_augmentation(data: Path, tmp_path: Path, world: World) ->
     agree(found_by(results, tmp_path / "q"), np.stack(others), rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["k_reciprocal", "diffusion"])
 def test_reranking_changes_the_order_and_what_is_counted(method: str, data: Path, tmp_path: Path, world: World) -> None:
     plain = evaluate(tiny_network(), scored(data, tmp_path / "plain"), world)
@@ -186,6 +188,7 @@ def test_number_of_ranks_changes_nothing(size: int, data: Path, tmp_path: Path) 
     assert what_was_found(tmp_path / "1") == what_was_found(tmp_path / str(size))
 
 
+@pytest.mark.slow
 def test_settings_of_one_test_set_are_marked(data: Path, tmp_path: Path, world: World) -> None:
     """At scale 1: a query that was cut out of 48 pixels is too small for less."""
     both = {"tuned": {"oxford5k": ScoreConfig(query_expansion=ExpansionConfig(neighbors=1))}, "scales": "single"}
@@ -196,6 +199,7 @@ def test_settings_of_one_test_set_are_marked(data: Path, tmp_path: Path, world: 
     assert json.loads((tmp_path / "landmarks" / "results.json").read_text())["tuned"] is True
 
 
+@pytest.mark.slow
 def test_ukbench_asks_every_image_for_its_four(data: Path, tmp_path: Path, world: World) -> None:
     results = evaluate(tiny_network(), scored(data, tmp_path, protocol="ukbench"), world)
     (protocol,) = results.protocols

@@ -154,6 +154,7 @@ def _evaluate_and_look(world: World, data: Path, out: Path, done: list[Path]) ->
         (out / "seen.json").write_text(json.dumps({str(path): path.stat().st_mtime_ns for path in done}))
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_a_stop_keeps_what_is_done(data: Path, tmp_path: Path, world: World, expected: dict[str, bytes | str]) -> None:
     asked = iter(range(1000))
@@ -164,6 +165,7 @@ def test_a_stop_keeps_what_is_done(data: Path, tmp_path: Path, world: World, exp
     assert what_was_found(tmp_path) == expected
 
 
+@pytest.mark.slow
 def test_network_in_memory_is_left_as_it_was(data: Path, tmp_path: Path, world: World) -> None:
     network = tiny_network().train()
     modes = [module.training for module in network.modules()]
@@ -180,6 +182,7 @@ def test_network_in_memory_is_left_as_it_was(data: Path, tmp_path: Path, world: 
     assert from_file.metadata["step"] == 5
 
 
+@pytest.mark.slow
 def test_the_same_evaluation_is_not_done_again(data: Path, tmp_path: Path, world: World) -> None:
     config = by_labels(data, tmp_path)
     first = evaluate(tiny_network(), config, world)
@@ -189,6 +192,7 @@ def test_the_same_evaluation_is_not_done_again(data: Path, tmp_path: Path, world
     assert evaluate(tiny_network(seed=1), config, world).digest != first.digest
 
 
+@pytest.mark.slow
 def test_distractors_are_embedded_once(data: Path, tmp_path: Path, world: World) -> None:
     shared = {"distractors": str(data / "far"), "store": tmp_path / "store"}
     evaluate(tiny_network(), settings(tmp_path / "a", gallery=str(data / "labels"), **shared), world)
@@ -198,6 +202,7 @@ def test_distractors_are_embedded_once(data: Path, tmp_path: Path, world: World)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "store").glob("far-*/*.npy")} == written
 
 
+@pytest.mark.slow
 def test_large_sets_are_stored_in_half_precision(
     data: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +217,7 @@ def test_large_sets_are_stored_in_half_precision(
     assert scores[0] == pytest.approx(scores[1], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_published_lists_crop_and_marks(data: Path, tmp_path: Path, world: World) -> None:
     """Every number of a small set by hand, from the network itself."""
     network = tiny_network()
@@ -253,6 +259,7 @@ def describe(network: RetrievalNet, location: Path, boxes: dict[int, tuple[int, 
     return np.stack(rows)
 
 
+@pytest.mark.slow
 def test_queries_of_another_corpus_are_matched_by_the_names_of_labels(data: Path, tmp_path: Path, world: World) -> None:
     make_corpus(tmp_path / "queries", labels=8, per_label=5, shards=1, size=48, unlabeled=2, mixed=True)
     config = settings(tmp_path / "out", gallery=str(data / "labels"), queries=str(tmp_path / "queries"))
@@ -264,6 +271,7 @@ def test_queries_of_another_corpus_are_matched_by_the_names_of_labels(data: Path
     assert protocol.metrics["map_rectangle"].value == pytest.approx(alone.metrics["map_rectangle"].value, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_descriptors_with_lengths_are_ranked_by_distance(data: Path, tmp_path: Path, world: World) -> None:
     torch.manual_seed(0)
     network = build_network(ModelConfig(backbone="squeezenet1_1", projection=24, normalize=False))
@@ -284,6 +292,7 @@ def test_descriptors_with_lengths_are_ranked_by_distance(data: Path, tmp_path: P
         )
 
 
+@pytest.mark.slow
 def test_collapsed_network_scores_chance(data: Path, tmp_path: Path, world: World) -> None:
     network = tiny_network()
     assert network.projection is not None
@@ -293,6 +302,7 @@ def test_collapsed_network_scores_chance(data: Path, tmp_path: Path, world: Worl
     assert protocol.metrics["recall_at_1"].value <= 2 / 8  # every ranking begins with the first image
 
 
+@pytest.mark.slow
 def test_nan_gives_a_list_and_no_score(data: Path, tmp_path: Path, world: World) -> None:
     network = tiny_network()
     assert network.projection is not None
@@ -305,6 +315,7 @@ def test_nan_gives_a_list_and_no_score(data: Path, tmp_path: Path, world: World)
     assert not (tmp_path / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_bad_images_are_named(data: Path, tmp_path: Path, world: World) -> None:
     make_corpus(tmp_path / "bad", labels=4, per_label=3, shards=2, size=48, replace={4: b"no image at all", 9: b"\xff\xd8 cut"})
     with pytest.raises(UserError, match="no score: 2 descriptors") as error:
@@ -313,6 +324,7 @@ def test_bad_images_are_named(data: Path, tmp_path: Path, world: World) -> None:
     assert "000009: " in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_damaged_store_is_not_scored(data: Path, tmp_path: Path, world: World) -> None:
     config = settings(tmp_path / "out", gallery=str(data / "labels"), store=tmp_path / "store")
     asked = iter(range(1000))
@@ -337,6 +349,7 @@ def test_weights_of_the_wrong_kind(data: Path, tmp_path: Path, world: World) -> 
         evaluate(tmp_path / "other.safetensors", by_labels(data, tmp_path), world)
 
 
+@pytest.mark.slow
 def test_protocol_that_the_corpora_do_not_have(data: Path, tmp_path: Path, world: World) -> None:
     with pytest.raises(UserError, match=r"protocol=roxford5k, but landmarks has a ground truth of oxford5k"):
         evaluate(tiny_network(), settings(tmp_path, gallery=str(data / "landmarks"), protocol="roxford5k"), world)

@@ -117,6 +117,7 @@ def test_contradictions_are_said_at_once(arguments: list[str], error: str) -> No
     assert error in str(found.value)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_an_error_is_one_message() -> None:
     found = evaluate("weigths=a")

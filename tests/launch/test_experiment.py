@@ -83,6 +83,7 @@ def test_an_experiment_leaves_one_table_and_goes_on(described: Path, first: str)
     assert "trained or scored with other settings" in experiment(described / "tiny.yaml", "train.optim.lr=0.1", status=2)
 
 
+@pytest.mark.slow
 def test_weights_are_not_scored_under_the_name_of_other_settings(described: Path, tmp_path: Path) -> None:
     """The experiment was interrupted between training and evaluation, and its method was changed then."""
     arguments = [str(described / "tiny.yaml"), f"out={tmp_path}"]
@@ -149,6 +150,7 @@ def test_every_method_sees_the_same_images(described: Path) -> None:
         assert run.steps % 2 == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argument", "said"),
     [

@@ -12,6 +12,7 @@ from tests.corpora import encode, photograph
 from tests.search.photos import make_model
 
 
+@pytest.mark.slow
 def test_a_format_is_checked_on_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_model(tmp_path / "model")
     photos, out = tmp_path / "photos", tmp_path / "out"
@@ -28,6 +29,7 @@ def test_a_format_is_checked_on_photographs(tmp_path: Path, capsys: pytest.Captu
     torch.testing.assert_close(row, torch.from_numpy(largescale.load(out, "cpu").embed([photos / "0.jpg"])[0]))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_checked_is_not_made(tmp_path: Path) -> None:
     make_model(tmp_path / "model")
     model, out, photos = str(tmp_path / "model"), str(tmp_path / "out"), tmp_path / "photos"

@@ -19,6 +19,7 @@ def ask(*arguments: str) -> subprocess.CompletedProcess:
     return programs.run([sys.executable, "launch/mine.py", *arguments], ENVIRONMENT)
 
 
+@pytest.mark.slow
 def test_help_and_a_plan_with_given_rates_need_no_torch():
     start = "import sys; sys.path.insert(0, 'launch'); import mine; "
     code = start + f"mine.main(['--help']); mine.main(['--plan', *{GIVEN}]); print('torch' in sys.modules)"
@@ -29,6 +30,7 @@ def test_help_and_a_plan_with_given_rates_need_no_torch():
     assert shown.endswith("False\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

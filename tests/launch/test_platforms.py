@@ -92,6 +92,7 @@ def test_a_slurm_job_takes_its_numbers_from_the_allocation(script: str, program:
     assert asked[-3:] == [program, "first", "a=b"]
 
 
+@pytest.mark.slow
 def test_the_job_of_kubernetes_is_one_of_kubeflow() -> None:
     from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import TrainerV1alpha1TrainJob  # seconds
 
@@ -104,6 +105,7 @@ def test_the_job_of_kubernetes_is_one_of_kubeflow() -> None:
     assert load(TrainConfig, arguments).checkpoint.mirror == "s3://BUCKET/runs/sfm120k"
 
 
+@pytest.mark.slow
 def test_the_task_of_skypilot_is_valid() -> None:
     task = yaml.safe_load((ROOT / "launch/skypilot/train.yaml").read_text())
     schema = json.loads((ROOT / "tests/launch/skypilot_task.json").read_text())

@@ -42,6 +42,7 @@ def test_help_of_each_verb(capsys: pytest.CaptureFixture[str]) -> None:
         search.main(["build", "index=a", "model=b"])
 
 
+@pytest.mark.slow
 def test_query(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     index, picture = f"index={home / 'index'}", home / "photos" / "label 1" / "view 1.jpg"
     lines = _said(capsys, "query", index, f"pictures=[{picture}]", "k=2").splitlines()
@@ -56,6 +57,7 @@ def test_query(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
         search.main(["query", f"index={home / 'photos'}", "key=a"])
 
 
+@pytest.mark.slow
 def test_add_remove_and_what_is_missing(home: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     more, index = make_photos(tmp_path / "more", labels=2), f"index={home / 'index'}"
     assert "8 added, 0 replaced, 0 unchanged, 0 gone, 0 bad" in _said(capsys, "add", index, f"source={more}", "prefix=more/")
@@ -66,6 +68,7 @@ def test_add_remove_and_what_is_missing(home: Path, capsys: pytest.CaptureFixtur
     assert _said(capsys, "remove", index, "path=more/*") == "7 removed, 21 left\n"
 
 
+@pytest.mark.slow
 def test_duplicates(home: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     index = f"index={home / 'index'}"
     text = _said(capsys, "duplicates", index, "threshold=0.99999")
@@ -93,6 +96,7 @@ def test_rows_from_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         search.main(["build", *given])
 
 
+@pytest.mark.slow
 def test_an_altered_model_is_refused(home: Path, tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos", labels=1)
     make_model(tmp_path / "model")
@@ -103,6 +107,7 @@ def test_an_altered_model_is_refused(home: Path, tmp_path: Path) -> None:
         search.main(["add", f"index={tmp_path / 'index'}", f"source={photos}"])
 
 
+@pytest.mark.slow
 def test_a_signal_keeps_what_was_described(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

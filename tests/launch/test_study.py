@@ -21,6 +21,7 @@ def test_what_is_wrong_is_said_at_once(arguments: list[str], error: str) -> None
     assert error in str(found.value)
 
 
+@pytest.mark.slow
 def test_help_of_each_study(capsys: pytest.CaptureFixture[str]) -> None:
     main([])
     listed = capsys.readouterr().out

@@ -21,6 +21,7 @@ def ends(parameter: dict[str, Any]) -> list[Any]:
     return list(parameter["values"]) if "values" in parameter else [parameter[end] for end in ENDS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_every_corner_of_a_sweep_is_a_training(file: Path) -> None:
     rendered = pytest.importorskip("wandb.sdk.launch.sweeps.utils").create_sweep_command_args

@@ -83,6 +83,7 @@ def test_what_cannot_work_is_said_before_the_first_step(small, tmp_path, argumen
     assert not (tmp_path / "default").exists()
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_directory_are_refused(tmp_path):
     from largescale.evaluation.context import claim_folder
     from largescale.training.preflight import claim
@@ -111,6 +112,7 @@ def check_disk(world, keep):
     check_run(config, world, Planner(), parameters=1_000_000)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_full_disk_is_seen_before_the_first_step():
     run_world(1, check_disk, 2)

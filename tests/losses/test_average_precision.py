@@ -46,6 +46,7 @@ AUTHORS: dict[str, Callable[[dict[str, Any]], RankingLoss]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("case", goldens("losses_other", *AUTHORS))
 def test_equals_the_authors(case: Golden, precision: str) -> None:
@@ -58,6 +59,7 @@ def test_equals_the_authors(case: Golden, precision: str) -> None:
     case.compare("grad", x.grad, precision)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("case", _cases(*LOSSES))
 def test_equals_roadmap(case: Golden, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,6 +182,7 @@ def test_without_oneself_in_the_gallery() -> None:
     assert loss.degenerate == (~has).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("elements", [1, 50, 300])
 def test_blocks_change_nothing(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where classes are of very different sizes."""
@@ -212,6 +215,7 @@ def test_roadmap_equals_roadmap(case: Golden, precision: str) -> None:
     case.compare("grad", x.grad, precision)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("case", goldens("losses_roadmap", "ROADMAP_full_with_memory"))
 def test_roadmap_with_a_memory_equals_roadmap(case: Golden, precision: str) -> None:

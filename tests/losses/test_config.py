@@ -57,6 +57,7 @@ def test_faults_are_named() -> None:
             config.check(_Run, {"loss": values})
 
 
+@pytest.mark.slow
 def test_settings_need_no_torch() -> None:
     program = "import sys, largescale.losses.settings.choice, largescale.models.config; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -35,6 +35,7 @@ def test_each_tuple_equals_cirtorch(case: Golden) -> None:
     case.compare("loss_per_tuple", ContrastiveLoss(case.args["margin"]).per_tuple(*rows))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_mean_is_the_sum_by_the_number_of_tuples(name: str) -> None:
     x = torch.randn(3, 7, 4)

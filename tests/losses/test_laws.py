@@ -18,6 +18,7 @@ def _named(cases: list[Case]) -> list[Any]:
     return [pytest.param(case, id=case.name) for case in cases]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("case", _named([case for case in CASES if case.brute]))
 def test_brute_force(case: Case, seed: int) -> None:
@@ -41,6 +42,7 @@ def test_order(case: Case) -> None:
     laws.check_order(case)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("case", _named(EVERY))
 def test_degenerate(case: Case, dtype: torch.dtype) -> None:

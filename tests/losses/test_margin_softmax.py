@@ -36,6 +36,7 @@ def test_as_the_library(ours: type[MarginSoftmaxLoss], theirs: type, monkeypatch
     torch.testing.assert_close(loss.centers.grad.unflatten(1, (loss.sub_centers, -1)).flatten(0, 1), other.W.grad.T)
 
 
+@pytest.mark.slow
 def test_sampled_classes_are_compared_with_alone() -> None:
     (x, labels), loss = batch(), CosFaceLoss(40, 6, sample_rate=0.2).double()
     torch.manual_seed(3)
@@ -53,6 +54,7 @@ def test_sampled_classes_are_compared_with_alone() -> None:
     assert loss.sampled is None
 
 
+@pytest.mark.slow
 def test_every_class_is_drawn_as_often() -> None:
     none, counts = torch.empty(0, dtype=torch.int64), torch.zeros(10)
     torch.manual_seed(0)
@@ -70,6 +72,7 @@ def test_parts_draw_what_the_whole_draws() -> None:
     assert {4, 17} <= {*found[0]}
 
 
+@pytest.mark.slow
 def test_more_images_than_dimensions() -> None:
     loss = CosFaceLoss(5, 3).double()
     x = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)

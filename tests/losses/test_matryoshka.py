@@ -49,6 +49,7 @@ def _make() -> Matryoshka:
     return loss.double()
 
 
+@pytest.mark.slow
 def test_laws() -> None:
     case = Case("matryoshka", "labels", _make)
     check_order(case)

@@ -33,6 +33,7 @@ def _batches(arrays: dict[str, np.ndarray], rows: str) -> Iterator[tuple[torch.T
         yield torch.tensor(arrays[f"in_{rows}_{index}"]), torch.tensor(arrays[f"in_labels_{index}"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", goldens("losses_roadmap", "XBM_unique_False"))
 def test_contents_equal_roadmap(case: Golden) -> None:
     """The peer's queue begins with the oldest row; ours is a ring."""
@@ -46,6 +47,7 @@ def test_contents_equal_roadmap(case: Golden) -> None:
         case.compare(f"labels_{index}", memory.labels[order])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("case", goldens("losses_pml", "CrossBatchMemory_contrastive"))
 def test_contents_equal_the_library(case: Golden, precision: str) -> None:
@@ -58,6 +60,7 @@ def test_contents_equal_the_library(case: Golden, precision: str) -> None:
     assert memory.written % 20 == arrays["out_queue_idx_f64"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [RoadmapLoss, BatchHardTripletLoss], ids=lambda make: make.__name__)
 def test_value_and_gradient_are_those_of_the_plain_computation(make: type[LabelLoss]) -> None:
     memory, seen = CrossBatchMemory(make(), 25, 6, weight=0.7).double(), []
@@ -79,6 +82,7 @@ def _run(memory: CrossBatchMemory, seeds: range) -> list[float]:
     return [memory(*batch(seed)).item() for seed in seeds]
 
 
+@pytest.mark.slow
 def test_the_queue_is_part_of_the_state() -> None:
     """pytorch-metric-learning loads "all keys matched" and has lost its queue."""
     whole = CrossBatchMemory(BatchHardTripletLoss(0.5), 17, 6).double()

@@ -57,6 +57,7 @@ def test_configuration_builds_the_loss() -> None:
     assert [tuple(p.shape) for p in loss.parameters()] == [(11, 5)]
 
 
+@pytest.mark.slow
 def test_equals_the_library() -> None:
     x, labels = batch()
     for name in ("MultiSimilarityLoss", "TripletMarginLoss", "NTXentLoss"):

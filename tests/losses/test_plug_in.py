@@ -27,6 +27,7 @@ def _loss(**values: Any) -> Any:
     return config.check(_Run, {"loss": values}).loss
 
 
+@pytest.mark.slow
 def test_named_by_import_path() -> None:
     settings = _loss(name=OWN, margin=0.3)
     assert (settings.kind, settings.pairs) == ("labels", True)
@@ -66,6 +67,7 @@ def test_faults_are_named(values: dict[str, Any], message: str) -> None:
         _loss(**values)
 
 
+@pytest.mark.slow
 def test_laws_of_an_own_loss() -> None:
     check_loss(gap_loss, worlds=(1, 2))
 

@@ -47,6 +47,7 @@ def test_bytes_do_not_say_how_many_ranks_wrote(tmp_path: Path) -> None:
     assert one.negatives.tobytes() == four.negatives.tobytes()
 
 
+@pytest.mark.slow
 def test_the_newest_whole_one_up_to_an_epoch(tmp_path: Path) -> None:
     generations = Generations(tmp_path, "abc")
     assert generations.latest(100) is None
@@ -58,6 +59,7 @@ def test_the_newest_whole_one_up_to_an_epoch(tmp_path: Path) -> None:
     assert generations.newest(1) is None
 
 
+@pytest.mark.slow
 def test_of_an_epoch_the_newest_weights_count(tmp_path: Path) -> None:
     generations = Generations(tmp_path, "abc")
     for epoch, step in ((1, 8), (1, 1_000_000), (1, 12), (2, 3)):
@@ -110,6 +112,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_what_is_damaged_is_not_there_and_can_be_written_again(tmp_path: Path, damage: str) -> None:
     DAMAGES[damage](write(tmp_path, 7))
@@ -118,6 +121,7 @@ def test_what_is_damaged_is_not_there_and_can_be_written_again(tmp_path: Path, d
     assert Generations(tmp_path, "abc").read(7, 5) is not None
 
 
+@pytest.mark.slow
 def test_what_was_never_committed_is_not_there_and_is_cleared_away(tmp_path: Path) -> None:
     generations = Generations(tmp_path, "abc")
     generations.begin(3, 5)

@@ -127,6 +127,7 @@ def test_negatives_obey_the_rule(passes: dict[int, list[dict[str, Generation]]],
         assert (ordered[:, 1:] <= ordered[:, :-1]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_by_distance_the_similarity_is_that_of_descriptors_with_their_lengths(
     passes: dict[int, list[dict[str, Generation]]], corpus: Path
@@ -143,6 +144,7 @@ def test_by_distance_the_similarity_is_that_of_descriptors_with_their_lengths(
     assert (found.negatives != passes[1][0]["all images"].negatives).any()
 
 
+@pytest.mark.slow
 def test_an_index_that_an_earlier_life_trained_serves_the_resumed_run(corpus: Path, tmp_path: Path) -> None:
     """One run mines two epochs with other weights; another ends after the first, and goes on in a new process."""
     networks = []
@@ -204,6 +206,7 @@ def mine_faulty(world: World, corpus: Path, run: Path, budget: float) -> Generat
         return str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize("size", [1, 2])
 def test_what_cannot_be_used_is_named_and_never_mined(faulty: Path, tmp_path: Path, size: int) -> None:
@@ -228,6 +231,7 @@ def test_what_cannot_be_used_is_named_and_never_mined(faulty: Path, tmp_path: Pa
         assert generation.negatives.tobytes() == generations[0].negatives.tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_too_many_faults_stop_every_rank(faulty: Path, tmp_path: Path) -> None:
     for message in run_world(2, mine_faulty, faulty, tmp_path, 0.05):

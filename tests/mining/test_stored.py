@@ -58,6 +58,7 @@ def test_carried_descriptors_are_those_of_the_pool_in_every_world(corpus: Path, 
     assert len(set(tables)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_a_share_that_is_damaged_makes_the_generation_absent(corpus: Path, tmp_path: Path) -> None:
     run_world(2, mine, corpus, tmp_path)

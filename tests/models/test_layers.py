@@ -7,6 +7,7 @@ from largescale.models.backbones.backbones import build_backbone
 from largescale.models.layers import layers_of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "timm:test_vit", "timm:poolformer_s12"])
 def test_layers_follow_each_other(name: str) -> None:
     """By timm's grouping and, where it has none (MetaFormer), by the names of the parameters."""

@@ -25,6 +25,7 @@ FACTS = {
 """Pixels of a side as published, of a patch, and the tokens before those of the patches (class token, registers)."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_each_network_fits_each_recipe(recipe: Path) -> None:
     for name, (_, patch, _) in FACTS.items():
@@ -40,6 +41,7 @@ def test_landmarks_have_three_centers_that_the_processes_share() -> None:
     assert config.loss.sub_centers == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FACTS)
 def test_networks_are_as_published(name: str) -> None:
     config = load(TrainConfig, [str(RECIPES[0]), str(MODERN / f"networks/{name}.yaml")]).model

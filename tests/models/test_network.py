@@ -60,6 +60,7 @@ def test_pixels_become_the_floats_of_torchvision(memory_format: torch.memory_for
     assert floats.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", goldens("network", "network"))
 def test_descriptors_equal_cirtorch(case: Golden) -> None:
     with torch.no_grad():
@@ -118,6 +119,7 @@ def test_batch_normalization_is_frozen_or_not() -> None:
     assert not free.backbone.bn1.running_mean.equal(before)
 
 
+@pytest.mark.slow
 def test_low_precision_stays_in_the_backbone() -> None:
     torch.manual_seed(0)
     net = build_network(ModelConfig(backbone="squeezenet1_1", projection=32)).eval()
@@ -134,6 +136,7 @@ def test_low_precision_stays_in_the_backbone() -> None:
     torch.testing.assert_close(rough, exact, atol=0.02, rtol=0)
 
 
+@pytest.mark.slow
 def test_descriptors_as_they_are() -> None:
     torch.manual_seed(0)
     images = torch.randn(2, 3, 48, 48)
@@ -151,6 +154,7 @@ def test_normalize() -> None:
     np.testing.assert_allclose(Contract().normalize(white).flatten(), [0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_memory_format_changes_nothing() -> None:
     torch.manual_seed(0)
     last = build_network(ModelConfig(channels_last=True)).eval()

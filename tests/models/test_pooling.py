@@ -27,6 +27,7 @@ def _check(case: Golden, pool: Callable[[torch.Tensor], torch.Tensor], precision
     case.compare("grad_x", x.grad, precision)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("case", goldens("pooling", *POOLS))
 def test_equals_cirtorch(case: Golden, precision: str) -> None:
@@ -78,6 +79,7 @@ def test_fixed_exponent_is_no_parameter() -> None:
     assert [tuple(p.shape) for p in GeM(channels=8).parameters()] == [(8,)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", [MAC(), SPoC(), GeM(), RMAC()], ids=lambda pool: type(pool).__name__)
 def test_gradient(pool: nn.Module) -> None:
     torch.manual_seed(0)

@@ -26,6 +26,7 @@ def published(tmp_path: Path) -> Path:
     return tmp_path / "squeezenet.pth"
 
 
+@pytest.mark.slow
 def test_published_weights_without_their_classifier(published: Path) -> None:
     state = torch.load(published)
     save_file(state, published.with_suffix(".safetensors"))
@@ -34,6 +35,7 @@ def test_published_weights_without_their_classifier(published: Path) -> None:
         assert net.backbone.features[0].weight.equal(state["features.0.weight"])
 
 
+@pytest.mark.slow
 def test_faults_are_listed(published: Path) -> None:
     state = torch.load(published)
     del state["features.0.bias"]
@@ -55,6 +57,7 @@ def test_real_weights(shared_data: Path) -> None:
     assert build_network(ModelConfig(backbone="mobilenet_v2", weights=str(file))).dim == 1280
 
 
+@pytest.mark.slow
 def test_downloaded_weights(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through torchvision's own cache, and without a network."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -72,6 +75,7 @@ class _Code:
         return os.mkdir, ("executed",)
 
 
+@pytest.mark.slow
 def test_files_that_are_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"weight": _Code()}, "code.pth")
@@ -96,6 +100,7 @@ def test_files_that_are_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         load_weights(Path("other.safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_interchange_file(tmp_path: Path, channels_last: bool) -> None:
     torch.manual_seed(0)
@@ -113,6 +118,7 @@ def test_interchange_file(tmp_path: Path, channels_last: bool) -> None:
         build_network(_config(path, projection=8))
 
 
+@pytest.mark.slow
 def test_another_state_under_the_same_names(tmp_path: Path) -> None:
     net = build_network(_config("none"))
     average = {name: x * 0.5 for name, x in net.state_dict().items()}

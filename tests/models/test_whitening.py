@@ -110,6 +110,7 @@ def _fit_in_world(world: World) -> list[np.ndarray]:
     return [whitener.apply(x).numpy() for whitener in (*forms, PCAWhitening.fit(x, world=world))]
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_ranks_share_the_work() -> None:
     (alone,) = run_world(1, _fit_in_world)

@@ -27,6 +27,7 @@ def test_programs_are_named_as_this_one_was_started(monkeypatch: pytest.MonkeyPa
     assert named == ("largescale search", "largescale shards", "-m largescale embed")
 
 
+@pytest.mark.slow
 def test_a_program_by_its_name() -> None:
     found = subprocess.run([sys.executable, "-m", "largescale", "compare"], capture_output=True, text=True, cwd="/", check=False)
     assert found.returncode == 2

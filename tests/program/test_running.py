@@ -67,6 +67,7 @@ def end(error: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_programs_end_with_a_sentence_and_repeat_no_secret() -> None:
     place = end("UserError('cannot reach https://alice:S3CRETPW@host/c?sig=S3CRETPW2 now')")
     assert (place.returncode, place.stderr) == (2, "error: cannot reach https://…@host/c?… now\n")

@@ -62,6 +62,7 @@ def test_search(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (home / "groups.txt").exists()
 
 
+@pytest.mark.slow
 def test_serve(home: Path) -> None:
     if shutil.which("curl") is None:
         pytest.skip("no curl on this machine")

@@ -23,6 +23,7 @@ def _found(index: Index, queries: np.ndarray, k: int = 10, **options) -> list[li
     return [[hit.key for hit in hits] for hits in index.search_rows(queries, Options(k=k, **options))]
 
 
+@pytest.mark.slow
 def test_exact_search_is_that_of_a_sort_for_any_cut_into_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("largescale.search.scan.TILE", 70 * 300)
     rows, queries = unit_rows(3000), unit_rows(70, seed=1)
@@ -38,6 +39,7 @@ def test_exact_search_is_that_of_a_sort_for_any_cut_into_segments(tmp_path: Path
     assert same(answers[0], answers[2])
 
 
+@pytest.mark.slow
 def test_equal_rows_come_in_the_order_of_their_ids_however_many(tmp_path: Path) -> None:
     rows = np.tile(unit_rows(1), (2000, 1))
     rows[1000] = unit_rows(1, seed=3)
@@ -47,6 +49,7 @@ def test_equal_rows_come_in_the_order_of_their_ids_however_many(tmp_path: Path) 
     assert len(set(scores[0].tolist())) == 1
 
 
+@pytest.mark.slow
 def test_l2_ranks_by_distance(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     rows, queries = draw.normal(size=(500, DIM)).astype(np.float32), draw.normal(size=(30, DIM)).astype(np.float32)
@@ -58,6 +61,7 @@ def test_l2_ranks_by_distance(tmp_path: Path) -> None:
         index.search_rows(queries, Options(expand=3))
 
 
+@pytest.mark.slow
 def test_removed_rows_are_not_found_and_their_keys_may_come_again(tmp_path: Path) -> None:
     rows, queries = unit_rows(2000), unit_rows(25, seed=1)
     index = _index(tmp_path / "index", rows, [1500])
@@ -78,6 +82,7 @@ def test_removed_rows_are_not_found_and_their_keys_may_come_again(tmp_path: Path
     assert not index.view.segments
 
 
+@pytest.mark.slow
 def test_a_row_that_comes_again_takes_the_place_of_the_first(tmp_path: Path) -> None:
     rows = unit_rows(100)
     index = _index(tmp_path / "index", rows)
@@ -88,6 +93,7 @@ def test_a_row_that_comes_again_takes_the_place_of_the_first(tmp_path: Path) -> 
     assert hits[0].score == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_filters_on_label_and_path(tmp_path: Path) -> None:
     rows, queries = unit_rows(3000), unit_rows(25, seed=1)
     index = _index(tmp_path / "index", rows, [2000])
@@ -102,6 +108,7 @@ def test_filters_on_label_and_path(tmp_path: Path) -> None:
     assert _found(index, queries[:1], path="00003", k=5) == [["00003"]]
 
 
+@pytest.mark.slow
 def test_writes_are_in_proportion_to_what_is_added(tmp_path: Path) -> None:
     index = _index(tmp_path / "index", unit_rows(20_000, dim=64))
     before = {path for path in (tmp_path / "index").rglob("*") if path.is_file()}
@@ -115,6 +122,7 @@ def test_writes_are_in_proportion_to_what_is_added(tmp_path: Path) -> None:
     assert len(index.view.segments) <= 9
 
 
+@pytest.mark.slow
 def test_an_approximate_index_follows_the_rule_of_mining_and_says_what_it_finds(tmp_path: Path) -> None:
     rows, queries = unit_rows(4000), unit_rows(25, seed=1)
     index = Index.create(tmp_path / "index", DIM, factory="auto", memory=3000 * DIM * 4)
@@ -137,6 +145,7 @@ def test_an_approximate_index_follows_the_rule_of_mining_and_says_what_it_finds(
     assert all(name.startswith("later") for name in _found(index, queries, path="later *")[0])
 
 
+@pytest.mark.slow
 def test_a_given_factory_string_is_used_and_a_wrong_one_explained(tmp_path: Path) -> None:
     rows = unit_rows(800)
     index = _index(tmp_path / "hnsw", rows, [400], factory="HNSW16")
@@ -147,6 +156,7 @@ def test_a_given_factory_string_is_used_and_a_wrong_one_explained(tmp_path: Path
     assert len(Index.open(tmp_path / "wrong")) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factory", "row_bytes"), [("SQ8", DIM), ("LSHt", DIM / 8), ("RaBitQ", DIM / 8 + 8)])
 def test_bytes_and_bits_find_what_the_rows_put_in_order(tmp_path: Path, factory: str, row_bytes: float) -> None:
     rows, queries = unit_rows(800), unit_rows(20, seed=1)
@@ -160,6 +170,7 @@ def test_bytes_and_bits_find_what_the_rows_put_in_order(tmp_path: Path, factory:
     assert same(scores[agree], exact[1][agree])
 
 
+@pytest.mark.slow
 def test_a_growing_approximate_index_is_trained_again(tmp_path: Path) -> None:
     rows = unit_rows(3000)
     index = _index(tmp_path / "index", rows, [600, 1200, 2900], factory="IVF8,Flat")
@@ -167,6 +178,7 @@ def test_a_growing_approximate_index_is_trained_again(tmp_path: Path) -> None:
     assert len(list((tmp_path / "index").glob("trained-*"))) == 1
 
 
+@pytest.mark.slow
 def test_expansion_and_reranking_are_those_of_the_evaluation_stage(tmp_path: Path) -> None:
     from largescale.distributed import World
     from largescale.evaluation.protocol.relevance import GalleryRows
@@ -188,6 +200,7 @@ def test_expansion_and_reranking_are_those_of_the_evaluation_stage(tmp_path: Pat
                 assert np.allclose([hit.score for hit in hits], of_query[best], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_rows_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
     index = _index(tmp_path / "index", unit_rows(10))
     cases = [
@@ -203,6 +216,7 @@ def test_rows_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
     assert len(Index.open(tmp_path / "index")) == 10
 
 
+@pytest.mark.slow
 def test_an_altered_index_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     folder = tmp_path / "index"
     with pytest.raises(UserError, match=r"there is no index in .*: .*|index.json is missing"):

@@ -21,6 +21,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return make_model(tmp_path_factory.mktemp("model"))
 
 
+@pytest.mark.slow
 def test_build_and_search_by_file_picture_key_box_and_several(model: Model, tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "my photos")
     index = Index.build(model, photos, tmp_path / "index")
@@ -49,6 +50,7 @@ def test_build_and_search_by_file_picture_key_box_and_several(model: Model, tmp_
         assert (small.format, small.size) == ("JPEG", (96, 72))
 
 
+@pytest.mark.slow
 def test_questions_that_cannot_be_answered(model: Model, tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos", labels=1)
     index = Index.build(model, photos, tmp_path / "index")
@@ -74,6 +76,7 @@ def test_questions_that_cannot_be_answered(model: Model, tmp_path: Path) -> None
         Index.open(tmp_path / "index", other)
 
 
+@pytest.mark.slow
 def test_a_folder_that_changes(model: Model, tmp_path: Path) -> None:
     """What is new is added, what has changed is replaced, what is no picture is counted and named."""
     photos = make_photos(tmp_path / "photos", labels=2)
@@ -108,6 +111,7 @@ def test_a_folder_that_changes(model: Model, tmp_path: Path) -> None:
     assert index.add(tmp_path / "others", prefix="others/").added == 8
 
 
+@pytest.mark.slow
 def test_a_stop_keeps_what_was_described(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("largescale.search.source.AT_ONCE", 3)
     photos = make_photos(tmp_path / "photos")

@@ -47,6 +47,7 @@ def address(folder: Path) -> Iterator[str]:
         yield address
 
 
+@pytest.mark.slow
 def test_fifty_clients_at_once(folder: Path, address: str) -> None:
     pictures = sorted((folder / "photos").rglob("*.jpg"))
 
@@ -179,6 +180,7 @@ def test_the_page_searches_on_draws_a_box_and_filters(folder: Path, address: str
     assert browser.get_log("browser") == []
 
 
+@pytest.mark.slow
 def test_a_pasted_and_a_bad_picture(address: str, browser: webdriver.Chrome, tmp_path: Path) -> None:
     bad = tmp_path / "no picture.jpg"
     bad.write_text("text")
@@ -198,6 +200,7 @@ def test_a_pasted_and_a_bad_picture(address: str, browser: webdriver.Chrome, tmp
     assert _keys(browser)[0] == "label 3/view 0.jpg"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1400, 820, 390])
 def test_the_page_fits_screens(folder: Path, address: str, browser: webdriver.Chrome, width: int) -> None:
     screen = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}

@@ -53,6 +53,7 @@ def _sent(*data: bytes) -> list:
     return [("pictures", ("a.jpg", part, "image/jpeg")) for part in data]
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_the_index(server: Server, client: TestClient, photos: Path, model: Model) -> None:
     path = photos / "label 2" / "view 1.jpg"
     expected = server.index.search(path, k=4)
@@ -77,6 +78,7 @@ def test_answers_are_those_of_the_index(server: Server, client: TestClient, phot
     assert client.get("/health").json()["rows"] == 20
 
 
+@pytest.mark.slow
 def test_a_picture_that_is_added_is_found_and_on_disk(server: Server, client: TestClient, photos: Path) -> None:
     picture = (photos / "label 1" / "view 0.jpg").read_bytes()
     asked = {"params": {"key": "new/ÿ 1", "label": "mine"}, "files": {"picture": ("x.jpg", picture)}}
@@ -94,6 +96,7 @@ def test_a_picture_that_is_added_is_found_and_on_disk(server: Server, client: Te
     assert client.get("/thumbnail", params={"key": "new/ÿ 1"}).status_code == 404
 
 
+@pytest.mark.slow
 def test_an_addition_beside_another_writer_says_so(
     server: Server, client: TestClient, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +107,7 @@ def test_an_addition_beside_another_writer_says_so(
     assert client.post("/add?key=a", files=picture).status_code == 200
 
 
+@pytest.mark.slow
 def test_bad_requests_are_sentences(client: TestClient, photos: Path) -> None:
     good = (photos / "label 1" / "view 0.jpg").read_bytes()
     cases = [
@@ -137,6 +141,7 @@ def test_bad_requests_are_sentences(client: TestClient, photos: Path) -> None:
     assert client.post("/search", files=_sent(good)).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_body_without_a_length_is_bounded_as_it_comes(client: TestClient) -> None:
     sent = 0
 
@@ -152,6 +157,7 @@ def test_a_body_without_a_length_is_bounded_as_it_comes(client: TestClient) -> N
     assert "0.5 MiB" in _error(answer, 413)
 
 
+@pytest.mark.slow
 def test_other_sites_and_names_are_refused(client: TestClient) -> None:
     for headers in (
         {"origin": "https://elsewhere.example"},
@@ -171,6 +177,7 @@ def test_other_sites_and_names_are_refused(client: TestClient) -> None:
     assert "http" not in page.text.replace("http-equiv", "")  # nothing is loaded from elsewhere
 
 
+@pytest.mark.slow
 def test_other_machines_need_a_token(server: Server, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"host=0.0.0.0 lets other machines ask, so a token is needed"):
         load(ServeConfig, ["index=a", "host=0.0.0.0"])
@@ -190,6 +197,7 @@ def test_other_machines_need_a_token(server: Server, tmp_path: Path) -> None:
     asked.batcher.stop()
 
 
+@pytest.mark.slow
 def test_interface_and_metrics_are_described(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     assert set(paths) == {"/search", "/embed", "/add", "/thumbnail", "/health", "/metrics"}
@@ -206,6 +214,7 @@ def test_interface_and_metrics_are_described(client: TestClient) -> None:
     assert buckets[-1] == 1
 
 
+@pytest.mark.slow
 def test_a_failure_is_no_traceback(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     client = TestClient(server.app, base_url=HOME, raise_server_exceptions=False)
 
@@ -218,6 +227,7 @@ def test_a_failure_is_no_traceback(server: Server, monkeypatch: pytest.MonkeyPat
     assert client.post("/search", params={"key": "label 1/view 0.jpg"}).status_code == 200
 
 
+@pytest.mark.slow
 def test_requests_that_wait_together_are_answered_together(server: Server, photos: Path) -> None:
     from largescale.search.find import Options
     from largescale.search.server.batcher import Add, Embed, SearchRequest

@@ -61,6 +61,7 @@ def test_descriptors_of_shards_a_folder_python_and_onnx(photos: Path, model: Pat
         assert largest < (OTHER_RUNTIME if "ONNX" in ways else ROUNDING), ways
 
 
+@pytest.mark.slow
 def test_the_server_finds_what_the_evaluation_counts(photos: Path, model: Path, tmp_path: Path, world: World) -> None:
     paths = sorted(photos.glob("*/*.jpg"))
     scored, served = right_by_evaluation(model, paths, tmp_path, world), right_by_server(model, photos, paths, tmp_path)

@@ -33,6 +33,7 @@ def _hold(folder: Path, held: "multiprocessing.Queue[int]") -> None:
         time.sleep(60)
 
 
+@pytest.mark.slow
 def test_two_writers_exclude_each_other_and_readers_go_on(tmp_path: Path) -> None:
     folder = tmp_path / "index"
     index = Index.create(folder, DIM)
@@ -63,6 +64,7 @@ def _read(folder: Path, until: float, failures: "multiprocessing.Queue[str]") ->
         failures.put(repr(error))
 
 
+@pytest.mark.slow
 def test_readers_beside_a_writer_see_whole_indexes(tmp_path: Path) -> None:
     folder = tmp_path / "index"
     index = Index.create(folder, DIM)

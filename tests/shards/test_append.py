@@ -35,6 +35,7 @@ def contents(out: Path | list[str], cache: Path | None = None) -> dict[str, tupl
     }
 
 
+@pytest.mark.slow
 def test_a_corpus_grows_and_the_old_one_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = write_photographs(tmp_path / "in", FIRST), tmp_path / "trees"
     assert build(Folder(source), out, **OPTIONS, workers=1)
@@ -70,6 +71,7 @@ def test_a_corpus_grows_and_the_old_one_stays(tmp_path: Path, capsys: pytest.Cap
     assert Corpus.open(str(out)).manifest.fingerprint == manifest.fingerprint
 
 
+@pytest.mark.slow
 def test_other_options_are_refused_and_a_kill_between_the_names_is_mended(tmp_path: Path) -> None:
     source, out = write_photographs(tmp_path / "in", FIRST), tmp_path / "trees"
     assert build(Folder(source), out, **OPTIONS, workers=1)

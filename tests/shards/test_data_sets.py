@@ -23,6 +23,7 @@ def test_collections_without_annotation_files_are_recognized_and_read(tmp_path: 
         assert one.read(first.place)[:2] in (b"\xff\xd8", b"\x89P")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "write"), TREES_OF_ALL, ids=[write.__name__ for _, write in TREES_OF_ALL])
 def test_the_page_says_what_comes_out(tmp_path: Path, name: str, write) -> None:
     row, tree = entry(name, write, tmp_path)

@@ -97,6 +97,7 @@ def test_holes_of_a_texture_show_what_is_behind() -> None:
     np.testing.assert_allclose(nearness[17:20], 1 / 7, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_visible_points_have_the_color_of_their_texture(scene: Scene) -> None:
     size, view = 2048, look_from(scene, 25)  # pixels well below texels
     hits = rasterize(scene.mesh, scene.atlas, view.camera, size)
@@ -156,6 +157,7 @@ def test_comparison_is_symmetric_where_it_should_be(train: DemoSource, scene: Sc
     assert (found["scale"] >= 1).all()
 
 
+@pytest.mark.slow
 def test_pairs_are_views_of_one_landmark_that_share_enough(train: DemoSource) -> None:
     pairs = train.pairs()
     assert pairs is not None
@@ -173,6 +175,7 @@ def test_pairs_are_views_of_one_landmark_that_share_enough(train: DemoSource) ->
         assert pairs[name][row] == values[query[row], pairs["positive"][row] % train.views]
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_other_seed_other_bytes() -> None:
     first, other = (Demo(seed=seed, landmarks=2, size=64).sources()[0] for seed in (0, 1))
     places = [item.place for item in first.items()][:13:6]

@@ -41,6 +41,7 @@ def test_bytes_are_kept_when_nothing_has_to_change(format: str, mode: str, suffi
     assert store(data, Encoding(max_side=0)) == (data, suffix, 64, 48)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(200, 100), (100, 200), (65, 10), (3000, 2000), (5000, 2)])
 def test_longest_side_is_bounded_and_aspect_kept(size: tuple[int, int]) -> None:
     stored = store(encode(np.zeros((size[1], size[0], 3), np.uint8)), ENCODING)
@@ -58,6 +59,7 @@ def textured(width: int, height: int) -> np.ndarray:
     return np.asarray(Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1024, 768), (1000, 750), (1999, 1501)])
 def test_scaling_in_the_decoder_costs_no_quality(size: tuple[int, int]) -> None:
     data = encode(textured(*size))
@@ -106,6 +108,7 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
     assert abs(stored - ramp // 256).max() < 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [lambda d: d[: len(d) // 2], lambda d: b"", lambda d: b"<html>404</html>", lambda d: d[:200]])
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
 @pytest.mark.parametrize("side", [60, 600])

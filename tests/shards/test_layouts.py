@@ -30,6 +30,7 @@ def read(layout: str, source: Path) -> Mapping[str, Source]:
     return corpora(Request(source), LAYOUTS[layout])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "write"), CASES)
 def test_published_trees_are_recognized_and_read(tmp_path: Path, name: str, write) -> None:
     expected = write(tmp_path)

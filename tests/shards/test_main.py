@@ -59,6 +59,7 @@ def failed(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_wrong_sources_are_errors_without_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = tmp_path / "in", ("--out", tmp_path / "out")
     assert "there is no folder" in failed(capsys, "build", source, "--layout", "folder", *out)
@@ -85,6 +86,7 @@ def test_missing_images_of_a_list_are_written_down(tmp_path: Path, capsys: pytes
     assert (tmp_path / "out" / "missing.txt").read_text().split() == names
 
 
+@pytest.mark.slow
 def test_labels_that_were_expected_and_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_photographs(tmp_path / "in", ["1.jpg", "2.jpg"])
     (tmp_path / "list.csv").write_text("path,label\nin/1.jpg,\nin/2.jpg,\n")
@@ -138,6 +140,7 @@ def test_a_data_set_is_recognized_and_makes_its_corpora(tmp_path: Path, capsys: 
     assert "left out" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_wrong_layout_is_told_what_the_source_looks_like(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sop(tmp_path / "in")
     arguments = [str(tmp_path / "in"), "--layout", "folder", "--out", str(tmp_path / "out"), "--workers", "1"]
@@ -147,6 +150,7 @@ def test_a_wrong_layout_is_told_what_the_source_looks_like(tmp_path: Path, capsy
     assert "left out: 4 no image (.txt)" in said
 
 
+@pytest.mark.slow
 def test_classes_are_divided_by_one_command(tmp_path: Path) -> None:
     write_photographs(tmp_path / "in", [f"{label}/{n}.jpg" for label in "abcd" for n in (1, 2)])
     command = ["build", str(tmp_path / "in"), "--layout", "folder", "--out", str(tmp_path / "out"), "--workers", "1"]

@@ -53,12 +53,14 @@ def test_number_of_shards(images: int, options: dict[str, int], shards: int) -> 
     assert Sharding(**options).count(images, image_bytes=2500) == shards
 
 
+@pytest.mark.slow
 def test_shards_differ_by_one_image_at_most(tmp_path: Path) -> None:
     plan = settled(Painted((None,) * 67), tmp_path)
     sizes = np.diff(plan.bounds)
     assert (sizes.min(), sizes.max(), sizes.sum(), plan.shards) == (8, 9, 67, 8)
 
 
+@pytest.mark.slow
 def test_the_first_plan_counts_and_the_same_options_find_it_again(tmp_path: Path) -> None:
     source = Painted(("b", "a"))
     first = settled(source, tmp_path)
@@ -70,6 +72,7 @@ def test_the_first_plan_counts_and_the_same_options_find_it_again(tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == [".build"]
 
 
+@pytest.mark.slow
 def test_a_changed_source_and_changed_options_are_named(tmp_path: Path) -> None:
     settled(Painted(("b", "a")), tmp_path)
     with pytest.raises(UserError, match=r"source_images was 2, is 3; source_sha256 was .* choose another OUT"):

@@ -33,6 +33,7 @@ def expected(corpus: Path) -> dict[str, int]:
     return dict(zip(manifest.keys.to_pylist(), manifest.label.tolist(), strict=True))
 
 
+@pytest.mark.slow
 def test_shards_of_different_corpora_have_different_names(tmp_path: Path) -> None:
     """Caches of other tools go by the name of a file alone."""
     stems = []
@@ -46,6 +47,7 @@ def test_shards_of_different_corpora_have_different_names(tmp_path: Path) -> Non
     assert len(set(stems)) == len(stems)
 
 
+@pytest.mark.slow
 def test_webdataset(corpus: Path) -> None:
     tars = [str(path) for path in corpus.glob("*.tar")]
     samples = list(webdataset.WebDataset(tars, shardshuffle=False).decode("pil"))
@@ -53,6 +55,7 @@ def test_webdataset(corpus: Path) -> None:
     assert {sample["jpg"].size for sample in samples} == {(40, 30)}
 
 
+@pytest.mark.slow
 def test_hugging_face_datasets(corpus: Path, tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     tars = [str(path) for path in corpus.glob("*.tar")]

@@ -48,11 +48,13 @@ def rewrite(corpus: Path, **columns: Any) -> None:
     write_manifest(corpus, "x", shards, images | columns, manifest.label_names.to_pylist(), {}, pairs, truth)
 
 
+@pytest.mark.slow
 def test_a_sound_corpus_has_no_faults(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verify(corpus, 2) == 0
     assert "no faults" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_rewritten_sound_corpus_has_no_faults(corpus: Path) -> None:
     query = {"key": "a/01", "box": None, "ok": ["b/31"]}
     truth = {"protocol": "oxford5k", "queries": [query], "gallery": None}
@@ -60,6 +62,7 @@ def test_a_rewritten_sound_corpus_has_no_faults(corpus: Path) -> None:
     assert faults(corpus) == []
 
 
+@pytest.mark.slow
 def test_faults_are_printed_and_the_status_says_so(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = shard(corpus, 2).name
     shard(corpus, 2).unlink()
@@ -67,6 +70,7 @@ def test_faults_are_printed_and_the_status_says_so(corpus: Path, capsys: pytest.
     assert capsys.readouterr().out.splitlines() == [f"{name}: missing", f"{corpus}: 1 fault"]
 
 
+@pytest.mark.slow
 def test_missing_extra_and_truncated_shards(corpus: Path) -> None:
     shard(corpus, 2).unlink()
     shutil.copy(shard(corpus, 1), corpus / shard(corpus, 1).name.replace("00001", "00008"))
@@ -87,12 +91,14 @@ def flip(path: Path, position: int) -> None:
         file.write(bytes([byte ^ 0xFF]))
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_changes_the_hash(corpus: Path) -> None:
     flip(shard(corpus, 3), shard(corpus, 3).stat().st_size - 1)
     (fault,) = faults(corpus)
     assert fault.startswith("00003.tar: expected SHA-256")
 
 
+@pytest.mark.slow
 def test_a_destroyed_image_is_named(corpus: Path) -> None:
     manifest = Manifest.open(Unchecked(corpus))
     row = int(manifest.shard_start[5]) + 2
@@ -114,6 +120,7 @@ def renamed(corpus: Path, name: str, new: str) -> None:
     (corpus / "new").replace(path)
 
 
+@pytest.mark.slow
 def test_keys_of_tar_and_columns_differ(corpus: Path) -> None:
     renamed(corpus, "a/03.jpg", "a/zz.jpg")
     rewrite(corpus)
@@ -123,6 +130,7 @@ def test_keys_of_tar_and_columns_differ(corpus: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "change", "fault"),
     [
@@ -142,12 +150,14 @@ def test_wrong_columns(corpus: Path, column: str, change: int, fault: str) -> No
     assert any(re.match(fault, found) for found in faults(corpus))
 
 
+@pytest.mark.slow
 def test_repeated_keys(corpus: Path) -> None:
     keys = Manifest.open(Unchecked(corpus)).keys.to_pylist()
     rewrite(corpus, key=[*keys[:-1], keys[0]])
     assert "images.arrow: 1 keys repeat an earlier one" in faults(corpus)
 
 
+@pytest.mark.slow
 def test_pairs_and_ground_truth_beyond_the_images(corpus: Path) -> None:
     query = {"key": "a/01", "box": None, "ok": ["b/31", "b/99"], "junk": ["a/77"]}
     truth = {"protocol": "oxford5k", "queries": [query], "gallery": None}

@@ -109,6 +109,7 @@ def test_webdataset_reads_the_tars(whole: Path, photographs: Path) -> None:
         assert (photographs / facts["source"]).is_file()
 
 
+@pytest.mark.slow
 def test_offsets_lead_to_the_images(whole: Path) -> None:
     manifest = Manifest.open(Unchecked(whole))
     for row in range(len(manifest)):
@@ -120,6 +121,7 @@ def test_offsets_lead_to_the_images(whole: Path) -> None:
             assert member.read() == data
 
 
+@pytest.mark.slow
 def test_long_and_foreign_names_are_stored(tmp_path: Path) -> None:
     names = ["x" * 90 + "/" + "y" * 150 + ".jpg", "漢字/ü ñ.jpg"]
     build(Folder(write_photographs(tmp_path / "in", names)), tmp_path / "out", workers=1)
@@ -215,6 +217,7 @@ def test_parts_of_several_machines_make_the_same_corpus(photographs: Path, whole
     assert digests(out) == digests(whole)
 
 
+@pytest.mark.slow
 def test_a_part_alone_leaves_the_rest_to_others(
     photographs: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -305,6 +308,7 @@ class Vanishing(Folder):
         return super().read(place)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_an_error_and_not_a_hang(photographs: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a worker process died"):
         build(Deadly(photographs), tmp_path / "out", workers=2)
@@ -326,6 +330,7 @@ def test_too_little_disk_is_noticed_before_the_start(photographs: Path, tmp_path
     assert not list((tmp_path / "out").glob("*.tar"))
 
 
+@pytest.mark.slow
 def test_pairs_become_image_ids_and_lose_undecodable_images(damaged: Path, tmp_path: Path) -> None:
     build(Paired(damaged), tmp_path / "out", workers=1, bad_budget=0.1)
     manifest = Manifest.open(Unchecked(tmp_path / "out"))
@@ -361,6 +366,7 @@ with open(sys.argv[1], "w") as file:
 """
 
 
+@pytest.mark.slow
 def test_a_part_that_another_process_builds_is_left_to_it(photographs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert settle(Folder(photographs), out, Encoding(max_side=SIDE), Sharding()) is not None
@@ -401,6 +407,7 @@ def test_shards_of_other_corpora_have_other_names(tmp_path: Path) -> None:
     assert len(names) == 3
 
 
+@pytest.mark.slow
 def test_a_pipe_among_the_photographs_is_counted(tmp_path: Path) -> None:
     photographs = write_photographs(tmp_path / "in", ["a/1.jpg", "a/2.jpg"])
     os.mkfifo(photographs / "a/3.jpg")

@@ -21,6 +21,7 @@ def test_no_flipped_byte_alters_what_is_read_without_a_word(tmp_path: Path) -> N
     assert sum(of["refused"] + of["repaired"] for of in found.values()) > 60
 
 
+@pytest.mark.slow
 def test_a_server_behind_a_bad_line_gives_the_right_bytes_or_an_error(tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "corpus", labels=4, per_label=3, shards=3, size=32)
     right = Corpus.open(str(corpus)).read(range(12))

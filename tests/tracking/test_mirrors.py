@@ -96,6 +96,7 @@ def test_every_offline_part_of_a_wandb_run_is_the_whole_run(tmp_path: Path) -> N
     assert any(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.rglob("artifacts/staging/*"))
 
 
+@pytest.mark.slow
 def test_wandb_has_histograms_curves_one_best_score_and_the_workspace(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     points = [{"protocol": name, "distractors": n, "score": 1 / (1 + n)} for name in ("easy", "hard") for n in (0, 10)]
@@ -123,6 +124,7 @@ def test_wandb_has_histograms_curves_one_best_score_and_the_workspace(tmp_path: 
     assert described["url"] is None
 
 
+@pytest.mark.slow
 def test_tensorboard_has_every_line_once(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     interrupted_run(tmp_path, TrackingConfig(wandb="off", tensorboard=True))
@@ -144,6 +146,7 @@ def check_events(directory: Path) -> None:
     assert {tag for _, tag, _ in values} == {"epoch", "train/loss", "eval/score"}
 
 
+@pytest.mark.slow
 def test_mlflow_has_every_line_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")

@@ -28,6 +28,7 @@ def record_on_every_rank(world, directory):
     return line, state
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_each_metric_is_reduced_as_it_says(tmp_path):
     (line, state), (other, _) = run_world(2, record_on_every_rank, tmp_path)
@@ -53,6 +54,7 @@ def interrupted_record(world, directory):
     second.close()
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_a_resumed_record_goes_on_where_the_checkpoint_was(tmp_path):
     run_world(1, interrupted_record, tmp_path)

@@ -60,6 +60,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
     server.server_close()
 
 
+@pytest.mark.slow
 def test_the_first_run_that_is_online_makes_the_workspace(project: Project, tmp_path: Path) -> None:
     address = f"http://127.0.0.1:{project.server_port}/me/retrieval"
     for name in ("first", "first", "second"):  # a run that goes on, and another of the project

@@ -40,6 +40,7 @@ def _shared(world: World, places: list[Path]) -> None:
     check_shared(places[world.rank], world, patience_s=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_nodes_with_disks_of_their_own_are_told_before_the_first_step(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"

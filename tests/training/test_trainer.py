@@ -222,6 +222,7 @@ def resume_as_another(world, settings):
         train(world, [*settings, "optim.lr=0.5"])
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_another_configuration_does_not_continue_a_run(settings, whole):
     run_world(1, resume_as_another, [*settings, f"runs={whole.parent}"])

@@ -99,6 +99,7 @@ def test_a_teacher_must_be_a_weights_file(folder: Path) -> None:
         Teacher(folder / "none.safetensors", "euclidean", World(0, 1, 0, 1, torch.device("cpu"), None), "fp32")
 
 
+@pytest.mark.slow
 def test_a_published_teacher_whitens_and_expands(folder: Path, tmp_path: Path) -> None:
     """Its sequence by hand: each query with its two nearest images added, against the descriptors of the negatives."""
     net = network(7)

@@ -73,6 +73,7 @@ def test_workers_end_with_the_training_process(folder: Path) -> None:
     assert wait_for(lambda: all(map(gone, workers)))
 
 
+@pytest.mark.slow
 def test_workers_outlive_the_signals_that_ask_the_training_to_stop(folder: Path) -> None:
     steps = endless(folder)
     next(steps)

@@ -35,6 +35,7 @@ def test_each_changes_the_image_by_its_own_draws(name: str) -> None:
         assert (first == first[..., :1]).all()
 
 
+@pytest.mark.slow
 def test_all_together_follow_the_draws_and_nothing_else() -> None:
     config = AugmentConfig(**EACH | {"grayscale": 0.2, "blur": 0.5, "erasing": 0.5})  # type: ignore[arg-type]
     torch.manual_seed(1)
@@ -47,6 +48,7 @@ def test_all_together_follow_the_draws_and_nothing_else() -> None:
     assert len({pixels.tobytes() for pixels in first}) == 8
 
 
+@pytest.mark.slow
 def test_probabilities_are_those_asked_for() -> None:
     config = AugmentConfig(erasing=0.3)
     changed = [not np.array_equal(distorted(config, id), PIXELS) for id in range(300)]

@@ -17,6 +17,7 @@ def levels(found: np.ndarray, shown: np.ndarray) -> int:
     return int(np.abs(found.astype(int) - shown).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
 def test_each_kind_is_read_as_a_viewer_shows_it(kind: Kind) -> None:
     found = rgb_pixels(kind.data)
@@ -37,6 +38,7 @@ def test_each_kind_is_stored_as_a_viewer_shows_it(kind: Kind, side: int) -> None
     assert np.array_equal(found, np.asarray(Image.open(io.BytesIO(stored.data)).convert("RGB")))
 
 
+@pytest.mark.slow
 def test_heic() -> None:
     pytest.importorskip("pillow_heif")
     kind = heic()

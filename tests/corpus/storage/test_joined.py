@@ -23,6 +23,7 @@ def joined(parts: list[str], tmp_path: Path, weights: list[float] | None = None)
     return Corpus.open(parts, StorageConfig(cache=tmp_path / "cache"), weights)
 
 
+@pytest.mark.slow
 def test_images_and_labels_of_all_corpora_are_there(parts: list[str], tmp_path: Path) -> None:
     corpus, (first, second) = joined(parts, tmp_path), map(Corpus.open, parts)
     manifest = corpus.manifest
@@ -37,11 +38,13 @@ def test_images_and_labels_of_all_corpora_are_there(parts: list[str], tmp_path: 
     assert again.read([0, 49]) == corpus.read([0, 49])
 
 
+@pytest.mark.slow
 def test_the_same_corpora_are_the_same_corpus(parts: list[str], tmp_path: Path) -> None:
     assert joined(parts, tmp_path).manifest.fingerprint == joined(parts, tmp_path / "elsewhere").manifest.fingerprint
     assert joined(parts, tmp_path).manifest.fingerprint != joined(parts[::-1], tmp_path).manifest.fingerprint
 
 
+@pytest.mark.slow
 def test_pairs_are_those_of_all_corpora(tmp_path: Path) -> None:
     parts = [
         str(make_corpus(tmp_path / name, labels=2, per_label=3, size=size, pairs=True)) for name, size in (("a", 32), ("b", 40))
@@ -55,6 +58,7 @@ def test_pairs_are_those_of_all_corpora(tmp_path: Path) -> None:
         joined(parts, tmp_path)
 
 
+@pytest.mark.slow
 def test_weights_say_how_often_a_corpus_is_drawn(parts: list[str], tmp_path: Path) -> None:
     alike, weighted = joined(parts, tmp_path).manifest, joined(parts, tmp_path, [3, 1]).manifest
     config = TuplePlanConfig(per_step=2, per_epoch=12)

@@ -46,6 +46,7 @@ def fetch(where: FileServer, config: StorageConfig, shard: int = 0) -> int:
 
 
 class TestLocal:
+    @pytest.mark.slow
     def test_reads_what_was_written(self, corpus: Path) -> None:
         images = everything(Corpus.open(str(corpus)))
         assert all(image.startswith(b"\xff\xd8") for image in images)
@@ -58,6 +59,7 @@ class TestLocal:
             everything(Corpus.open(str(corpus), StorageConfig(cache=tmp_path)))
         assert sorted(hashed) == ["images.arrow", *(f"shard-{i:05d}.tar" for i in range(6))]
 
+    @pytest.mark.slow
     def test_a_shard_that_changes_is_hashed_again(self, tmp_path: Path) -> None:
         folder, config = make_corpus(tmp_path / "changed"), StorageConfig(cache=tmp_path / "cache")
         everything(Corpus.open(str(folder), config))
@@ -93,18 +95,21 @@ class TestLocal:
 
 
 class TestHTTP:
+    @pytest.mark.slow
     def test_equals_the_folder_and_fetches_once(self, corpus: Path, server: FileServer, tmp_path: Path) -> None:
         config = StorageConfig(cache=tmp_path)
         assert everything(Corpus.open(server.url, config)) == everything(Corpus.open(str(corpus)))
         assert everything(Corpus.open(server.url, config)) == everything(Corpus.open(str(corpus)))
         assert {server.requests[f"shard-{i:05d}.tar"] for i in range(6)} == {1}
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("fault", ["503", "truncated", "corrupt", "short"])
     def test_one_fault_is_overcome(self, server: FileServer, tmp_path: Path, fault: str) -> None:
         server.faults["shard-00000.tar"] = [fault]
         os.close(fetch(server, StorageConfig(cache=tmp_path)))
         assert server.requests["shard-00000.tar"] == 2
 
+    @pytest.mark.slow
     def test_a_broken_connection_is_retried_and_then_explained(self, server: FileServer, tmp_path: Path) -> None:
         server.faults["shard-00000.tar"] = ["503", "truncated", "503"]
         host = server.url.removeprefix("http://")
@@ -135,6 +140,7 @@ class TestHTTP:
         with pytest.raises(UserError, match=r"gone\.tar does not exist, but the manifest names it"):
             manifest.storage.open("gone.tar", 10, "0" * 64)
 
+    @pytest.mark.slow
     def test_a_damaged_cached_shard_is_replaced(self, server: FileServer, tmp_path: Path) -> None:
         config = StorageConfig(cache=tmp_path)
         os.close(fetch(server, config))
@@ -149,6 +155,7 @@ class TestHTTP:
 
 
 class TestBound:
+    @pytest.mark.slow
     def test_never_exceeded_while_everything_is_read(self, corpus: Path, server: FileServer, tmp_path: Path) -> None:
         size = max(path.stat().st_size for path in corpus.glob("*.tar"))
         remote = Corpus.open(server.url, StorageConfig(cache=tmp_path, cache_bytes=2 * size))
@@ -158,6 +165,7 @@ class TestBound:
             assert sum(path.stat().st_size for path in (tmp_path / "shards").iterdir()) <= 2 * size
         assert server.requests["shard-00000.tar"] == 2
 
+    @pytest.mark.slow
     def test_the_least_recently_opened_goes_first_and_what_is_open_stays(
         self, corpus: Path, server: FileServer, tmp_path: Path
     ) -> None:
@@ -173,6 +181,7 @@ class TestBound:
         assert server.requests["shard-00002.tar"] == 2
         os.close(held)
 
+    @pytest.mark.slow
     def test_files_of_the_user_in_the_same_folder_are_left_alone(self, server: FileServer, tmp_path: Path) -> None:
         own = [tmp_path / "shards" / "mine.tar", tmp_path / "fetching" / "notes.txt", tmp_path / "shards" / "deep" / "x"]
         for path in own:
@@ -241,6 +250,7 @@ def test_a_fetch_that_was_killed_leaves_nothing_behind(server: FileServer, tmp_p
     assert [path.name.startswith(".") for path in partial.iterdir()] == [False]
 
 
+@pytest.mark.slow
 def test_s3(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "DEFAULT_REGION": "us-east-1"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)

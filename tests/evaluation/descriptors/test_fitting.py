@@ -14,6 +14,7 @@ from tests.corpora import make_corpus
 from tests.evaluation.small import alone
 
 
+@pytest.mark.slow
 def test_each_kind_is_fitted_once_from_all_shards(tmp_path: Path) -> None:
     manifest = Corpus.open(str(make_corpus(tmp_path / "corpus", labels=10, per_label=3, size=16))).manifest
     rows = np.random.default_rng(0).standard_normal((30, 5)).astype(np.float32)
@@ -32,6 +33,7 @@ def test_each_kind_is_fitted_once_from_all_shards(tmp_path: Path) -> None:
             assert torch.equal(again.directions, found.directions)
 
 
+@pytest.mark.slow
 def test_nothing_to_learn_from(tmp_path: Path) -> None:
     manifest = Corpus.open(str(make_corpus(tmp_path / "corpus", labels=4, per_label=1, size=16))).manifest
     with alone() as world, pytest.raises(UserError, match=r"whitening=learned_paper: .* neither pairs nor labels"):

@@ -14,6 +14,7 @@ from tests.corpora import make_corpus
 from tests.evaluation.small import LANDMARKS, make_landmarks, settings, tiny_network
 
 
+@pytest.mark.slow
 def test_a_box_that_is_too_small_at_half_scale(tmp_path: Path, world: World) -> None:
     queries = [{**LANDMARKS[0], "box": [8, 4, 30, 25]}, LANDMARKS[1]]
     folder = make_landmarks(tmp_path / "landmarks", queries=queries)
@@ -27,6 +28,7 @@ def test_a_box_that_is_too_small_at_half_scale(tmp_path: Path, world: World) -> 
         assert result.queries == 2
 
 
+@pytest.mark.slow
 def test_images_of_a_gallery(tmp_path: Path, world: World) -> None:
     """They are stretched to what the network bears at scale 1; at half that scale nothing is left of them."""
     gallery = str(make_corpus(tmp_path / "tiny", labels=2, per_label=12, size=12))

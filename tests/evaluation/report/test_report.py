@@ -185,6 +185,7 @@ def test_two_evaluations_side_by_side(evaluation: Path, browser: webdriver.Chrom
     assert _fits_a_phone(browser, page)
 
 
+@pytest.mark.slow
 def test_suspects_are_listed_with_their_queries(report: Path, browser: webdriver.Chrome) -> None:
     browser.get(report.as_uri())
     listed = browser.find_elements(By.CSS_SELECTOR, ".suspects li")
@@ -250,6 +251,7 @@ def test_wandb_mirrors_scores_and_worst_queries(evaluation: Path, tmp_path: Path
     assert by_columns["distractor", "corpus"]["data"] == [["far <9>", 0, 130, 30, 0.3], ["far <9>", 0, 2, 41, 0.3]]
 
 
+@pytest.mark.slow
 def test_without_pictures_names_stand_in(evaluation: Path, tmp_path: Path) -> None:
     shutil.copytree(evaluation, tmp_path / "copy", ignore=shutil.ignore_patterns("report*"))
     page = write_report(tmp_path / "copy").parent / "labels-1.html"
@@ -258,6 +260,7 @@ def test_without_pictures_names_stand_in(evaluation: Path, tmp_path: Path) -> No
     assert "image &lt;3&gt;" in text  # names are text, whatever they hold
 
 
+@pytest.mark.slow
 def test_a_gallery_that_lacks_images_of_its_benchmark_is_no_score_of_it(evaluation: Path, tmp_path: Path) -> None:
     shutil.copytree(evaluation, tmp_path / "copy", ignore=shutil.ignore_patterns("report*"))
     assert "Incomplete" not in write_report(tmp_path / "copy").read_text()

@@ -40,6 +40,7 @@ def rows() -> tuple[np.ndarray, np.ndarray, list[str]]:
     return centers + 1.2 * noise, centers + 0.6 * noise, [f"image{i}" for i in range(36)]
 
 
+@pytest.mark.slow
 def test_the_better_one_wins(tmp_path: Path, rows: tuple[np.ndarray, np.ndarray, list[str]]) -> None:
     worse, better, keys = rows
     found = pairs(score(tmp_path / "a", worse, keys), score(tmp_path / "b", better, keys))
@@ -53,6 +54,7 @@ def test_the_better_one_wins(tmp_path: Path, rows: tuple[np.ndarray, np.ndarray,
     assert f"{100 * line.test.difference:+.2f}" in table([line]).splitlines()[1]
 
 
+@pytest.mark.slow
 def test_several_data_sets_are_adjusted_and_pooled(tmp_path: Path, rows: tuple[np.ndarray, np.ndarray, list[str]]) -> None:
     worse, better, keys = rows
     for side, descriptors in (("a", worse), ("b", better)):
@@ -74,6 +76,7 @@ def test_ukbench_is_no_percentage() -> None:
     assert " ".join(row.split()) == "ukbench ns 3.50 3.62 +0.12 +0.05 to +0.20 0.0100 5/2/1"
 
 
+@pytest.mark.slow
 def test_what_was_tuned_is_marked(tmp_path: Path, rows: tuple[np.ndarray, np.ndarray, list[str]]) -> None:
     worse, better, keys = rows
     tuned = {"oxford5k": ScoreConfig(query_expansion=ExpansionConfig(neighbors=1))}
@@ -81,6 +84,7 @@ def test_what_was_tuned_is_marked(tmp_path: Path, rows: tuple[np.ndarray, np.nda
     assert pair.name == "oxford5k-nocrop (tuned)"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_paired(tmp_path: Path, rows: tuple[np.ndarray, np.ndarray, list[str]]) -> None:
     worse, better, keys = rows
     a = score(tmp_path / "a", worse, keys)

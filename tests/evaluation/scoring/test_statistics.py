@@ -8,6 +8,7 @@ import pytest
 from largescale.evaluation.scoring.statistics import _sign_flip, bootstrap, compare, holm
 
 
+@pytest.mark.slow
 def test_interval_of_a_mean() -> None:
     values = np.random.default_rng(0).normal(0.5, 0.2, (400, 1))
     low, high = bootstrap(values, np.arange(400))
@@ -65,6 +66,7 @@ def test_sign_flips_of_few_clusters_are_exact(seed: int) -> None:
     assert found.low <= found.difference <= found.high
 
 
+@pytest.mark.slow
 def test_random_sign_flips_agree_with_the_t_test() -> None:
     from scipy.stats import ttest_rel  # seconds
 
@@ -75,6 +77,7 @@ def test_random_sign_flips_agree_with_the_t_test() -> None:
         assert compare(a, b, np.arange(80)).p == pytest.approx(ttest_rel(a, b).pvalue, abs=0.015)
 
 
+@pytest.mark.slow
 def test_chance_alone_is_rejected_at_its_level() -> None:
     from scipy.stats import ttest_rel  # seconds
 

@@ -64,6 +64,7 @@ def case() -> Case:
     return Case(*((x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32) for x in (rows, queries)), labels, asked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [1000, 50, 20])
 def test_what_stands_before_a_positive_of_two_queries(
     kept: int, case: Case, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
@@ -85,6 +86,7 @@ def test_what_stands_before_a_positive_of_two_queries(
     assert second == sorted(places[1][0] for places in expected.values())[:60]
 
 
+@pytest.mark.slow
 def test_also_beyond_the_rows_that_are_shown(case: Case, tmp_path: Path, world: World) -> None:
     """A distractor that no query has among its first twenty."""
     late = {row: places for row, places in case.by_hand(1000).items() if places[0][0] >= 20}
@@ -92,6 +94,7 @@ def test_also_beyond_the_rows_that_are_shown(case: Case, tmp_path: Path, world: 
     assert case.suspects(1000, tmp_path, world).number >= len(late) + len(case.by_hand(20))
 
 
+@pytest.mark.slow
 def test_nothing_follows_nothing_is_suspect(case: Case, tmp_path: Path, world: World) -> None:
     perfect = case._replace(rows=np.concatenate([np.eye(7, 12, dtype=np.float32)[case.labels], case.rows[LABELLED:]]))
     perfect = perfect._replace(queries=np.eye(7, 12, dtype=np.float32)[case.asked])

@@ -43,6 +43,7 @@ def _scores(world: World, folder: Path) -> dict[str, np.ndarray]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_every_world_ranks_as_numpy_does(tmp_path: Path) -> None:
     rows, queries = _rows(300, 0), _rows(7, 1)

@@ -74,6 +74,7 @@ def same_scores(a: Scores, b: Scores) -> None:
         np.testing.assert_allclose(values, b.per_query[name], rtol=1e-13, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coarse", [False, True])
 @pytest.mark.parametrize("workers", [1, 3])
 def test_equals_the_full_sort(coarse: bool, workers: int) -> None:
@@ -85,6 +86,7 @@ def test_equals_the_full_sort(coarse: bool, workers: int) -> None:
     np.testing.assert_array_equal(best.top_row, case.ranking()[:1000].T)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [1, 100, 1000])  # for 1000, OpenBLAS adds in another order on more threads
 def test_neither_cut_nor_threads_change_a_bit(dim: int) -> None:
     case = Case(2, rows=9_000, dim=dim, queries=5)
@@ -94,6 +96,7 @@ def test_neither_cut_nor_threads_change_a_bit(dim: int) -> None:
         same(expected, count(case.queries, case.gallery(np.split(case.rows, cuts)), case.judged, 50, workers=2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 def test_by_distance_equals_the_full_sort_of_distances(workers: int) -> None:
     """Coordinates whose squares and sums are exact: ties are ties."""
@@ -108,6 +111,7 @@ def test_by_distance_equals_the_full_sort_of_distances(workers: int) -> None:
     same_scores(found, evaluate_rankings(case.sorted(far, worst=True).T, case.truth, MEDIUM))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [100, 1000])
 def test_by_distance_neither_cut_nor_threads_change_a_bit(dim: int) -> None:
     case = Case(9, rows=9_000, dim=dim, queries=5)
@@ -145,6 +149,7 @@ def test_junk_may_as_well_not_be_there() -> None:
     assert as_wrong.mean["map_trapezoid"] < without.mean["map_trapezoid"]
 
 
+@pytest.mark.slow
 def test_groups_are_counted_apart_and_rows_left_out_not_at_all() -> None:
     case = Case(6, rows=40_000, coarse=True)
     rng = np.random.default_rng(0)
@@ -210,6 +215,7 @@ def test_number_of_ranks_changes_nothing(size: int) -> None:
         same(expected, found)
 
 
+@pytest.mark.slow
 def test_scores_of_the_first_pass_are_the_same_when_they_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(11, rows=20_000)
     expected = count(case.queries, case.gallery(), case.judged)
@@ -266,6 +272,7 @@ def test_labels_are_scored_as_pytorch_metric_learning_does(case: Golden) -> None
         case.compare(theirs, ours.mean[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", goldens("evaluation_roadmap", "roadmap_accuracy"))
 def test_labels_are_scored_as_roadmap_does(case: Golden) -> None:
     """Where it works: it drops the first neighbor as the query itself, and counts queries without a match in recall."""

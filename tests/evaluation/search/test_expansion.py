@@ -16,6 +16,7 @@ def inputs(case: Golden, *names: str) -> list[np.ndarray]:
     return [case.arrays()[f"in_{name}"].astype(dtype) for name in names]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", goldens("expansion", "naver_aqe"))
 def test_queries_are_expanded_as_dirtorch_does(case: Golden) -> None:
     if case.facts["compare"] == "none":  # neighbors on the far side
@@ -38,12 +39,14 @@ def test_by_distance_a_query_becomes_the_mean_of_itself_and_its_nearest_rows() -
     np.testing.assert_allclose(combine(queries, gallery, found, 0.0), (queries + rows[near].sum(1)) / 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", goldens("expansion", "naver_dba"))
 def test_databases_are_augmented_as_dirtorch_does(case: Golden) -> None:
     (database,) = inputs(case, "db")
     case.compare("expanded", augment_database(database, case.args["k"], case.args["alpha"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", goldens("expansion", "naver_dba_then_aqe"))
 def test_both_as_dirtorch_does(case: Golden) -> None:
     queries, database = inputs(case, "queries", "db")
@@ -54,12 +57,14 @@ def test_both_as_dirtorch_does(case: Golden) -> None:
     case.compare("scores", queries @ database.T)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", goldens("expansion", "pyretri_dba"))
 def test_databases_are_augmented_as_pyretri_does(case: Golden) -> None:
     (database,) = inputs(case, "db")
     case.compare("expanded", augment_database(database, case.args["enhance_k"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", goldens("expansion", "pyretri_qe_t1_k3", "pyretri_qe_t1_k10"))
 def test_average_expansion_ranks_as_pyretri_does(case: Golden) -> None:
     """Once: between two rounds it does not normalize."""
@@ -77,6 +82,7 @@ def test_items_are_expanded_as_fastreid_does(case: Golden) -> None:
     np.testing.assert_allclose(ours, theirs / np.linalg.norm(theirs, axis=1, keepdims=True), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [7, 300])
 def test_neighbors_are_those_of_a_full_sort(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ties by the lower row, rows left out, pieces of any size."""

@@ -26,6 +26,7 @@ def test_neighbors_are_those_of_pytorch_metric_learning(case: Golden) -> None:
     assert clear.mean() > 0.5
 
 
+@pytest.mark.slow
 def test_precisions_agree() -> None:
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((3_000, 24)).astype(np.float32)

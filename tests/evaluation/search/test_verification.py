@@ -32,6 +32,7 @@ def walls(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_walls(tmp_path_factory.mktemp("walls") / "walls")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("geometry", ["homography", "affine"])
 def test_views_of_one_wall_agree_and_others_do_not(geometry: str) -> None:
     features = [[LocalFeatures.of(seen(wall(number), view), 300) for view in range(3)] for number in range(3)]
@@ -88,6 +89,7 @@ def verify(world: World, walls: Path, store: Path) -> np.ndarray:
     return Verifier(CONFIG, images, store, world)(0, rows)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_every_world_counts_the_same(walls: Path, tmp_path: Path) -> None:
     [expected] = run_world(1, verify, walls, tmp_path / "1")
@@ -100,6 +102,7 @@ def test_every_world_counts_the_same(walls: Path, tmp_path: Path) -> None:
             np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 def test_what_was_compared_is_not_compared_again(walls: Path, tmp_path: Path) -> None:
     corpus, turns = Corpus.open(str(walls)), iter([False, True])
     images, rows = Photographs(corpus, np.arange(2) * VIEWS, None, [corpus]), np.tile(np.arange(8), (2, 1))

@@ -37,6 +37,7 @@ def scored(tmp_path: Path, rows: Sequence[Row], k: int = 5, right_first: bool = 
     return {(measure, tool if tool.startswith("ours") else tool.split(" ")[0]): value for (measure, tool), value in found.items()}
 
 
+@pytest.mark.slow
 def test_junk_is_no_place_of_a_ranking(tmp_path: Path) -> None:
     found = scored(tmp_path, query("a", "j+j-+-"), k=4)
     assert found["AP", OXFORD] == found["AP", "revisitop"] == pytest.approx((1 + (1 / 2 + 2 / 3) / 2) / 2)
@@ -100,6 +101,7 @@ def test_what_cannot_be_scored_is_said(tmp_path: Path, text: str, error: str) ->
         read_rankings(tmp_path / "x.csv")
 
 
+@pytest.mark.slow
 def test_the_program_prints_and_writes_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path / "x.csv", query("a", "+-"))
     main(["conventions", f"scores={file}", f"out={tmp_path}"])

@@ -41,6 +41,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return Corpus.open(str(make_corpus(tmp_path_factory.mktemp("gap") / "corpus", labels=8, per_label=8, size=48)))
 
 
+@pytest.mark.slow
 def test_batches_have_every_image_once(corpus: Corpus) -> None:
     for size in (8, 16, 32, 64):
         batches = batches_of(corpus.manifest, size)
@@ -50,6 +51,7 @@ def test_batches_have_every_image_once(corpus: Corpus) -> None:
     assert len(batches_of(corpus.manifest, 4)) == 0
 
 
+@pytest.mark.slow
 def test_a_gap_is_what_batches_hide(corpus: Corpus) -> None:
     """A batch of everything has none; the smaller the batch, the more of the images that stand before a match it lacks."""
     label = corpus.manifest.label

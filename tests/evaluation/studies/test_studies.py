@@ -47,6 +47,7 @@ def numbers(out: Path, name: str) -> list[dict[str, Any]]:
     return json.loads((out / f"{name}.json").read_text())["rows"]
 
 
+@pytest.mark.slow
 def test_anchors_of_a_network_that_makes_no_unit_rows(world: World, corpora: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = build_network(ModelConfig(backbone="squeezenet1_1", projection=12, normalize=False))

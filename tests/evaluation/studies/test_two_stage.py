@@ -70,6 +70,7 @@ def test_unreachable_positives_are_missing(toy: dict[str, np.ndarray]) -> None:
     assert line.reachable < 1
 
 
+@pytest.mark.slow
 def test_all_probes_are_exhaustive_search(toy: dict[str, np.ndarray]) -> None:
     exhaustive, anchored, k_means = measure(toy["queries"], toy["rows"], toy["anchors"], lists(toy), LABELS, [CLASSES])
     for line in (anchored, k_means):
@@ -78,6 +79,7 @@ def test_all_probes_are_exhaustive_search(toy: dict[str, np.ndarray]) -> None:
         assert line.precision_at_100 == pytest.approx(exhaustive.precision_at_100)
 
 
+@pytest.mark.slow
 def test_more_probes_reach_more_and_never_beat_exhaustive_search_as_labels_would(toy: dict[str, np.ndarray]) -> None:
     exhaustive, *found = measure(toy["queries"], toy["rows"], toy["anchors"], lists(toy), LABELS, [1, 2, 4])
     anchored = [line for line in found if line.method == "anchors"]
@@ -96,6 +98,7 @@ def test_more_probes_reach_more_and_never_beat_exhaustive_search_as_labels_would
     assert [row["scanned %"] for row in shown.rows] == [100 * line.scanned for line in (exhaustive, *found)]
 
 
+@pytest.mark.slow
 def test_rows_that_are_not_of_the_gallery_are_not_searched() -> None:
     """A revisited corpus stores its queries too: they stand in no ranking, and in no share of it."""
     random = np.random.default_rng(3)

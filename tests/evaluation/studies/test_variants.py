@@ -120,6 +120,7 @@ def test_single_and_multiple_scales(data: Path, tmp_path: Path, world: World, se
         assert found[scales, kind] == evaluated(config, network(data), world, tmp_path / scales, scales=scales, score=score)
 
 
+@pytest.mark.slow
 def test_distractors(data: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(query_search, "PREFIXES", (5, 10, 100))
     config = settings(DistractorsConfig, data, tmp_path / "study")

@@ -87,6 +87,7 @@ def measured(world: World, corpus: Path) -> Rates:
     return measure(plan, Corpus.open(str(corpus)), ImagesConfig(size=48), network, 8, world)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_rates_are_measured_and_the_same_on_every_rank(tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "corpus", size=48)

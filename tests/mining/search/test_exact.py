@@ -25,6 +25,7 @@ def unit(rows: Tensor) -> Tensor:
     return torch.nn.functional.normalize(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("types", [(torch.bfloat16, torch.float32, torch.float64), (torch.float32, torch.float64)])
 @pytest.mark.parametrize("tile", [64, 8192])
 @pytest.mark.parametrize("kind", ["spread", "copies", "alike", "equal"])

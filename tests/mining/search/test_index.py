@@ -191,6 +191,7 @@ def build_wrong(world: World, index: str) -> str:
     return ""
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize("index", ["IVF9999,Flat", "Flatt", "PQ3"])
 def test_an_index_that_cannot_be_built_is_an_error_on_every_rank(index: str) -> None:
@@ -205,6 +206,7 @@ def exchange(world: World) -> int:
     return index.bytes_sent
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_bytes_sent_are_those_of_the_cost_model() -> None:
     """To each other rank, by query of the rank with the most: descriptor, two clusters, a mark, N candidates of 24 bytes."""

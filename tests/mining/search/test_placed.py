@@ -45,6 +45,7 @@ def test_without_a_gpu_an_index_is_in_the_memory_of_the_node(monkeypatch: pytest
     assert not has_gpu(torch.device("cuda"))
 
 
+@pytest.mark.slow
 def test_lists_are_visited_until_there_are_no_more() -> None:
     trained = faiss.index_factory(32, "IVF8,Flat", faiss.METRIC_INNER_PRODUCT)
     trained.train(rows(500).numpy())
@@ -73,6 +74,7 @@ def test_a_gpu_that_cannot_hold_an_index_leaves_it_where_it_is(
     assert "stays in the memory of the node, a GPU cannot hold it: index type not supported" in caplog.text
 
 
+@pytest.mark.slow
 def test_what_a_gpu_does_not_give_is_searched_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if FAISS gave four neighbors at most: queries that lack clusters get the true ones all the same."""
     with alone() as world:
@@ -84,6 +86,7 @@ def test_what_a_gpu_does_not_give_is_searched_exactly(monkeypatch: pytest.Monkey
         assert torch.equal(wanted, column)
 
 
+@pytest.mark.slow
 def test_the_faster_of_two_exact_searches_is_taken_and_named(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

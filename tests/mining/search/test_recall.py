@@ -33,6 +33,7 @@ def deepened(world: World) -> tuple[float, float, Trained | None]:
     return first, truth.deepen(made, 0.95), made.trained
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_a_search_of_few_lists_goes_deeper_until_it_finds_enough() -> None:
     answers = run_world(2, deepened)
@@ -54,6 +55,7 @@ def reused(world: World) -> tuple[bool, float, float]:
     return same, recall, truth.recall(again)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_what_was_trained_is_used_again_with_its_effort() -> None:
     [(same, recall, again)] = run_world(1, reused)
@@ -69,6 +71,7 @@ def hopeless(world: World) -> tuple[float, str]:
     return probe(world).deepen(index(world, COARSE), 0.95), "".join(messages)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_where_no_depth_is_enough_it_says_so() -> None:
     [(recall, said)] = run_world(1, hopeless)

@@ -16,6 +16,7 @@ def draw(seed: int, queries: int, candidates: int, clusters: int) -> tuple[np.nd
     return similarities, ids, rng.integers(0, clusters, candidates), rng.integers(0, clusters, (queries, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "clusters", "count"), [(0, 30, 5), (1, 4, 5), (2, 1, 3), (3, 200, 1), (4, 30, 0)])
 def test_selects_as_loops_do(seed: int, clusters: int, count: int) -> None:
     similarities, ids, of_cluster, excluded = draw(seed, 40, 120, clusters)
@@ -45,6 +46,7 @@ def test_unlabeled_images_are_clusters_of_their_own() -> None:
     assert keys[3] < NO_CLUSTER
 
 
+@pytest.mark.slow
 def test_scores_are_exact_to_a_bit_and_depend_on_two_rows_only() -> None:
     generator = torch.Generator().manual_seed(0)
     left, right = torch.randn(50, 333, generator=generator), torch.randn(700, 333, generator=generator)

@@ -114,6 +114,7 @@ def test_a_second_service_waits_and_takes_over(url: str, tmp_path: Path) -> None
     assert first.acquire() == "process 2 on b"
 
 
+@pytest.mark.slow
 def test_storage_that_is_gone_for_a_while_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SYNC_S", 0.02)
     exchange = TrainingExchange(f"file://{tmp_path}/url", tmp_path / "training")

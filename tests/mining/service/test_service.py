@@ -178,6 +178,7 @@ def test_a_corpus_that_changed_under_the_run_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in (run / "negatives").iterdir()] == ["gen-000000-000000"]
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_runs_that_do_not_follow_a_service_are_refused(corpus: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", corpus)

@@ -28,6 +28,7 @@ TRUNKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRUNKS)
 def test_a_map_at_any_size(name: str) -> None:
     channels, (height, width) = TRUNKS[name]
@@ -53,6 +54,7 @@ def test_transformer_of_torchvision_is_torchvisions() -> None:
         assert TorchvisionTransformer(whole, "map")(torch.randn(2, 3, 50, 27)).shape == (2, 16, 6, 3)
 
 
+@pytest.mark.slow
 def test_tokens_of_timm_keep_their_places() -> None:
     backbone, _ = build_backbone("timm:test_vit")
     images = torch.randn(1, 3, 160, 160)
@@ -64,12 +66,14 @@ def test_tokens_of_timm_keep_their_places() -> None:
     assert features[0, :, 2, 3].equal(tokens[0, 1 + 2 * 10 + 3])
 
 
+@pytest.mark.slow
 def test_maps_of_timm_with_channels_last() -> None:
     with torch.device("meta"):
         backbone, _ = build_backbone("timm:swin_tiny_patch4_window7_224")
         assert backbone.eval()(torch.randn(1, 3, 64, 96)).shape == (1, 768, 2, 3)
 
 
+@pytest.mark.slow
 def test_class_token_needs_one() -> None:
     for name in ("resnet18", "timm:test_resnet"):
         with pytest.raises(UserError, match="no class token"):
@@ -85,6 +89,7 @@ def test_unknown_names() -> None:
         ModelConfig(backbone="squeezenet1")
 
 
+@pytest.mark.slow
 def test_names_are_those_of_the_source() -> None:
     for name, head in (("resnet18", {"fc.weight", "fc.bias"}), ("squeezenet1_1", {"classifier.1.weight", "classifier.1.bias"})):
         assert source_keys(name) - set(build_backbone(name)[0].state_dict()) == head

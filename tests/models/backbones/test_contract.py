@@ -24,6 +24,7 @@ def _contract(name: str) -> Contract:
     return build_network(ModelConfig(backbone=name)).contract
 
 
+@pytest.mark.slow
 def test_published_numbers() -> None:
     import timm
 
@@ -34,6 +35,7 @@ def test_published_numbers() -> None:
     assert _contract("squeezenet1_1") == Contract(least=17, channels=512)
 
 
+@pytest.mark.slow
 def test_sizes_that_are_borne() -> None:
     convolutions, patches, windows = (_contract(f"timm:test_{name}") for name in ("resnet", "vit", "maxvit"))
     assert (convolutions.multiple, convolutions.least, convolutions.fixed) == (1, 1, False)
@@ -50,6 +52,7 @@ class _Deep(nn.Sequential):
         super().__init__(nn.Conv2d(3, 5, 20))
 
 
+@pytest.mark.slow
 def test_least_side() -> None:
     found = borne(_Deep(), Contract(), "deep")
     assert (found.least, found.multiple, found.channels) == (20, 1, 5)
@@ -77,6 +80,7 @@ def test_shapes_are_multiples_and_no_side_is_too_short() -> None:
     assert target_shapes(width, height, images).tolist() == [[168, 224], [28, 224], [224, 28], [28, 28]]
 
 
+@pytest.mark.slow
 def test_weights_file_keeps_the_contract(tmp_path: Path) -> None:
     net = build_network(ModelConfig(backbone="timm:test_vit", pooling="class_mean"))
     net.contract = trained_on(net.contract, ImagesConfig(size=90, fit="crop"))
@@ -97,6 +101,7 @@ def unmarked() -> nn.Module:
     raise AssertionError("called")
 
 
+@pytest.mark.slow
 def test_backbone_of_ones_own(tmp_path: Path) -> None:
     net = build_network(ModelConfig(backbone=f"{__name__}:plugged")).eval()
     assert (net.dim, net.contract.mean, net.contract.least) == (6, (0.1, 0.2, 0.3), 8)
@@ -110,6 +115,7 @@ def test_backbone_of_ones_own(tmp_path: Path) -> None:
         build_network(ModelConfig(backbone=f"{__name__}:plugged", pooling="class_token"))
 
 
+@pytest.mark.slow
 def test_poolings_of_tokens() -> None:
     images = torch.randn(2, 3, 48, 64)
     for pooling, dim in {"class_token": 64, "class_mean": 128, "spoc": 64, "own": 64}.items():

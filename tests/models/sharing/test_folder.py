@@ -17,6 +17,7 @@ def contents() -> Contents:
     return Contents(tiny_network(), settings, whitening, torch.randn(7, 24), {"run": "first"})
 
 
+@pytest.mark.slow
 def test_a_folder_gives_back_what_it_was_given(tmp_path: Path, contents: Contents) -> None:
     write_folder(tmp_path / "model", contents, "# Card\n")
     found, digest = read_folder(tmp_path / "model")
@@ -43,6 +44,7 @@ def test_a_folder_gives_back_what_it_was_given(tmp_path: Path, contents: Content
     assert read_folder(tmp_path / "model")[1] == digest
 
 
+@pytest.mark.slow
 def test_another_network_or_setting_is_another_digest(tmp_path: Path) -> None:
     def digest(seed: int, size: int) -> str:
         network = tiny_network(seed)
@@ -52,6 +54,7 @@ def test_another_network_or_setting_is_another_digest(tmp_path: Path) -> None:
     assert len({digest(0, 48), digest(0, 64), digest(1, 48)}) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -73,6 +76,7 @@ def test_a_damaged_folder_is_refused(tmp_path: Path, contents: Contents, damage:
     assert message in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, contents: Contents) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="nothing was touched"):

@@ -109,6 +109,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
+@pytest.mark.slow
 def test_what_is_pushed_is_loaded(hub: type[Hub], folder: Path) -> None:
     (folder / "notes.txt").write_text("not for others")
     push(folder, "user/first")
@@ -116,6 +117,7 @@ def test_what_is_pushed_is_loaded(hub: type[Hub], folder: Path) -> None:
     assert largescale.load("hub:user/first", "cpu").digest == largescale.load(folder, "cpu").digest
 
 
+@pytest.mark.slow
 def test_what_is_not_there_is_said(hub: type[Hub], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="hub:user/none cannot be fetched"):
         largescale.load("hub:user/none")
@@ -125,6 +127,7 @@ def test_what_is_not_there_is_said(hub: type[Hub], tmp_path: Path) -> None:
         push(tmp_path, "user/first")
 
 
+@pytest.mark.slow
 def test_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))

@@ -43,6 +43,7 @@ def cirtorch(body: nn.Module, whiten: nn.Linear | None, **meta: Any) -> dict[str
     return {"meta": {**usual, **meta}, "state_dict": state}
 
 
+@pytest.mark.slow
 def test_cirtorch_with_its_whitenings(tmp_path: Path, body: nn.Module) -> None:
     random, whiten = np.random.default_rng(0), nn.Linear(512, 64)
     ms, ss = ({"m": random.normal(size=(64, 1)), "P": random.normal(size=(64, 64))} for _ in range(2))
@@ -60,6 +61,7 @@ def test_cirtorch_with_its_whitenings(tmp_path: Path, body: nn.Module) -> None:
     assert contents.settings.scales == (1.0, 2**-0.5, 0.5)
 
 
+@pytest.mark.slow
 def test_cirtorch_without_whitening_merges_scales_by_its_exponent(tmp_path: Path, body: nn.Module) -> None:
     torch.save(cirtorch(body, None), tmp_path / "gem.pth")
     contents = read_released(tmp_path / "gem.pth", multiscale=True)
@@ -67,6 +69,7 @@ def test_cirtorch_without_whitening_merges_scales_by_its_exponent(tmp_path: Path
     assert contents.settings.exponent == pytest.approx(2.7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm_features", [False, True])
 def test_dirtorch_with_its_principal_components(tmp_path: Path, body: nn.Module, norm_features: bool) -> None:
     from sklearn.decomposition import PCA  # seconds
@@ -96,6 +99,7 @@ class Attack:
         return os.mkdir, (str(self.victim),)
 
 
+@pytest.mark.slow
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, body: nn.Module) -> None:
     for number, save in enumerate((torch.save, lambda value, path: path.write_bytes(pickle.dumps(value)))):
         save(cirtorch(body, None, Lw=Attack(tmp_path / "victim")), tmp_path / f"{number}.pth")  # type: ignore[operator]

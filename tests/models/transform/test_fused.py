@@ -47,6 +47,7 @@ def images(count: int, height: int, width: int) -> torch.Tensor:
     return Contract().normalize(pixels(count, height, width))
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_descriptors_are_the_networks_to_rounding(network: RetrievalNet) -> None:
     other = fused(network, "fp32")
@@ -57,12 +58,14 @@ def test_descriptors_are_the_networks_to_rounding(network: RetrievalNet) -> None
         torch.testing.assert_close(other(pixels(*shape)), network(images(*shape)), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_at_scales(network: RetrievalNet) -> None:
     several = AtScales([network] * 2, (1.0, 0.5))
     torch.testing.assert_close(fused(several, "fp32")(pixels(2, 64, 80)), several(images(2, 64, 80)), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_threads_share_it_and_have_the_same_bits(network: RetrievalNet) -> None:
     other = fused(network, "fp32")
@@ -73,6 +76,7 @@ def test_threads_share_it_and_have_the_same_bits(network: RetrievalNet) -> None:
     assert torch.equal(fused(network, "fp32")(pixels(2, 64, 80)), expected)
 
 
+@pytest.mark.slow
 def test_the_network_itself_stays_as_it_was(network: RetrievalNet) -> None:
     before = {name: x.clone() for name, x in network.state_dict().items()}
     fused(network, "fp32")
@@ -82,6 +86,7 @@ def test_the_network_itself_stays_as_it_was(network: RetrievalNet) -> None:
     network.zero_grad()
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_bf16_is_near_fp32_where_the_processor_has_it_and_where_not(network: RetrievalNet) -> None:
     other = fused(network, "bf16")

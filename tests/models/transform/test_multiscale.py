@@ -29,6 +29,7 @@ def test_mean_over_scales_is_that_of_dirtorch(case: Golden) -> None:
     case.compare("normalised", merge_scales(torch.tensor(case.arrays()["in_vectors"]).double()[:, None], exponent))
 
 
+@pytest.mark.slow
 def test_network_at_scales() -> None:
     network, images = tiny_network().eval(), torch.randn(2, 3, 64, 48, generator=torch.Generator().manual_seed(0))
     scales = (2**0.5, 1.0, 2**-0.5)
@@ -39,6 +40,7 @@ def test_network_at_scales() -> None:
     assert found.shape == (2, 3, 24)
 
 
+@pytest.mark.slow
 def test_several_poolings_of_one_backbone() -> None:
     network, images = build_network(ModelConfig(backbone="squeezenet1_1", gem_p=2.5)).eval(), torch.randn(2, 3, 64, 48)
     poolings: tuple[Pooling, ...] = ("gem", "mac", "spoc", "rmac")

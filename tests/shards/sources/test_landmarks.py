@@ -46,6 +46,7 @@ def built(images: Path, truth: Path, out: Path) -> Manifest:
     return Manifest.open(Unchecked(out))
 
 
+@pytest.mark.slow
 def test_classic_queries_are_in_the_gallery(images: Path, tmp_path: Path) -> None:
     manifest = built(images, write_json(tmp_path / "gnd_oxford5k.json", CLASSIC), tmp_path / "out")
     assert manifest.keys.to_pylist() == GALLERY
@@ -60,6 +61,7 @@ def test_classic_queries_are_in_the_gallery(images: Path, tmp_path: Path) -> Non
     }
 
 
+@pytest.mark.slow
 def test_revisited_queries_are_stored_but_not_in_the_gallery(images: Path, tmp_path: Path) -> None:
     manifest = built(images, write_json(tmp_path / "gnd_rparis6k.json", REVISITED), tmp_path / "out")
     assert manifest.keys.to_pylist() == [*GALLERY, "query_1", "query_2"]
@@ -112,6 +114,7 @@ def test_texts_that_are_not_whole_are_named(tmp_path: Path, content: str | None)
         read_test_set(tmp_path)
 
 
+@pytest.mark.slow
 def test_original_text_files(images: Path, tmp_path: Path) -> None:
     folder = tmp_path / "gt"
     folder.mkdir()
@@ -141,6 +144,7 @@ def test_missing_and_doubtful_images_are_named(images: Path, tmp_path: Path) -> 
         list(Landmarks(images, truth).items())
 
 
+@pytest.mark.slow
 def test_a_query_that_cannot_be_decoded_is_an_error(images: Path, tmp_path: Path) -> None:
     (images / "hall" / "hall_1.jpg").write_bytes(b"broken")
     source = Landmarks(images, write_json(tmp_path / "gnd_oxford5k.json", CLASSIC))
@@ -149,6 +153,7 @@ def test_a_query_that_cannot_be_decoded_is_an_error(images: Path, tmp_path: Path
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_an_undecodable_image_leaves_the_lists(images: Path, tmp_path: Path) -> None:
     (images / "hall" / "hall_3.jpg").write_bytes(b"broken")
     build(Landmarks(images, write_json(tmp_path / "gnd_roxford5k.json", REVISITED)), tmp_path / "out", workers=1, bad_budget=1)

@@ -41,6 +41,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_images_are_found_and_read_in_place(root: Path) -> None:
     source = Tars(root)
     items = list(source.items())
@@ -49,6 +50,7 @@ def test_images_are_found_and_read_in_place(root: Path) -> None:
     assert [source.read(item.place) for item in items] == list(IMAGES.values())
 
 
+@pytest.mark.slow
 def test_labels_come_from_a_field_of_the_json(root: Path) -> None:
     assert [item.label for item in Tars(root, "place").items()] == ["Rome", None, "7"]
     write_tar(root / "00002.tar", {"1.JPG": b"1", "1.JSON": facts(place="Oslo")})
@@ -57,6 +59,7 @@ def test_labels_come_from_a_field_of_the_json(root: Path) -> None:
         list(Tars(root, "klass").items())
 
 
+@pytest.mark.slow
 def test_tars_in_folders_keep_equal_names_apart(tmp_path: Path) -> None:
     write_tar(tmp_path / "a" / "0.tar", {"x/1.jpg": b"1"})
     write_tar(tmp_path / "b" / "0.tar", {"x/1.jpg": b"2"})
@@ -65,6 +68,7 @@ def test_tars_in_folders_keep_equal_names_apart(tmp_path: Path) -> None:
     assert tar_files(tmp_path) == ["a/0.tar", "b/0.tar"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [700, 100, 1300])
 def test_a_truncated_tar_is_named(root: Path, length: int) -> None:
     os.truncate(root / "00001.tar", length)
@@ -148,6 +152,7 @@ def test_a_name_that_is_not_utf8_is_left_out(tmp_path: Path) -> None:
     assert listed(tmp_path) == ({"0/a": None}, {r"0.tar/caf\udce9.jpg": "its name is not UTF-8"})
 
 
+@pytest.mark.slow
 def test_files_with_holes_and_compressed_tars_are_left_out_and_named(tmp_path: Path) -> None:
     """As GNU tar writes them with --sparse, in its form 0.1: a map of what is stored."""
     with tarfile.open(tmp_path / "0.tar", "w", format=tarfile.PAX_FORMAT) as tar:

@@ -70,6 +70,7 @@ def test_killed_at_any_moment(tmp_path: Path, size: int) -> None:
         reached = step
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_remains_of_killed_writers_are_removed(tmp_path: Path) -> None:
     run_world(1, _save, tmp_path, 1)
@@ -99,6 +100,7 @@ def _keep(world: World, directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_newest_and_best_stay(tmp_path: Path) -> None:
     names = ["best.json", "step-1000000", "step-1000001", "step-999999"]
@@ -147,6 +149,7 @@ def _go_on(world: World, directory: Path) -> None:
     assert all(torch.equal(found[name], value) for name, value in before.items())
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
     run_world(2, _go_on, tmp_path)
@@ -161,6 +164,7 @@ def _refuse(world: World, directory: Path) -> None:
             checkpoints.save(3, {wrapped: torch.zeros(1)}, {})
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_wrong_run_and_wrapped_names_are_refused(tmp_path: Path) -> None:
     run_world(1, _save, tmp_path, 1)
@@ -180,6 +184,7 @@ def _run_out_of_space(world: World, directory: Path) -> str:
     return str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_background_errors_are_raised_everywhere(tmp_path: Path) -> None:
     for error in run_world(2, _run_out_of_space, tmp_path):
@@ -198,6 +203,7 @@ def _newest(world: World, directory: Path) -> str:
     return str(checkpoints.newest())
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_the_older_whole_state_answers_for_a_damaged_one(tmp_path: Path) -> None:
     """Each file of the newest flipped at many places, cut and removed in turn; nothing of it is ever believed."""

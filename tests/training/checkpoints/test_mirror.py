@@ -51,6 +51,7 @@ def test_an_empty_disk_gets_what_the_run_had(url: str, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_record_is_as_long_as_its_checkpoints_say(tmp_path: Path) -> None:
     """Lines after the last checkpoint are not sent before the next one: going on cuts them off anyway."""
     mirror, run = RunMirror("memory://record", tmp_path / "run"), tmp_path / "run"

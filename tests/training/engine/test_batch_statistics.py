@@ -85,6 +85,7 @@ def _normalized(layer: nn.modules.batchnorm._BatchNorm, maps: list[Tensor]) -> l
     return [part.unflatten(0, (len(x), *x.shape[2:])).permute(0, 3, 1, 2) for part, x in zip(parts, maps, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_gradient_and_statistics_are_those_of_the_whole_step(size: int) -> None:
@@ -134,6 +135,7 @@ def _failing(world: World) -> str:
     return "nothing"
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_a_group_that_fails_ends_the_step() -> None:
     assert run_world(1, _failing) == ["a kernel fails"]

@@ -84,6 +84,7 @@ def _alone(world: World) -> list[Outcome]:
     return [setting.plain(world) for setting in SETTINGS]
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_ddp_does_not_depend_on_world_or_split(size: int, alone: list[Outcome]) -> None:
@@ -118,6 +119,7 @@ def _skips(world: World, config: EngineConfig) -> None:
     np.testing.assert_allclose(train(engine, range(2, 4)), train(plain, range(2, 4)), rtol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_ddp_skips_together() -> None:
     run_world(2, _skips, EngineConfig())

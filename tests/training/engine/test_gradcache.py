@@ -61,6 +61,7 @@ def _both(world: World) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     return _in_chunks(world, batch), _at_once(world, batch)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_random_layers_draw_the_same_twice() -> None:
     for found, expected in run_world(2, _both):
@@ -69,6 +70,7 @@ def test_random_layers_draw_the_same_twice() -> None:
             np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_chunks_cover_each_image_once(count: int) -> None:
     """Images of two shapes; more chunks than images leave some without any, and the network still runs."""

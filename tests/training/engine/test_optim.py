@@ -25,6 +25,7 @@ def module() -> StepModule:
     return module
 
 
+@pytest.mark.slow
 def test_groups_follow_the_rules(module: StepModule) -> None:
     config = OptimConfig(lr=1e-3, weight_decay=0.2, gem_lr_mult=10, head_lr_mult=3, loss_lr_mult=7, loss_weight_decay=0.4)
     groups = {group["name"]: group for group in parameter_groups(module, config)}

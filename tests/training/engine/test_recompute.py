@@ -43,6 +43,7 @@ def test_the_same_gradient_with_less_memory(backbone: str, share: float) -> None
     assert less < share * whole
 
 
+@pytest.mark.slow
 def test_blocks_are_not_cut() -> None:
     blocks = list(blocks_of(build_network(ModelConfig(backbone="resnet18", weights="none")).backbone))
     assert [type(block).__name__ for block in blocks] == ["BasicBlock"] * 8

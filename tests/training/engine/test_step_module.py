@@ -53,6 +53,7 @@ def _gradient(world: World, kind: str, parts: int) -> dict[str, np.ndarray]:
     return {name: (tensor / world.size).numpy() for name, tensor in averaged.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_objective_does_not_depend_on_world(size: int) -> None:
@@ -72,6 +73,7 @@ def _split_gradients(world: World) -> list[dict[str, np.ndarray]]:
     return [_gradient(world, "mean", parts=2), _gradient(world, "sum", parts=2)]
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_objective_does_not_depend_on_the_split() -> None:
     for kind, found in zip(["mean", "sum"], run_world(2, _split_gradients)[0], strict=True):
@@ -101,6 +103,7 @@ def _draws(world: World) -> list[float]:
     return values
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_random_numbers_follow_from_the_step() -> None:
     """Whatever was drawn before: losses draw the same on all ranks, and layers the same in a repeated step."""

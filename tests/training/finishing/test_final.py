@@ -22,6 +22,7 @@ def in_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
+@pytest.mark.slow
 def test_every_published_recipe_ends_with_an_evaluation() -> None:
     recipes = [*ROOT.glob("configs/*.yaml"), *(path for room in ROOMS for path in ROOT.glob(f"configs/{room}/*.yaml"))]
     recipes = [recipe for recipe in recipes if "name" in read_yaml(recipe)]  # others are laid over them
@@ -58,6 +59,7 @@ def test_every_published_protocol_has_a_file() -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_table_has_both_numbers_and_names_what_is_not_built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gallery = make_corpus(tmp_path / "gallery", labels=4, per_label=3, shards=1, size=48)
     (tmp_path / "labels.yaml").write_text(f"gallery: {gallery}\nimages: {{size: 48}}\nloader: {{workers: 0}}\n")

@@ -62,6 +62,7 @@ def _refused(world: World, folder: Path, start: str, projection: int, message: s
         start_projection(build_network(config.model), config, Corpus.open(str(folder)), world)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_what_cannot_be_whitened(tmp_path: Path) -> None:
     folder = make_corpus(tmp_path / "corpus", labels=2, per_label=4, size=32)

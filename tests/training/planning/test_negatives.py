@@ -98,6 +98,7 @@ def never_waits(world: World, corpus: Path, run: Path) -> dict[str, Any]:
     return {"first": first, "again": again, "carried": carried, "own": own, "resumed": resumed, "afresh": afresh}
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_training_goes_on_with_what_there_is_and_counts(corpus: Path, tmp_path: Path) -> None:
     for found in run_world(2, never_waits, corpus, tmp_path):
@@ -135,6 +136,7 @@ def waits(world: World, corpus: Path, run: Path, wait: str, delay: float) -> tup
     return found.step, dict(found.statistics), seconds
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize("wait", ["always", "30"])
 def test_training_waits_for_the_service(corpus: Path, tmp_path: Path, wait: str) -> None:
@@ -144,6 +146,7 @@ def test_training_waits_for_the_service(corpus: Path, tmp_path: Path, wait: str)
         assert 0.5 < statistics["wait_seconds"] <= seconds + 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_patience_ends(corpus: Path, tmp_path: Path) -> None:
     for _, statistics, _ in run_world(2, waits, corpus, tmp_path, "0.5", 30.0):
@@ -157,6 +160,7 @@ def stopped(world: World, corpus: Path, run: Path) -> bool:
     return side.negatives.take(side.tuples(0), 0, 0, resumed=False) is None and side.generations.taken(0) is None
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_a_stop_signal_ends_the_waiting_of_all(corpus: Path, tmp_path: Path) -> None:
     assert run_world(2, stopped, corpus, tmp_path) == [True, True]
@@ -171,6 +175,7 @@ def refused(world: World, corpus: Path, run: Path) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_generations_of_another_corpus_are_refused(corpus: Path, tmp_path: Path) -> None:
     assert "was mined from the corpus another" in run_world(1, refused, corpus, tmp_path)[0]

@@ -98,6 +98,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_corpus(tmp_path_factory.mktemp("stored") / "corpus", labels=8, per_label=4, shards=3, size=48, unlabeled=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "expected"), [(10, 10), (1000, 16)])
 def test_each_query_takes_the_first_of_other_clusters(corpus: Path, count: int, expected: int) -> None:
     manifest = Corpus.open(str(corpus)).manifest

@@ -16,6 +16,7 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: make_corpus(folder / name, labels=labels, per_label=2, size=16) for name, labels in (("many", 20), ("few", 5))}
 
 
+@pytest.mark.slow
 def test_labels_without_pairs_take_the_recipe_for_labels(corpora: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     found = with_default_recipe([f"corpus={corpora['many']}", "optim.lr=1e-5"])

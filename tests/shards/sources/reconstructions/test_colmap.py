@@ -59,6 +59,7 @@ def test_pairs_are_what_the_model_says(folder: Path) -> None:
         assert pairs["distance"][row] == pytest.approx(apart)
 
 
+@pytest.mark.slow
 def test_a_corpus_has_the_pairs_of_its_images(folder: Path, tmp_path: Path) -> None:
     build(Reconstructions(folder, folder / "images"), tmp_path / "out", workers=1)
     manifest = Manifest.open(Unchecked(tmp_path / "out"))

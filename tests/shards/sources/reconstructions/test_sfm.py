@@ -37,6 +37,7 @@ def test_image_tree_is_that_of_cirtorch() -> None:
     assert place_of("0123456789abcdef") == "ef/cd/ab/0123456789abcdef"
 
 
+@pytest.mark.slow
 def test_clusters_are_labels_and_pairs_name_the_same_images(folder: Path, tmp_path: Path) -> None:
     build(source(folder), tmp_path / "out", workers=1)
     manifest = Manifest.open(Unchecked(tmp_path / "out"))

@@ -40,6 +40,7 @@ def test_parquet_of_plain_bytes_in_row_groups(tmp_path: Path) -> None:
         items(Tables().read(Request(tmp_path, label_field="klass"))[""])
 
 
+@pytest.mark.slow
 def test_parquet_and_folders_of_hugging_face_name_their_classes(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     features = datasets.Features(
@@ -76,6 +77,7 @@ def test_arrow_files(tmp_path: Path, write) -> None:
     check(Tables().read(Request(tmp_path, label_field="id"))[""], ["0", "1", "2", "3", "4", "5"])
 
 
+@pytest.mark.slow
 def test_lance(tmp_path: Path) -> None:
     lance = pytest.importorskip("lance")
     lance.write_dataset(pa.table({"image": IMAGES, "class": ["a", "a", "b", "b", "a", "c"]}), str(tmp_path / "x.lance"))

@@ -64,6 +64,7 @@ def _run(world: World, settings: list[str], out: Path) -> dict[str, Any]:
     return train(world, settings, [Show(out)])
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_tuples_of_a_run_are_counted_alike_on_any_number_of_ranks(tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "corpus", labels=8, per_label=4, shards=2, size=32)
