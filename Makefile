@@ -23,13 +23,13 @@ $(READY): pyproject.toml
 demo: $(READY)  ## build the demo corpus, train, evaluate before and after; under 8 minutes on 2 cores
 	$(BIN)/python launch/demo.py
 
-check: $(READY)  ## lint, types and the fast tests, side by side: under a minute
+check: $(READY)  ## lint, types and the fast tests, side by side: about a minute
 	$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint fast
 
 fast: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow and not distributed and not gpu"
 
-test: $(READY)  ## the whole suite, under 8 minutes on 2 cores; make test T=tests/losses: a part of it
+test: $(READY)  ## the whole suite, a quarter of an hour on 2 cores; make test T=tests/losses: a part of it
 ifdef T
 	$(BIN)/python -m pytest $(T)
 else
