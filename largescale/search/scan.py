@@ -69,11 +69,12 @@ def _product(queries: np.ndarray, rows: np.ndarray, count: int, metric: Metric, 
     count = min(count, len(rows))
     scores, found = np.full((len(queries), count), -np.inf, np.float32), np.full((len(queries), count), -1)
     tile = max(1, TILE // len(queries))
+    squares = np.square(queries).sum(1)[:, None] if metric == "l2" else None
     for start in range(0, len(rows), tile):
         some = rows[start : start + tile]
         products = queries @ some.T  # (Q, t)
-        if metric == "l2":
-            products = 2 * products - np.square(queries).sum(1)[:, None] - np.square(some).sum(1)
+        if squares is not None:
+            products = 2 * products - squares - np.square(some).sum(1)
         if allowed is not None:
             products[:, ~allowed[start : start + tile]] = -np.inf
         better = products > scores.min(axis=1, initial=np.inf)[:, None]

@@ -14,7 +14,7 @@ from largescale.commit import claim_folder, own_paths, remove_directory
 from largescale.distributed import World
 from largescale.locks import Lease
 from largescale.settings import UserError
-from largescale.training.checkpoints.checkpoint import NAME, step_of
+from largescale.training.checkpoints.checkpoint import WEIGHTS_NAME, step_of
 from largescale.training.planning.planners import Planner
 from largescale.training.settings.recipe import TrainConfig
 
@@ -110,7 +110,7 @@ def clear(directory: Path) -> None:
     Raises:
         UserError: there is more: weights that somebody keeps.
     """
-    weights = own_paths(directory / "weights", rf"{NAME}\.(safetensors|anchors\.npy)")
+    weights = own_paths(directory / "weights", WEIGHTS_NAME)
     last = max(weights, default=None, key=step_of)
     if last is not None and step_of(last) > 0:
         raise UserError(

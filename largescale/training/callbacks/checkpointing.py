@@ -12,7 +12,7 @@ from largescale.corpus.loading import Step
 from largescale.models.network import RetrievalNet
 from largescale.models.weights import save_weights
 from largescale.training.callbacks.base import Callback
-from largescale.training.checkpoints.checkpoint import NAME, Checkpoints, step_of
+from largescale.training.checkpoints.checkpoint import NAME, WEIGHTS_NAME, Checkpoints, step_of
 from largescale.training.engine.optimizer_state import part
 from largescale.training.progress import Outcome
 
@@ -70,7 +70,7 @@ class Checkpointing(Callback):
         save_weights(network, file, about, weights)
         _export_anchors(file.with_suffix(".anchors.npy"), tensors)
         kept = {0, self.saved, *map(step_of, complete_directories(self.checkpoints.directory, NAME))}
-        for file in own_paths(self.weights, rf"{NAME}\.(safetensors|anchors\.npy)"):
+        for file in own_paths(self.weights, WEIGHTS_NAME):
             if step_of(file) not in kept:
                 file.unlink()
 

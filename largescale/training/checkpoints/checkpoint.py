@@ -31,7 +31,9 @@ log = logging.getLogger(__name__)
 FORMAT = 2
 RECORD = "progress.json"
 NAME = r"step-\d{6,}"
-"""Of a checkpoint; with a suffix of the weights of that step."""
+"""Of a checkpoint."""
+WEIGHTS_NAME = rf"{NAME}\.(safetensors|anchors\.npy)"
+"""Of the weights of a step, and of its class anchors."""
 WRAPPERS = {"module", "_orig_mod"}
 
 

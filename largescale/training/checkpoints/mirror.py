@@ -11,14 +11,14 @@ from pathlib import Path
 from largescale.commit import complete_directories, own_paths
 from largescale.mining.service.exchange import MEMBER, NEGATIVES, OBJECTS, WEIGHTS, TrainingExchange
 from largescale.settings import UserError
-from largescale.training.checkpoints.checkpoint import NAME
+from largescale.training.checkpoints.checkpoint import NAME, WEIGHTS_NAME
 
 CHECKPOINTS = "checkpoints"
 BEST, LOG = "best.json", "log.jsonl"
 KEPT = {
-    WEIGHTS: r"step-\d{6,}\.(safetensors|anchors\.npy)",
+    WEIGHTS: WEIGHTS_NAME,
     NEGATIVES: r"gen-\d{6,}-\d{6,}\.tar|taken-\d{6,}\.json|positives-\d{6,}-\d{6,}\.npy",
-    CHECKPOINTS: r"step-\d{6,}\.tar|best\.json",
+    CHECKPOINTS: rf"{NAME}\.tar|best\.json",
 }
 """Names that objects of each kind have."""
 
