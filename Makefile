@@ -42,7 +42,7 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/mypy
 
 docs: $(READY)  ## the site, in site/; strict
-	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict --quiet
 
 torture: $(READY)  ## kills and flipped bytes, by hand and nightly; make torture N="kills=200 flips=1000"
 	$(BIN)/python -m tests.torture $(N)
