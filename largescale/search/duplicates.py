@@ -81,7 +81,7 @@ def made_pairs(view: IndexView, model: "Model") -> np.ndarray:
     """`(M,)` similarities of some pictures of the index with the same pictures halved, cut at the border, and compressed."""
     stride = max(1, view.manifest.rows // SAMPLE)
     ids = np.flatnonzero(view.live)[::stride][:SAMPLE]
-    paths = view.table(ids)["path"].to_pylist()
+    paths = view.table(ids, "path")["path"].to_pylist()
     made = [(id, altered) for id, path in zip(ids, paths, strict=True) if path and (altered := _altered(Path(path))) is not None]
     if not made:
         raise UserError("the files of the index are not there, so no duplicates can be made of them: give threshold=… or known=…")
@@ -158,6 +158,6 @@ def written(view: IndexView, found: Sequence[list[tuple[int, float]]]) -> str:
     """A line for each row: group, similarity to the first of the group, key."""
     lines = []
     for number, group in enumerate(found, 1):
-        keys = view.table(np.array([id for id, _ in group]))["key"].to_pylist()
+        keys = view.table(np.array([id for id, _ in group]), "key")["key"].to_pylist()
         lines += [f"{number}\t{score:.4f}\t{key}" for key, (_, score) in zip(keys, group, strict=True)]
     return "".join(f"{line}\n" for line in lines)

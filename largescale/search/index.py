@@ -7,7 +7,7 @@
 Q queries, D dimensions, n rows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,12 +146,8 @@ class Index:
         """
         if len(rows) != len(keys) or len(set(keys)) != len(keys):
             raise UserError(f"{len(rows):,} rows need as many different keys, found {len(set(keys)):,} in {len(keys):,}")
-        self.append(rows, {"key": keys, "label": labels}, wait_s)
-
-    def append(self, rows: np.ndarray, columns: Mapping[str, Any], wait_s: float) -> None:
-        """Add rows and what is known of them (see `SCHEMA`); waits for another writer."""
         with writing(self.folder, wait_s) as writer:
-            writer.append(np.ascontiguousarray(rows, np.float32), table_of(columns))
+            writer.append(np.ascontiguousarray(rows, np.float32), table_of({"key": keys, "label": labels}))
             self.view = writer.view
 
     def remove(self, keys: Sequence[str], wait_s: float = 0.0) -> int:
@@ -201,7 +197,7 @@ class Index:
     def hits(self, ids: np.ndarray, scores: np.ndarray) -> list[Hit]:
         """`(K,)` numbers of rows, -1 for none."""
         found = ids >= 0
-        table = self.view.table(ids[found]).select(["key", "label", "path", "width", "height"]).to_pylist()
+        table = self.view.table(ids[found], "key", "label", "path", "width", "height").to_pylist()
         return [Hit(float(score), **row) for score, row in zip(scores[found], table, strict=True)]
 
     def row(self, key: str, box: Box | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -211,7 +207,7 @@ class Index:
             raise UserError(f"{key!r} is not in the index")
         if box is None:
             return self.view.take(own), own
-        path = self.view.table(own)["path"][0].as_py()
+        path = self.view.table(own, "path")["path"][0].as_py()
         if path is None or not Path(path).exists():
             raise UserError(f"the file of {key!r} is no longer there, so no part of it can be looked for")
         found = describe_pictures(self._model(), [path], [box])
@@ -233,7 +229,7 @@ class Index:
     def thumbnail(self, key: str) -> bytes | None:
         """A small JPEG of a picture of the index, where one was kept."""
         ids = self.view.find([key])
-        return None if ids[0] < 0 else self.view.table(ids)["thumbnail"][0].as_py()
+        return None if ids[0] < 0 else self.view.table(ids, "thumbnail")["thumbnail"][0].as_py()
 
     def _model(self) -> "Model":
         if self.model is None:

@@ -1,6 +1,6 @@
 """The file that says what an index holds: which segments, which of their rows are removed, by which network they were made.
 
-An index is a folder: `index.json`, and `segments/NUMBER/` with `rows.npy`, `table.arrow` and where rows are removed
+An index is a folder: `index.json`, and `segments/NUMBER/` with `rows.npy`, `table.arrow`, `keys.npy` and where rows are removed
 `removed-NUMBER.npy`; an approximate index also has `trained-NUMBER.faiss`, and `lists-NUMBER.faiss` in each segment. Files are
 written once and never changed; a change is a new `index.json`, in one rename, and what it no longer names is deleted after it.
 """
@@ -15,7 +15,7 @@ from largescale.program.cli import called
 from largescale.settings import UserError
 
 FORMAT = "largescale index"
-VERSION = 1
+VERSION = 2
 FILE = "index.json"
 Metric = Literal["cosine", "l2"]
 

@@ -1,9 +1,9 @@
-"""Rows that were written together: their descriptors, and a table of what is known of their pictures. Never changed.
+"""Rows that were written together: their descriptors, a table of what is known of their pictures, and where keys are.
 
-n rows, D dimensions.
+Never changed. n rows, D dimensions.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
 
 from largescale.commit import FULL, DamagedError, checksum_of, committed_directory, committed_file, read_array, write_array
 from largescale.corpus.config import StorageConfig
@@ -20,7 +22,7 @@ from largescale.program.extras import faiss
 from largescale.search.manifest import SegmentEntry
 from largescale.settings import UserError
 
-ROWS, TABLE = "rows.npy", "table.arrow"
+ROWS, TABLE, KEYS = "rows.npy", "table.arrow", "keys.npy"
 SCHEMA = pa.schema(
     {
         "key": pa.large_string(),
@@ -59,6 +61,8 @@ class Segment:
     """`(n, D)` float32."""
     table: pa.Table
     """`(n,)` each of `SCHEMA`."""
+    keys: np.ndarray
+    """`(2, n)` uint64: hashes of the keys in increasing order, and their rows. Few pages of it are read to find a key."""
     removed: np.ndarray
     """Numbers of the rows that are removed, in increasing order."""
 
@@ -71,7 +75,8 @@ class Segment:
         for name, facts in entry.files.items():
             require_whole(folder / name, facts)
         rows, table = np.load(folder / ROWS, mmap_mode="r"), pa.ipc.open_file(pa.memory_map(str(folder / TABLE))).read_all()
-        return Segment(entry, folder, rows, table, read_array(folder / entry.removed) if entry.removed else np.empty(0, np.int64))
+        removed = read_array(folder / entry.removed) if entry.removed else np.empty(0, np.int64)
+        return Segment(entry, folder, rows, table, np.load(folder / KEYS, mmap_mode="r"), removed)
 
     @cached_property
     def live(self) -> np.ndarray:
@@ -79,6 +84,35 @@ class Segment:
         live = np.ones(self.entry.rows, bool)
         live[self.removed] = False
         return live
+
+    def find(self, keys: pa.Array, hashes: np.ndarray) -> np.ndarray:
+        """`(n,)` the row of each key, -1 where there is none, or it is removed; with the `hashes_of` the keys."""
+        known, rows = self.keys
+        place, end = (np.searchsorted(known, hashes, side) for side in ("left", "right"))
+        found = np.full(len(keys), -1)
+        while len(left := np.flatnonzero((found < 0) & (place < end))):
+            row = rows[place[left]].astype(np.int64)
+            same = pc.equal(self.take(row, ["key"])["key"].combine_chunks(), keys.take(pa.array(left)))
+            hit = same.to_numpy(zero_copy_only=False)
+            found[left[hit]] = row[hit]
+            place[left] += 1  # another key may have the same hash
+        gone = np.searchsorted(self.removed, found)
+        return np.where(gone == np.searchsorted(self.removed, found, "right"), found, -1)
+
+    def take(self, rows: np.ndarray, names: Sequence[str]) -> pa.Table:
+        """`(n,)` rows -> these columns of the table, of which no more is read: `pa.Table.take` copies all of it first."""
+        batches, starts = self._batches
+
+        def part(number: int, of_batch: np.ndarray) -> pa.Table:
+            return pa.Table.from_batches([batches[number].select(names).take(pa.array(of_batch))])
+
+        return gathered(starts, rows, names, part)
+
+    @cached_property
+    def _batches(self) -> tuple[list[pa.RecordBatch], np.ndarray]:
+        """The parts of the table, and the first row of each."""
+        batches = self.table.to_batches()
+        return batches, np.cumsum([0, *map(len, batches)])
 
     def read_lists(self) -> Any:
         """The segment's part of an approximate index; mapped where FAISS can."""
@@ -100,7 +134,7 @@ class Segment:
 def write_segment(folder: Path, parts: Sequence[Segment], rows: np.ndarray, table: pa.Table) -> SegmentEntry:
     """A new segment: the rows that are left of other segments, then new ones `(n, D)`."""
     count = sum(part.entry.live for part in parts) + len(rows)
-    largest = 0.0
+    largest, hashes = 0.0, list[np.ndarray]()
     with (
         committed_directory(folder) as partial,
         (partial / ROWS).open("wb") as file,
@@ -111,8 +145,25 @@ def write_segment(folder: Path, parts: Sequence[Segment], rows: np.ndarray, tabl
         for piece, of_table in _pieces(parts, rows, table):
             file.write(np.ascontiguousarray(piece).data)
             out.write_table(of_table)
+            hashes.append(hashes_of(of_table["key"].to_pylist()))
             largest = max(largest, float(np.sqrt(np.einsum("nd,nd->n", piece, piece).max(initial=0))))
-    return SegmentEntry(folder.name, count, largest, {name: facts_of(folder / name) for name in (ROWS, TABLE)})
+        of_keys = np.concatenate(hashes)
+        order = np.argsort(of_keys, kind="stable")
+        np.save(partial / KEYS, np.stack([of_keys[order], order.astype(np.uint64)]))
+    return SegmentEntry(folder.name, count, largest, {name: facts_of(folder / name) for name in (ROWS, TABLE, KEYS)})
+
+
+def gathered(starts: np.ndarray, rows: np.ndarray, names: Sequence[str], part: Callable[[int, np.ndarray], pa.Table]) -> pa.Table:
+    """`(n,)` rows of what begins at `starts` -> these columns of each; `part` gives those of some rows of one of them."""
+    place = np.searchsorted(starts, rows, "right") - 1
+    parts = [part(number, rows[place == number] - starts[number]) for number in np.unique(place).tolist()]
+    order = np.argsort(np.argsort(place, kind="stable"))
+    return pa.concat_tables([SCHEMA.empty_table().select(names), *parts]).take(pa.array(order))
+
+
+def hashes_of(keys: Sequence[str]) -> np.ndarray:
+    """`(n,)` uint64, XXH3."""
+    return np.fromiter((xxhash.xxh3_64_intdigest(key.encode()) for key in keys), np.uint64, len(keys))
 
 
 def facts_of(path: Path) -> tuple[int, str]:

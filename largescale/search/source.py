@@ -129,7 +129,7 @@ def add_files(
 def _new(view: IndexView, found: Sequence[File], added: Added) -> list[File]:
     """Those of the files that the index lacks, or has in another version."""
     ids = view.find([file.key for file in found])
-    there = view.table(ids[ids >= 0]).select(["path", "size", "modified"]).to_pylist()
+    there = view.table(ids[ids >= 0], "path", "size", "modified").to_pylist()
     known = dict(zip(np.flatnonzero(ids >= 0).tolist(), there, strict=True))
     todo = []
     for place, file in enumerate(found):

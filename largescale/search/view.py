@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from largescale.cpu import own_cores
 from largescale.evaluation.protocol.relevance import GalleryRows
 from largescale.program.extras import faiss
 from largescale.search.manifest import IndexManifest
 from largescale.search.scan import Near, exact_scores, merged, scan, slack
-from largescale.search.segment import SCHEMA, Segment
+from largescale.search.segment import SCHEMA, Segment, gathered, hashes_of
 from largescale.settings import UserError
 
 SPARE = 16
@@ -93,18 +92,16 @@ class IndexView:
             out[here] = self.segments[number].rows[ids[here] - self.starts[number]]
         return out
 
-    def table(self, ids: np.ndarray) -> pa.Table:
-        """`(n,)` numbers of rows -> what is known of them."""
-        return pa.table({name: self.column(name).take(pa.array(ids)) for name in SCHEMA.names}, schema=SCHEMA)
+    def table(self, ids: np.ndarray, *names: str) -> pa.Table:
+        """`(n,)` numbers of rows -> these columns of what is known of them."""
+        return gathered(self.starts, ids, names, lambda number, rows: self.segments[number].take(rows, names))
 
     def find(self, keys: Sequence[str]) -> np.ndarray:
         """`(n,)` the row of each key, -1 where there is none."""
-        wanted = pa.array(keys, pa.large_string())
-        found = np.full(len(keys), -1)
-        places = pc.index_in(self.column("key"), wanted).combine_chunks()
-        rows = np.flatnonzero(places.is_valid().to_numpy(zero_copy_only=False))
-        rows = rows[self.live[rows]]
-        found[places.take(pa.array(rows)).to_numpy().astype(np.int64)] = rows
+        wanted, hashes, found = pa.array(keys, pa.large_string()), hashes_of(keys), np.full(len(keys), -1)
+        for segment, start in zip(self.segments, self.starts, strict=False):
+            rows = segment.find(wanted, hashes)
+            found = np.where(rows < 0, found, rows + start)
         return found
 
     def nearest(self, queries: np.ndarray, count: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

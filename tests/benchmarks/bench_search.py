@@ -29,8 +29,8 @@ from tests.corpora import encode, photograph
 
 ROWS, DIM, ADDED, K = 1_000_000, 512, 10_000, 20
 OPEN_S, MEMORY_MB = 0.2, 100
-GROWTH = 3
-"""Times as long as to ten times fewer rows an addition may take: new keys are looked for among those that are there."""
+GROWTH = 1.5
+"""Times as long as to ten times fewer rows an addition may take."""
 CLIENTS, REQUESTS, PICTURES, ROUNDS = 50, 4, 64, 3
 ROOT = Path(__file__).parents[2]
 

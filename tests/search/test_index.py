@@ -1,11 +1,14 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from largescale.commit import read_json, write_json
 from largescale.search.find import Options
 from largescale.search.index import Index
+from largescale.search.segment import table_of
+from largescale.search.writer import writing
 from largescale.settings import UserError
 from tests.laws import same
 from tests.search.rows import DIM, keys, truth, unit_rows
@@ -91,6 +94,38 @@ def test_a_row_that_comes_again_takes_the_place_of_the_first(tmp_path: Path) -> 
     hits = index.search(key="00050", k=1)
     assert [(hit.key, hit.label) for hit in hits] == [("00003", "other")]
     assert hits[0].score == pytest.approx(1)
+
+
+@pytest.mark.slow
+def test_keys_with_equal_hashes_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("segment", "view"):
+        monkeypatch.setattr(f"largescale.search.{module}.hashes_of", lambda keys: np.array([len(x) for x in keys], np.uint64))
+    index = _index(tmp_path / "index", unit_rows(20), [12])
+    index.remove(["00004", "00015"])
+    index.add_rows(unit_rows(1), ["00015"])
+    found = index.view.find(["00015", "00004", "nobody", "00000", "nobod", "00019", "00003"])
+    assert found[[1, 2, 4]].tolist() == [-1, -1, -1]
+    assert index.view.table(found[found >= 0], "key", "label").to_pydict() == {
+        "key": ["00015", "00000", "00019", "00003"],
+        "label": [None, "label 0", "label 9", "label 3"],
+    }
+
+
+@pytest.mark.slow
+def test_what_is_known_of_a_row_is_read_without_that_of_others(tmp_path: Path) -> None:
+    index = Index.create(tmp_path / "index", DIM)
+    with writing(index.folder) as writer:
+        for part in ("a", "b", "c"):
+            writer.append(unit_rows(50), table_of({"key": keys(50, part), "thumbnail": [bytes(10_000)] * 50}))
+    index.refresh()
+    pool, before = pa.proxy_memory_pool(pa.default_memory_pool()), pa.default_memory_pool()
+    pa.set_memory_pool(pool)
+    try:
+        assert index.thumbnail("b00017") == bytes(10_000)
+        assert index.search(key="c00003", k=20)
+    finally:
+        pa.set_memory_pool(before)
+    assert (pool.max_memory() or 0) < 100_000
 
 
 @pytest.mark.slow
@@ -234,8 +269,14 @@ def test_an_altered_index_is_an_error_that_names_the_file(tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"rows.npy is missing"):
         Index.open(folder)
     rows.write_bytes(whole)
+    table = next(folder.glob("segments/*/keys.npy"))
+    whole = table.read_bytes()
+    table.write_bytes(whole[:-1] + b"\1")
+    with pytest.raises(UserError, match=r"keys.npy: expected XXH3 .* altered or is damaged"):
+        Index.open(folder)
+    table.write_bytes(whole)
     for change, message in (
-        ({"version": 2}, "expected 'largescale index' version 1, found 'largescale index' version 2"),
+        ({"version": 1}, "expected 'largescale index' version 2, found 'largescale index' version 1"),
         ({"dime": 3}, "lacks or misspells"),
         ({"segments": [values["segments"][0] | {"removed": "../../../x.npy"}]}, r"'../../../x.npy' is no file of segment"),
         ({"segments": [values["segments"][0] | {"lists": "/etc/x.faiss"}]}, "'/etc/x.faiss' is no file of segment"),
