@@ -1,6 +1,7 @@
 """The HTTP interface in process, asked as clients ask it, and as those ask it who mean no good."""
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from fastapi.testclient import TestClient
 
 from largescale import Model
 from largescale.config import load
+from largescale.search.find import Options
 from largescale.search.index import Index
 from largescale.search.server.app import Server
+from largescale.search.server.batcher import Add, Batcher, Embed, SearchRequest
 from largescale.search.server.config import ServeConfig
 from largescale.search.server.serve import read_token
 from largescale.search.writer import writing
@@ -31,9 +34,14 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_photos(tmp_path_factory.mktemp("photos"))
 
 
+@pytest.fixture(scope="module")
+def built(model: Model, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Index.build(model, photos, tmp_path_factory.mktemp("built") / "index").folder
+
+
 @pytest.fixture
-def server(model: Model, photos: Path, tmp_path: Path) -> Iterator[Server]:
-    index = Index.build(model, photos, tmp_path / "index")
+def server(model: Model, built: Path, tmp_path: Path) -> Iterator[Server]:
+    index = Index.open(shutil.copytree(built, tmp_path / "index"), model)
     server = Server(index, ServeConfig(index=tmp_path / "index", max_mb=0.5, max_megapixels=1))
     yield server
     server.batcher.stop()
@@ -228,10 +236,35 @@ def test_a_failure_is_no_traceback(server: Server, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-def test_requests_that_wait_together_are_answered_together(server: Server, photos: Path) -> None:
-    from largescale.search.find import Options
-    from largescale.search.server.batcher import Add, Embed, SearchRequest
+def test_an_index_that_is_gone_is_a_sentence(server: Server, client: TestClient, photos: Path) -> None:
+    shutil.rmtree(server.index.folder)
+    picture = (photos / "label 1" / "view 0.jpg").read_bytes()
+    for path, settings in (
+        ("/search", {"files": _sent(picture)}),
+        ("/search?key=a", {}),
+        ("/add?key=a", {"files": {"picture": ("x.jpg", picture)}}),
+    ):
+        assert "there is no index in" in _error(client.post(path, **settings), 503)
+    assert "there is no index in" in _error(client.get("/thumbnail?key=a"), 503)
+    assert client.get("/health").status_code == 200
 
+
+@pytest.mark.slow
+def test_a_request_that_cannot_be_answered_fails_alone(model: Model, photos: Path, tmp_path: Path) -> None:
+    index = Index.create(tmp_path / "index", model.dim, "l2", model=model)
+    index.add(photos / "label 1")
+    batcher = Batcher(index)
+    batcher.stop()
+    key = "view 0.jpg"
+    jobs = [SearchRequest(key=key, options=Options(expand=2)), SearchRequest(key="\ud800"), SearchRequest(key=key)]
+    batcher._try(jobs)
+    assert "this index has the metric l2" in str(jobs[0].future.exception())
+    assert isinstance(jobs[1].future.exception(), UnicodeEncodeError)
+    assert len(jobs[2].future.result()) == 3
+
+
+@pytest.mark.slow
+def test_requests_that_wait_together_are_answered_together(server: Server, photos: Path) -> None:
     data = [path.read_bytes() for path in sorted(photos.rglob("*.jpg"))]
     server.batcher.stop()
     batcher = server.batcher

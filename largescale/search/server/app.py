@@ -18,6 +18,7 @@ from largescale.search.server.batcher import Add, Batcher, Embed, PictureRequest
 from largescale.search.server.config import ServeConfig
 from largescale.search.server.guard import App, Guard
 from largescale.search.server.metrics import Metrics
+from largescale.settings import UserError
 
 PICTURES = 16
 """Of one request."""
@@ -105,7 +106,7 @@ class Server:
         app.get("/thumbnail", response_class=Response)(self.thumbnail)
         app.get("/health")(self.health)
         app.get("/metrics", response_class=PlainTextResponse)(self.text)
-        app.exception_handler(RequestError)(_refused)
+        app.exception_handler(UserError)(_refused)
         app.exception_handler(RequestValidationError)(_invalid)
         app.exception_handler(HTTPException)(_unknown)
         app.exception_handler(Exception)(_failed)
@@ -196,7 +197,7 @@ def _file(name: str, kind: str) -> Any:
 
 
 async def _refused(request: Request, error: Any) -> JSONResponse:
-    return JSONResponse({"error": str(error)}, error.status)
+    return JSONResponse({"error": str(error)}, error.status if isinstance(error, RequestError) else 503)
 
 
 async def _invalid(request: Request, error: Any) -> JSONResponse:

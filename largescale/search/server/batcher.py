@@ -13,10 +13,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+from largescale.program.running import fault_of_place
 from largescale.search.find import Options
 from largescale.search.index import Box, Index
+from largescale.search.segment import table_of
 from largescale.search.source import DescribedPictures, describe_pictures, thumbnail
+from largescale.search.view import IndexView
+from largescale.search.writer import writing
 from largescale.settings import UserError
 
 AT_ONCE, WAITING = 64, 512
@@ -26,7 +31,7 @@ LOCK_S = 10.0
 
 
 class RequestError(UserError):
-    """A request that cannot be answered, and its HTTP status."""
+    """A request that cannot be answered, and its HTTP status; that of other errors of a user, such as a removed index, is 503."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -61,6 +66,9 @@ class Add(PictureRequest):
 
     key: str = ""
     label: str | None = None
+
+
+Addition = tuple[Add, DescribedPictures]
 
 
 class Batcher:
@@ -103,13 +111,18 @@ class Batcher:
             stopped = jobs[-1] is None
             todo = [job for job in jobs if job is not None and job.future.set_running_or_notify_cancel()]
             start = time.perf_counter()
-            try:
-                self._answer(todo)
-            except Exception as error:
-                for job in todo:
-                    fail(job, error)
+            self._try(todo)
             self.batches, self.seconds = self.batches + bool(todo), self.seconds + time.perf_counter() - start
             self.pictures += sum(len(job.pictures) for job in todo)
+
+    def _try(self, jobs: Sequence[PictureRequest]) -> None:
+        """A request on which all of them fail does so alone."""
+        try:
+            self._answer(jobs)
+        except Exception as error:
+            left = [job for job in jobs if not job.future.done()]
+            for job in left:
+                self._try([job]) if len(left) > 1 else fail(job, error)
 
     def _gather(self) -> list[PictureRequest | None]:
         """All that wait, up to a batch; at least one."""
@@ -157,35 +170,57 @@ class Batcher:
                 fail(job, RequestError(422 if there else 404, str(error)))
         for options, asked in alike.items():
             jobs, queries, of_index = zip(*asked, strict=True)
-            for job, hits in zip(jobs, self.index.search_rows(np.stack(queries), options, np.array(of_index)), strict=True):
-                job.future.set_result(hits)
-
-    def _add(self, found: Sequence[tuple[Add, DescribedPictures]]) -> None:
-        """All of them in one commit."""
-        new, there = dict[str, tuple[Add, DescribedPictures]](), self.index.view.find([job.key for job, _ in found])
-        for (job, of_job), id in zip(found, there.tolist(), strict=True):
-            if id >= 0 or job.key in new:
-                fail(job, RequestError(409, f"{job.key!r} is in the index already; remove it first, or give another key"))
+            try:
+                of_each = self.index.search_rows(np.stack(queries), options, np.array(of_index))
+            except UserError as error:
+                fail_all(jobs, RequestError(422, str(error)))
             else:
-                new[job.key] = job, of_job
-        if not new:
+                for job, hits in zip(jobs, of_each, strict=True):
+                    job.future.set_result(hits)
+
+    def _add(self, found: Sequence[Addition]) -> None:
+        """All of them in one commit, but for keys that are taken."""
+        jobs = [job for job, _ in found]
+        if not jobs:
             return
-        columns = {
-            "key": list(new),
-            "label": [job.label for job, _ in new.values()],
-            "size": [len(job.pictures[0]) for job, _ in new.values()],
-            "width": [of_job.width[0] for _, of_job in new.values()],
-            "height": [of_job.height[0] for _, of_job in new.values()],
-            "thumbnail": [thumbnail(job.pictures[0], self.index.view.manifest.thumbnails) for job, _ in new.values()],
-        }
         try:
-            self.index.append(np.concatenate([of_job.rows for _, of_job in new.values()]), columns, LOCK_S)
-        except UserError as error:
-            for job, _ in new.values():
-                fail(job, RequestError(503, str(error)))
+            with writing(self.index.folder, LOCK_S) as writer:
+                new = _new(found, writer.view)
+                if new:
+                    thumbnails = [thumbnail(job.pictures[0], writer.view.manifest.thumbnails) for job, _ in new]
+                    writer.append(np.concatenate([of_job.rows for _, of_job in new]), _table(new, thumbnails))
+                self.index.view = writer.view
+        except (UserError, OSError) as error:
+            sentence = str(error) if isinstance(error, UserError) else fault_of_place(error)
+            if sentence is None:
+                raise
+            fail_all(jobs, RequestError(503, sentence))
         else:
-            for job, _ in new.values():
+            for job, _ in new:
                 job.future.set_result(len(self.index))
+
+
+def _new(found: Sequence[Addition], view: IndexView) -> list[Addition]:
+    """Those whose keys are free; the others fail."""
+    new, there = dict[str, Addition](), view.find([job.key for job, _ in found])
+    for (job, of_job), id in zip(found, there.tolist(), strict=True):
+        if id >= 0 or job.key in new:
+            fail(job, RequestError(409, f"{job.key!r} is in the index already; remove it first, or give another key"))
+        else:
+            new[job.key] = job, of_job
+    return list(new.values())
+
+
+def _table(new: Sequence[Addition], thumbnails: Sequence[bytes | None]) -> pa.Table:
+    columns = {
+        "key": [job.key for job, _ in new],
+        "label": [job.label for job, _ in new],
+        "size": [len(job.pictures[0]) for job, _ in new],
+        "width": [of_job.width[0] for _, of_job in new],
+        "height": [of_job.height[0] for _, of_job in new],
+        "thumbnail": thumbnails,
+    }
+    return table_of(columns)
 
 
 def _part(found: DescribedPictures | None, start: int, end: int) -> DescribedPictures:
@@ -194,6 +229,11 @@ def _part(found: DescribedPictures | None, start: int, end: int) -> DescribedPic
         return DescribedPictures(np.empty((0, 0), np.float32), {}, np.empty(0, int), np.empty(0, int))
     faults = {place - start: why for place, why in found.faults.items() if start <= place < end}
     return DescribedPictures(found.rows[start:end], faults, found.width[start:end], found.height[start:end])
+
+
+def fail_all(jobs: Sequence[PictureRequest], error: Exception) -> None:
+    for job in jobs:
+        fail(job, error)
 
 
 def fail(job: PictureRequest, error: Exception) -> None:
