@@ -98,5 +98,7 @@ def _explain(cls: type[Settings], fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
         return f"unknown setting {key!r}; did you mean {', '.join(nearest(key, valid))}?"
     message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] in ("tuple_type", "list_type"):
+        message = "expected a list, as in [a, b]"
     found = "" if isinstance(fault["input"], dict) else without_secrets(f", found {fault['input']!r}"[:200])
     return f"{key}: {message}{found}" if key else message

@@ -97,10 +97,12 @@ class Model:
             `(n, D)` float32; unit rows where the metric is cosine.
 
         Raises:
-            UserError: pictures that cannot be used; lists them.
+            UserError: no list, or pictures that cannot be used; lists them.
         """
+        if isinstance(pictures, str | bytes) or not isinstance(pictures, Sequence):
+            raise UserError(f"embed takes a list of pictures, found {type(pictures).__name__}: write embed([picture])")
         corpus, faults = given(pictures)
-        regions = None if boxes is None else self._regions(corpus, boxes)
+        regions = regions_of(corpus, boxes, faults)
         ids = np.array([id for id in range(len(pictures)) if id not in faults], np.int64)
         cut = None if regions is None else regions[ids]
         faults |= self.too_small(corpus, ids, cut)
@@ -191,22 +193,40 @@ class Model:
             for i in np.flatnonzero(sides < least)
         }
 
-    def _regions(self, corpus: Corpus, boxes: Sequence[Sequence[float] | None]) -> np.ndarray:
-        """`(n, 4)`; where there is none, the whole picture."""
-        manifest = corpus.manifest
-        whole = np.stack([np.zeros_like(manifest.width), np.zeros_like(manifest.width), manifest.width, manifest.height], axis=1)
-        if len(boxes) != len(whole):
-            raise UserError(f"{len(whole)} pictures and {len(boxes)} boxes: give a box, or None, for each picture")
-        regions = whole.astype(np.float64)
-        for place, box in enumerate(boxes):
-            if box is not None:
-                x0, y0, x1, y1 = box
-                if not (0 <= x0 < x1 <= whole[place, 2] and 0 <= y0 < y1 <= whole[place, 3]):
-                    raise UserError(
-                        f"the box {tuple(box)} of picture {place} is not inside its {whole[place, 2]} x {whole[place, 3]} pixels"
-                    )
-                regions[place] = box
-        return regions
+
+def regions_of(corpus: Corpus, boxes: Sequence[Sequence[float] | None] | None, faults: dict[int, str]) -> np.ndarray | None:
+    """`(n, 4)` parts of pictures, all of a picture where there is no box; None without boxes. A box that is none becomes a fault.
+
+    Raises:
+        UserError: boxes for other pictures than there are.
+    """
+    if boxes is None:
+        return None
+    width, height = corpus.manifest.width, corpus.manifest.height
+    if len(boxes) != len(width):
+        raise UserError(f"{len(width)} pictures and {len(boxes)} boxes: give a box, or None, for each picture")
+    regions = np.stack([np.zeros_like(width), np.zeros_like(width), width, height], axis=1).astype(np.float64)
+    for place, box in enumerate(boxes):
+        if box is not None and place not in faults:
+            try:
+                regions[place] = _region(box, int(width[place]), int(height[place]))
+            except UserError as error:
+                faults[place] = str(error)
+    return regions
+
+
+def _region(box: Sequence[float], width: int, height: int) -> list[float]:
+    """
+    Raises:
+        UserError: what is no box, or not inside a picture of so many pixels.
+    """
+    try:
+        x0, y0, x1, y1 = found = [float(side) for side in box]
+    except (TypeError, ValueError):
+        raise UserError(f"a box is four numbers, x0, y0, x1, y1 in pixels; found {box!r:.80}") from None
+    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+        raise UserError(f"the box {', '.join(f'{side:g}' for side in found)} is not inside its {width} x {height} pixels")
+    return found
 
 
 def load(source: Source, device: str | torch.device | None = None) -> Model:

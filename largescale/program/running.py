@@ -20,7 +20,9 @@ from largescale.settings import UserError
 
 PLACES = {
     **dict.fromkeys(FULL, "make room"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST), "choose a folder that can be written"),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST), "choose a folder that can be written"
+    ),
 }
 """What helps against errors of the place that is written to."""
 LISTEN_S = 5
@@ -61,7 +63,7 @@ def fault_of_place(error: Exception) -> str | None:
     number = getattr(error, "errno", None)
     if number not in PLACES:
         return None
-    name = getattr(error, "filename", None)
+    name = getattr(error, "filename2", None) or getattr(error, "filename", None)
     place = f"{name}: " if name else ""
     return (
         f"{place}{os.strerror(number)} while writing; what was committed before is whole: {PLACES[number]}, and give the same "

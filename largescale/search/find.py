@@ -45,7 +45,15 @@ def find(view: IndexView, queries: np.ndarray, options: Options, own: np.ndarray
 
     Returns:
         Numbers `(Q, K)`, -1 where there are no more, and scores `(Q, K)`.
+
+    Raises:
+        UserError: queries of another dimension, or not finite; options that the metric does not have.
     """
+    if queries.ndim != 2 or queries.shape[1] != view.manifest.dim or not np.isfinite(queries).all():
+        raise UserError(
+            f"queries are finite numbers (Q, {view.manifest.dim}) for this index, found {queries.shape}"
+            f"{'' if np.isfinite(queries).all() else ', not all of them finite'}"
+        )
     if view.manifest.metric == "l2" and (options.expand or options.rerank != "none"):
         raise UserError("expand and rerank are defined by cosines, and this index has the metric l2: leave them out")
     own = np.full(len(queries), -1) if own is None else own
@@ -92,6 +100,8 @@ def _others(
 
 def reranked(view: IndexView, ids: np.ndarray, similarity: np.ndarray, options: Options) -> tuple[np.ndarray, np.ndarray]:
     """One query's shortlist `(M,)` ranked anew: numbers and scores `(K,)`, padded with -1 and -inf."""
+    if not len(ids):
+        return np.full(options.k, -1), np.full(options.k, -np.inf)
     order = np.argsort(ids)
     ids, similarity = ids[order], similarity[order].astype(np.float32)
     gallery = GalleryRows.of(view.take(ids))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from largescale.config import check
 from largescale.program.cli import called
@@ -142,12 +143,17 @@ class Index:
         """Add rows `(n, D)` that were made elsewhere; they take the place of those with the same keys.
 
         Raises:
-            UserError: rows that are not finite, not of the index's dimension, or under the metric cosine not unit; keys twice.
+            UserError: rows that are not finite, not of the index's dimension, or under the metric cosine not unit; keys twice, or
+                keys and labels that are no text.
         """
         if len(rows) != len(keys) or len(set(keys)) != len(keys):
             raise UserError(f"{len(rows):,} rows need as many different keys, found {len(set(keys)):,} in {len(keys):,}")
+        try:
+            table = table_of({"key": keys, "label": labels})
+        except (pa.ArrowException, UnicodeError) as error:
+            raise UserError(f"keys and labels are text, one for each row; labels may be None ({error})") from None
         with writing(self.folder, wait_s) as writer:
-            writer.append(np.ascontiguousarray(rows, np.float32), table_of({"key": keys, "label": labels}))
+            writer.append(np.ascontiguousarray(rows, np.float32), table)
             self.view = writer.view
 
     def remove(self, keys: Sequence[str], wait_s: float = 0.0) -> int:
@@ -185,6 +191,8 @@ class Index:
             row, own = self.row(key, box)
             return self.search_rows(row, asked, own)[0]
         several: list[Any] = list(pictures) if isinstance(pictures, list | tuple) else [pictures]
+        if not several:
+            raise UserError("a search needs one picture or more, found an empty list")
         if box is not None and len(several) > 1:
             raise UserError("a box belongs to one picture; cut the others before they are given")
         return self.search_rows(self.mean(self.describe(several, None if box is None else [box])), asked)[0]

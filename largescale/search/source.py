@@ -5,6 +5,8 @@ n pictures, D dimensions.
 
 import io
 import logging
+import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +19,7 @@ import pyarrow as pa
 
 from largescale.corpus.decoding.pictures import Picture, given
 from largescale.corpus.decoding.pixels import open_picture, orientation_of, to_rgb, upright
+from largescale.describing.model import regions_of
 from largescale.program.cli import import_shards
 from largescale.program.progress import progress_bar
 from largescale.search.segment import table_of
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 ROWS, SECONDS, AT_ONCE = 2**14, 60.0, 256
 """Pictures are added to the index after so many, or so much time; so many are described together."""
 SHOWN = 20
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 log = logging.getLogger(__name__)
 
 
@@ -106,7 +110,7 @@ def add_files(
         UserError: a key is taken by a picture of another folder.
     """
     added = Added()
-    todo = _new(writer.view, found, added)
+    todo = _new(writer.view, _named(found, added), added)
     rows, table, began = list[np.ndarray](), list[pa.Table](), time.monotonic()
     with progress_bar("describing" if progress else None, len(todo), "picture") as bar:
         for start in range(0, len(todo), AT_ONCE):
@@ -124,6 +128,18 @@ def add_files(
     if rows:
         writer.append(np.concatenate(rows), pa.concat_tables(table))
     return added
+
+
+def _named(found: Sequence[File], added: Added) -> list[File]:
+    """Those whose names can be keys: what finds a picture again is printed, a line for each, and sent over HTTP."""
+    good = []
+    for file in found:
+        text = os.fsencode(file.key).decode(errors="replace")
+        if text == file.key and not CONTROL.search(text):
+            good.append(file)
+        else:
+            added.bad[CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)] = "its name is not UTF-8, or has control characters"
+    return good
 
 
 def _new(view: IndexView, found: Sequence[File], added: Added) -> list[File]:
@@ -182,16 +198,9 @@ def describe_pictures(
     """Rows of pictures, or of a part (x0, y0, x1, y1) of each; one that cannot be used does not keep others from theirs."""
     corpus, faults = given(pictures)
     width, height = corpus.manifest.width, corpus.manifest.height
-    regions = np.stack([np.zeros_like(width), np.zeros_like(width), width, height], axis=1).astype(np.float64)  # (n, 4)
-    for place, box in enumerate(boxes or []):
-        if box is not None and place not in faults:
-            regions[place] = box
-            if not (0 <= box[0] < box[2] <= width[place] and 0 <= box[1] < box[3] <= height[place]):
-                faults[place] = (
-                    f"the box {', '.join(f'{x:g}' for x in box)} is not inside its {width[place]} x {height[place]} pixels"
-                )
-    faults |= model.too_small(corpus, *_good(faults, regions, boxes))
-    ids, cut = _good(faults, regions, boxes)
+    regions = regions_of(corpus, boxes, faults)
+    faults |= model.too_small(corpus, *_good(faults, len(pictures), regions))
+    ids, cut = _good(faults, len(pictures), regions)
     rows = np.zeros((len(pictures), model.dim), np.float32)
     places = {key: place for place, key in enumerate(corpus.manifest.keys.to_pylist())}
     for group in model.describe(corpus, ids, boxes=cut) if len(ids) else ():
@@ -202,10 +211,10 @@ def describe_pictures(
     return DescribedPictures(rows, faults, width, height)
 
 
-def _good(faults: dict[int, str], regions: np.ndarray, boxes: object) -> tuple[np.ndarray, np.ndarray | None]:
-    """The places of the pictures without a fault, and their regions where there are boxes."""
-    ids = np.array([place for place in range(len(regions)) if place not in faults], np.int64)
-    return ids, None if boxes is None else regions[ids]
+def _good(faults: dict[int, str], count: int, regions: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """The places of the pictures without a fault, and their regions where there are any."""
+    ids = np.array([place for place in range(count) if place not in faults], np.int64)
+    return ids, None if regions is None else regions[ids]
 
 
 def thumbnail(picture: Path | bytes, side: int) -> bytes | None:

@@ -1,15 +1,13 @@
 """Files below a folder: finding them, naming them, and noticing those that are missing."""
 
 import os
-import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from PIL import Image
 
-from largescale.corpus.decoding.pixels import FORMATS, BadImageError
+from largescale.corpus.decoding.pixels import FORMATS, BadImageError, open_regular
 from largescale.settings import UserError
 
 from . import Skipped
@@ -62,15 +60,6 @@ def read_file(path: Path) -> bytes:
         if (size := os.fstat(file.fileno()).st_size) > LARGEST:
             raise BadImageError(f"{size:,} bytes are more than an image of a corpus may have ({LARGEST:,})")
         return file.read(LARGEST)
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """A regular file; BadImageError for a pipe, whose end might never come, a device or a folder."""
-    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(file).st_mode):
-        os.close(file)
-        raise BadImageError("no regular file")
-    return os.fdopen(file, "rb")
 
 
 def not_taken(path: str) -> Skipped:

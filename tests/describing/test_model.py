@@ -98,8 +98,15 @@ def test_a_box_is_cut_out_at_the_scale_of_its_picture(model: Model) -> None:
     boxed = model.embed([picture, picture], boxes=[(10, 5, 50, 40), None])
     np.testing.assert_allclose(boxed[1], model.embed([picture])[0], atol=ROUNDING)
     assert boxed[0] @ boxed[1] < 0.9999
-    with pytest.raises(UserError, match="is not inside its 60 x 45 pixels"):
-        model.embed([picture], boxes=[(10, 5, 90, 40)])
+    for box, said in (
+        ((10, 5, 90, 40), "picture 0: the box 10, 5, 90, 40 is not inside its 60 x 45 pixels"),
+        ((10, 5, 20), r"picture 0: a box is four numbers, .* found \(10, 5, 20\)"),
+        (("a", 5, 20, 30), "picture 0: a box is four numbers"),
+    ):
+        with pytest.raises(UserError, match=said):
+            model.embed([picture], boxes=[box])
+    with pytest.raises(UserError, match="it is empty$"):
+        model.embed([b""], boxes=[(10, 5, 20, 30)])
 
 
 @pytest.mark.slow
@@ -126,6 +133,9 @@ def test_pictures_that_cannot_be_used_are_listed(tmp_path: Path, model: Model) -
 
 @pytest.mark.slow
 def test_no_pictures_no_rows(model: Model) -> None:
+    for single in ("a.jpg", Path("a.jpg"), photograph(0, 0, 60, 45), torch.zeros(3, 9, 9)):
+        with pytest.raises(UserError, match=r"a list of pictures, found \w+: write embed\(\[picture\]\)"):
+            model.embed(single)  # type: ignore[arg-type]
     assert model.embed([]).shape == (0, model.dim)
 
 

@@ -141,6 +141,7 @@ def test_filters_on_label_and_path(tmp_path: Path) -> None:
     assert _found(index, queries, path="00*") == wide
     assert _found(index, queries, label="label 3%") == [[]] * 25  # no pattern of SQL
     assert _found(index, queries[:1], path="00003", k=5) == [["00003"]]
+    assert _found(index, queries[:2], path="none", rerank="diffusion") == [[], []]
 
 
 @pytest.mark.slow
@@ -246,6 +247,12 @@ def test_rows_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
     for rows, message in cases:
         with pytest.raises(UserError, match=message):
             index.add_rows(rows, ["a", "b"])
+    for queries in (unit_rows(2, dim=8), np.full((2, DIM), np.nan, np.float32), unit_rows(1)[0]):
+        with pytest.raises(UserError, match="queries are finite numbers"):
+            index.search_rows(queries, Options())
+    for names, labels in (([1, 2], None), (["a", "b"], ["x"]), (["a", "b"], [1, 2]), (["a", "\ud800"], None)):
+        with pytest.raises(UserError, match="keys and labels are text, one for each row"):
+            index.add_rows(unit_rows(2), names, labels)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="as many different keys"):
         index.add_rows(unit_rows(2), ["a", "a"])
     assert len(Index.open(tmp_path / "index")) == 10

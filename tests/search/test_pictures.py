@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -58,9 +59,11 @@ def test_questions_that_cannot_be_answered(model: Model, tmp_path: Path) -> None
     cases = [
         ({}, "needs pictures, or the key"),
         ({"pictures": path, "key": "a"}, "not both"),
+        ({"pictures": []}, "found an empty list"),
         ({"key": "nobody.jpg"}, "'nobody.jpg' is not in the index"),
         ({"pictures": [path, path], "box": (0, 0, 9, 9)}, "belongs to one picture"),
         ({"pictures": path, "box": (0, 0, 900, 9)}, "not inside its 96 x 72 pixels"),
+        ({"key": "label 0/søk 検索 0.jpg", "box": (0, 0, 9)}, "cannot be used: a box is four numbers"),
         ({"pictures": path, "labels": "x"}, "unknown setting 'labels'; did you mean label"),
         ({"pictures": b"GIF89a"}, "cannot be used"),
         ({"pictures": tmp_path / "nothing.jpg"}, "No such file"),
@@ -88,13 +91,18 @@ def test_a_folder_that_changes(model: Model, tmp_path: Path) -> None:
     Image.new("RGB", (80, 60), "red").save(photos / "label 1/view 3.jpg")
     Image.new("RGB", (80, 60), "blue").save(photos / "new.jpg")
     os.symlink(tmp_path / "nowhere.jpg", photos / "broken link.jpg")
+    os.mkfifo(photos / "pipe.jpg")
+    for name in (b"line\nbreak.jpg", b"\xff.jpg"):
+        shutil.copy(photos / "new.jpg", os.fsencode(photos) + b"/" + name)
     before = index.search(key="label 1/view 3.jpg", k=1)
     added = index.add(photos)
     assert (added.added, added.replaced, added.unchanged) == (1, 1, 7)
-    assert set(added.bad) == {"empty.jpg", "text.png", "half.jpg", "bomb.png"}
+    strange = {"line\ufffdbreak.jpg", "\ufffd.jpg"}
+    assert set(added.bad) == {"empty.jpg", "text.png", "half.jpg", "bomb.png", "pipe.jpg"} | strange
+    assert added.bad["pipe.jpg"] == "no regular file"
     assert "empty" in added.bad["empty.jpg"]
     assert "pixels" in added.bad["bomb.png"]
-    assert "1 added, 1 replaced, 7 unchanged, 0 gone, 4 bad\n  bomb.png: " in str(added)
+    assert "1 added, 1 replaced, 7 unchanged, 0 gone, 7 bad\n" in str(added)
     assert len(index) == 9
     assert index.search(key="label 1/view 3.jpg", k=1) != before
     listed = files(photos)

@@ -96,6 +96,15 @@ def _stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("error")
+def test_an_index_that_was_emptied_empties_the_table(index: Index, address: str) -> None:
+    upload(_config(index, address, "emptied"))
+    index.remove(keys(COUNT, "søk 検索/"))
+    done = upload(_config(index, address, "emptied"))
+    assert (done.sent, done.deleted, done.recall) == (0, COUNT, None)
+
+
+@pytest.mark.slow
 def test_l2(tmp_path: Path, address: str) -> None:
     index = Index.create(tmp_path / "l2", DIM, "l2")
     index.add_rows(3 * unit_rows(200), keys(200))

@@ -22,6 +22,7 @@ from largescale.corpus.decoding.pixels import (
     as_shown,
     decoding,
     open_picture,
+    open_regular,
     orientation_of,
     rgb_pixels,
     to_rgb,
@@ -140,7 +141,7 @@ def header_of(picture: Picture) -> Header:
         with decoding():
             return _header(open_picture(picture), len(picture))
     try:
-        with open(picture, "rb") as file, decoding(), open_picture(file) as image:
+        with open_regular(picture) as file, decoding(), open_picture(file) as image:
             return _header(image, os.fstat(file.fileno()).st_size)
     except OSError as error:
         raise BadImageError(f"it cannot be read ({error.strerror or error})") from None
@@ -153,10 +154,17 @@ def content_of(picture: Picture, as_shown: bool) -> Content:
     if isinstance(picture, Image.Image):
         return functools.partial(_rgb, picture)
     try:
-        data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+        data = picture if isinstance(picture, bytes) else _content(picture)
     except OSError as error:
         return functools.partial(unreadable, f"it cannot be read ({error.strerror or error})")
+    except BadImageError as error:
+        return functools.partial(unreadable, str(error))
     return data if as_shown else functools.partial(rgb_pixels, data)
+
+
+def _content(path: str | Path) -> bytes:
+    with open_regular(path) as file:
+        return file.read()
 
 
 def unreadable(why: str) -> np.ndarray:

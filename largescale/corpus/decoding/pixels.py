@@ -6,8 +6,11 @@ is taken, and orientation is applied once. Only the formats named here are opene
 
 import functools
 import io
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -69,6 +72,15 @@ def decoding() -> Iterator[None]:
         raise
     except Exception as error:  # decoders raise whatever their format's parser stumbles on
         raise BadImageError(f"{type(error).__name__}: {error}") from None
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """A regular file; BadImageError for a pipe, whose end might never come, a device or a folder."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise BadImageError("no regular file")
+    return os.fdopen(file, "rb")
 
 
 def open_picture(data: bytes | BinaryIO) -> Image.Image:

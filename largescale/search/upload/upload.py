@@ -79,7 +79,7 @@ def upload(config: UploadConfig) -> Uploaded:
                 bar.update(len(rows))
         done.deleted = _delete(target, view)
         done.searched_by = target.build() if config.approximate else "every row is compared"
-        if config.check:
+        if config.check and view.manifest.rows:
             done.recall = recall(target, view, config.check)
     finally:
         target.close()
@@ -148,4 +148,4 @@ def recall(target: Target, view: IndexView, queries: int) -> float:
         found = view.find(target.search(row, count))
         _, again = view.ranked(row[None], found[None], count, view.live)
         good.append(np.mean(again[0] >= of_row[-1] - TIED))
-    return float(np.mean(good)) if len(ids) else 1.0
+    return float(np.mean(good))
