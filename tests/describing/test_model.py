@@ -105,7 +105,7 @@ def test_a_box_is_cut_out_at_the_scale_of_its_picture(model: Model) -> None:
     ):
         with pytest.raises(UserError, match=said):
             model.embed([picture], boxes=[box])
-    with pytest.raises(UserError, match="it is empty$"):
+    with pytest.raises(UserError, match=r"it is empty$"):
         model.embed([b""], boxes=[(10, 5, 20, 30)])
 
 

@@ -142,7 +142,7 @@ def _delete(target: Target, view: IndexView) -> int:
 def recall(target: Target, view: IndexView, queries: int) -> float:
     """Share of the nearest rows, by an exact search of the index, that the database finds."""
     asked, count = sample(view.segments, queries), min(NEIGHBORS, view.manifest.rows)
-    ids, scores = view.exact(asked, count, view.live, False)
+    _, scores = view.exact(asked, count, view.live, False)
     good = []
     for row, of_row in zip(asked, scores, strict=True):
         found = view.find(target.search(row, count))
