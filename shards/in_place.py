@@ -8,10 +8,13 @@ n images
 
 import hashlib
 import os
+import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +58,9 @@ COLUMNS = {
 }
 PART = 1000
 """Most images of what stands for a shard."""
-AT_ONCE, BLOCK = 16, 16
-"""Threads that ask for headers, because the answers of a remote disk take their time; and files that one asks for in a row."""
+AT_ONCE, BLOCK, SLOW_S = 16, 16, 2e-3
+"""Threads that ask for headers where an answer takes so long, as those of a remote disk do; and files that one asks for in a row.
+Threads that need not wait would hand the interpreter to one another, and cost more than the headers."""
 FILES = (Folder, TableSource)
 """Sources of files below their root."""
 
@@ -154,9 +158,17 @@ def _headers(places: list[str], source: Source) -> list[Header | str]:
         except (BadImageError, OSError) as error:
             return str(error)
 
-    blocks = [places[start : start + BLOCK] for start in range(0, len(places), BLOCK)]
+    def headers(block: list[str]) -> list[Header | str]:
+        return [*map(header, block)]
+
+    blocks = deque(places[start : start + BLOCK] for start in range(0, len(places), BLOCK))
+    found, slow = list[Header | str](), False
+    while blocks and not slow:
+        start = time.perf_counter()
+        found += headers(block := blocks.popleft())
+        slow = time.perf_counter() - start > SLOW_S * len(block)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        return [found for block in pool.map(lambda block: [*map(header, block)], blocks) for found in block]
+        return [*found, *chain.from_iterable(pool.map(headers, blocks))]
 
 
 def _items(source: Source) -> Iterator[tuple[str, str]]:

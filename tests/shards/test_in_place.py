@@ -126,3 +126,13 @@ def test_what_is_no_source_is_said(tmp_path: Path, world: World, name: str) -> N
     }
     with pytest.raises(UserError, match=said[name]):
         open_source(str(tmp_path / name), tmp_path / "listing", world)
+
+
+def test_a_slow_disk_is_asked_by_threads(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shards.in_place.BLOCK", 1)
+    monkeypatch.setattr("shards.in_place.SLOW_S", 0)
+    (tmp_path / "photos").mkdir()
+    for side in range(40, 60):
+        (tmp_path / "photos" / f"{side}.png").write_bytes(encode(photograph(0, 0, side, 30), "PNG"))
+    found = open_source(str(tmp_path / "photos"), tmp_path / "listing", world)
+    assert found.corpus.manifest.width.tolist() == list(range(40, 60))

@@ -69,8 +69,9 @@ class Qdrant:
         return f"HNSW of Qdrant, hnsw_ef = {EF_SEARCH}"
 
     def search(self, row: np.ndarray, count: int) -> list[str]:
-        how = models.SearchParams(exact=True) if self.exact else models.SearchParams(hnsw_ef=EF_SEARCH)
-        how = None if self.local else how  # it warns of parameters
+        how = None  # of local mode, which warns of parameters
+        if not self.local:
+            how = models.SearchParams(exact=True) if self.exact else models.SearchParams(hnsw_ef=EF_SEARCH)
         answer = self.client.query_points(self.name, query=row.tolist(), limit=count, search_params=how, with_payload=["key"])
         return [found.payload["key"] for found in answer.points if found.payload]
 
