@@ -26,7 +26,7 @@ from largescale.training.engine.step_module import Batch, StepModule
 from largescale.training.settings.config import EngineConfig, OptimConfig
 from tests.benchmarks.table import Row, report
 
-SIDES, TUPLES, STEPS, CHUNK = (362, 272), 2, 3, 4
+SIDES, TUPLES, STEPS, CHUNK = (362, 272), 2, 2, 8
 WAYS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "engine.recompute": {"recompute": True},

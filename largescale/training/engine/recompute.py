@@ -8,11 +8,12 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recompute(backbone: nn.Module) -> None:
-    """Keep only what enters each block of a backbone; the gradient stays the same, a forward pass is added to a step.
+    """Keep only what enters each block of a backbone; the gradient stays the same, nearly a forward pass is added to a step.
 
-    Names of parameters stay as they are; without gradients nothing changes.
+    The last block keeps everything: it would be computed again at once, when the others hold as much. Names of parameters stay
+    as they are; without gradients nothing changes.
     """
-    for block in blocks_of(backbone):
+    for block in list(blocks_of(backbone))[:-1]:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
 
 
