@@ -1,16 +1,22 @@
-"""Fixtures of the whole suite."""
+"""Fixtures of the whole suite, and how its processes begin."""
 
 import os
+import sys
 from collections import Counter
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
-from tests.programs import preload
+# several workers share the cores, and the programs that they start inherit this; torch reads it as it is imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# what one process has compiled the others need not
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+from tests.programs import start_server  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
-# several workers share the cores, and the programs that they start inherit this
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,14 +25,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (item.path.parent.name not in ("distributed", "launch", "training"), -tests[item.path]))
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    preload(programs=any(item.get_closest_marker("slow") or item.get_closest_marker("distributed") for item in session.items))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What runs remember of verified shards stays out of the user's cache."""
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, bool, bool]:
+    """Programs write where tests do, and what runs remember of verified shards stays out of the user's cache."""
+    os.environ["XDG_CACHE_HOME"] = str(session.config._tmp_path_factory.mktemp("cache"))  # type: ignore[attr-defined]
+    capture = session.config.pluginmanager.getplugin("capturemanager")
+    capture.resume_global_capture()
+    start_server(session.items)
+    capture.suspend_global_capture()
+    return (yield)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,6 @@
-"""Programs of the project as real processes, forked from one that has imported already what each would import for seconds.
+"""Programs of the project as real processes, forked from the process of the tests as it was before the first of them.
+
+It has imported already what each would import for seconds; so have the members of worlds and the workers of loaders.
 
 They get arguments, environment, working directory and output as programs do, and what they start themselves with this Python
 (ranks of torchrun, trainings of an experiment) is forked from them in turn. What depends on the imports, on the hash seed or on
@@ -7,16 +9,20 @@ the very beginning of a process is tested with `subprocess`.
 
 import atexit
 import ctypes
+import faulthandler
+import gc
 import importlib
 import inspect
 import os
 import random
 import runpy
+import select
 import signal
 import subprocess
 import sys
 import threading
 import warnings
+import weakref
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from multiprocessing import forkserver, process, resource_tracker, util
@@ -24,6 +30,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from largescale.testing.worlds import PRELOAD, WARM
@@ -42,10 +49,21 @@ PROGRAMS = ("torch.distributed.run", "largescale.training.train", "largescale.ev
 forkserver.set_forkserver_preload = lambda modules: None  # what others ask for is among these, and there is one for all
 
 
-def preload(programs: bool) -> None:
-    """What the process has imported that workers of loaders, and programs if there are any, are forked from."""
+def start_server(items: Sequence[pytest.Item]) -> None:
+    """Start the process from which programs, members of worlds and workers of loaders are forked: this one, as it is now.
+
+    What all programs import, and worlds, is imported before the first of them, if these tests have any.
+    """
+    programs = any(item.get_closest_marker("slow") or item.get_closest_marker("distributed") for item in items)
     modules = [*LOADERS, *([*PRELOAD, HANDLER, *PROGRAMS] if programs else [])]
     forkserver._forkserver.set_forkserver_preload(modules)  # type: ignore[attr-defined]
+    gc.collect()
+    gc.freeze()  # what is imported stays: no collection goes through it again
+    util.spawnv_passfds = _fork_server  # type: ignore[assignment]
+    try:
+        forkserver.ensure_running()
+    finally:
+        util.spawnv_passfds = _execute
 
 
 class Program:
@@ -210,20 +228,33 @@ _execute = util.spawnv_passfds
 
 
 def _fork_server(path: bytes, arguments: Sequence[Any], keep: Sequence[int]) -> int:
-    """A fork server of the program's own: forked too, while the program has no process group and its threads."""
+    """A fork server is forked too, while its parent has no process group and its threads."""
     code = arguments[-1]
     if not code.startswith("from multiprocessing.forkserver") or torch.distributed.is_initialized():
         return _execute(path, arguments, keep)
     pid = os.fork()
     if pid == 0:
         try:
+            _forget_pytest()
             for low, high in pairwise([2, *sorted(keep), 4096]):
                 os.closerange(low + 1, high)
             _forget_relatives()
+            select.select(keep, [], [])  # nothing is imported for nobody
             exec(code, {})
         finally:
             os._exit(1)
     return pid
+
+
+def _forget_pytest() -> None:
+    """Its streams, and what it does about errors of threads and of destructors."""
+    faulthandler.disable()
+    for number, (name, mode) in enumerate({"stdin": "r", "stdout": "w", "stderr": "w"}.items()):
+        stream = os.fdopen(number, mode, 1, closefd=False)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    sys.unraisablehook, threading.excepthook = sys.__unraisablehook__, threading.__excepthook__
+    weakref.finalize._registry.clear()  # type: ignore[attr-defined]
 
 
 class _Forked(subprocess.Popen):  # type: ignore[type-arg]
