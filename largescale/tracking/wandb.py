@@ -1,16 +1,21 @@
 """Weights & Biases."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from largescale.program.extras import wandb
 from largescale.tracking.config import TrackingConfig
-from largescale.tracking.mirrors import TrackedRun, is_histogram
+from largescale.tracking.mirrors import TrackedRun, is_histogram, numbers
+from largescale.tracking.parts import lines_kept
+from largescale.tracking.record import read_lines
 from largescale.tracking.workspace import publish, write_workspace
 
+BEST = "eval/best_score"
+"""One number in the summary, for sweeps and for tables."""
+REDUCED: Mapping[str, Callable[[float, float], float]] = {"min": min, "max": max, "last": lambda _, value: value}
 SECTIONS = {"train": "min,last", "mining": "last", "data": "mean", "eval": "max,last", "system": "max"}
 """Sections of metrics, and what the summary of a run says of each."""
 
@@ -18,8 +23,8 @@ SECTIONS = {"train": "min,last", "mining": "last", "data": "mean", "eval": "max,
 class WandbMirror:
     """A W&B run; the same `id` continues it. Closing has a deadline, so that an unreachable server cannot hold the run.
 
-    The step of W&B is the number of the line. A server says how many it has. Offline every part holds the whole record from
-    its first line, because `wandb sync` puts what it uploads in the place of what an earlier part of the run had brought.
+    The step of W&B is the number of the line. A server says how many it has. Offline the parts of the run say it, because
+    `wandb sync` puts each behind what those before it have brought.
     """
 
     key = "wandb_id"
@@ -44,11 +49,12 @@ class WandbMirror:
             settings=wandb.Settings(init_timeout=60, finish_timeout=60, console="off", silent=True),
         )
         self.id: str | None = self.run.id
-        self.known: int = self.run.starting_step
+        self.record = job.directory / "log.jsonl"
+        self.known: int = lines_kept(job.directory, self.run.id) if self.run.offline else self.run.starting_step
         self.run.define_metric("step")
         for section, summary in SECTIONS.items():
             self.run.define_metric(f"{section}/*", step_metric="step", summary=summary)
-        self.run.define_metric("eval/best_score", step_metric="step")  # one number in the summary, for sweeps and for tables
+        self.run.define_metric(BEST, step_metric="step")
         workspace = write_workspace(job.directory / "wandb")
         if not self.run.offline and self.run.project_url:
             publish(workspace, self.run.entity, self.run.project, self.run.project_url)
@@ -66,7 +72,23 @@ class WandbMirror:
         self.run.log({name: wandb.plot.line(table, x, y, stroke=line, title=f"{y} by {x}")}, step=number)  # and NAME_table
 
     def close(self) -> None:
+        if self.known:
+            self.run.log({}, commit=True)  # else the last line would change the summary once more
+            for name, summary in _summaries(read_lines(self.record)).items():
+                self.run.summary[name] = summary
         self.run.finish()
+
+
+def _summaries(lines: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Of the whole record, for the metrics of which one is the smallest or the largest: W&B knows of what this process sent."""
+    found: dict[str, dict[str, float]] = {}
+    for line in lines:
+        for name, value in numbers(line).items():
+            kinds = SECTIONS.get(name.partition("/")[0], "").split(",")
+            if name != BEST and {"min", "max"} & {*kinds}:
+                own = found.setdefault(name, dict.fromkeys(kinds, value))
+                found[name] = {kind: REDUCED[kind](own[kind], value) for kind in kinds}
+    return found
 
 
 def _shown(value: Any) -> Any:

@@ -19,8 +19,8 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from largescale.commit import read_json
+from largescale.tracking.parts import records
 from largescale.tracking.workspace import TABLES
-from tests.tracking.test_mirrors import records
 
 COLUMNS, ROW = 3, 2.3
 TABLE_ROWS = 3

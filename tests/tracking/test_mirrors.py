@@ -1,8 +1,8 @@
 """Every mirror has the whole record, once, however often the run was interrupted."""
 
 import json
-import struct
-from collections.abc import Iterator
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ from largescale.commit import read_json
 from largescale.distributed import World
 from largescale.settings import UserError
 from largescale.tracking import TrackedRun, Tracker, TrackingConfig, histogram, replay
+from largescale.tracking.parts import lines_kept, records
+from tests.tracking.wandb_server import serving
 
 SETTINGS = {"name": "run", "optim": {"lr": 1}}
-MEASURED = [(10 * step, step / 4, 1 / step) for step in range(1, 6)]
-"""Step, epoch, loss of five lines."""
+MEASURED = [(10 * step, step / 4, loss) for step, loss in enumerate((1, 0.25, 0.75, 0.625, 0.5), 1)]
+"""Step, epoch, loss of five lines, of which the second is best."""
 
 
 @pytest.fixture(autouse=True)
@@ -50,24 +52,6 @@ def write(tracker: Tracker, start: int, end: int) -> None:
             tracker.table("pictures/rankings", [{"query": "a", "strip": np.zeros((8, 24, 3), np.uint8)}])
 
 
-def records(path: Path) -> Iterator[Any]:
-    """What a .wandb file holds: LevelDB's log of blocks of 32 KiB behind a header of 7 bytes."""
-    from wandb.proto import wandb_internal_pb2
-
-    data, at, whole = path.read_bytes(), 7, b""
-    while at < len(data):
-        if (left := 32768 - at % 32768) < 7:
-            at += left
-            continue
-        _, size, kind = struct.unpack_from("<IHB", data, at)
-        whole, at = whole + data[at + 7 : at + 7 + size], at + 7 + size
-        if kind in (1, 4):  # a whole record, or the last piece of one
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(whole)
-            whole = b""
-            yield record
-
-
 def history(path: Path) -> list[dict[str, Any]]:
     lines = [record.history for record in records(path) if record.HasField("history")]
     return [{(item.key or item.nested_key[0]): json.loads(item.value_json) for item in line.item} for line in lines]
@@ -78,22 +62,49 @@ def parts(directory: Path) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_every_offline_part_of_a_wandb_run_is_the_whole_run(tmp_path: Path) -> None:
+def test_offline_parts_of_a_wandb_run_are_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part has the lines that those before it lack, so that they are one run where they are brought together."""
     pytest.importorskip("wandb")
     interrupted_run(tmp_path, TrackingConfig(wandb="offline", tags=("a", "b")))
     first, second = parts(tmp_path)
     assert first.name == second.name
-    for part, count in ((first, 3), (second, 5)):
-        lines = history(part)
-        found = [(line["_step"], line["step"], line["epoch"], line["train/loss"]) for line in lines]
-        assert found == [(number, *values) for number, values in enumerate(MEASURED[:count])]
-    assert [line["_step"] for line in history(second) if "pictures/rankings" in line] == [2, 3, 4]
+    found = [(line["_step"], line["step"], line["epoch"], line["train/loss"]) for line in history(first) + history(second)]
+    assert found == [(number, *values) for number, values in enumerate(MEASURED)]
+    assert [line["_step"] for line in history(first)] == [0, 1, 2]
+    assert [line["_step"] for line in history(second) if "pictures/rankings" in line] == [3, 4]
     (run,) = (record.run for record in records(second) if record.HasField("run"))
     assert (run.run_group, run.job_type, run.display_name, list(run.tags)) == ("group", "train", "run", ["a", "b"])
     summaries = {record.metric.name or record.metric.glob_name: record.metric.summary for record in records(second)}
     assert summaries["train/*"].min
     assert summaries["eval/*"].max
     assert any(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.rglob("artifacts/staging/*"))
+    with serving(monkeypatch) as server:
+        synced = [str(Path(sys.executable).with_name("wandb")), "sync", *(str(part.parent) for part in (first, second))]
+        subprocess.run(synced, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    (taken,) = server.runs.values()
+    assert [(line["_step"], line["step"], line["epoch"], line["train/loss"]) for line in taken.lines] == found
+    assert taken.ended == 2
+    assert taken.summary["train/loss"] == {"min": 0.25, "last": 0.5}
+    assert taken.summary["eval/score"] == {"max": 0.75, "last": 0.5}
+    assert {taken.about[name] for name in ("groupName", "jobType")} == {"group", "train"}
+    assert sum(name.startswith("media/table/pictures") for name in taken.files) == 5
+
+
+@pytest.mark.slow
+def test_a_part_that_was_torn_has_the_lines_before(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    interrupted_run(tmp_path, TrackingConfig(wandb="offline"))
+    first, second = parts(tmp_path)
+    assert lines_kept(tmp_path, first.stem.removeprefix("run-")) == 5
+    second.unlink()
+    data = first.read_bytes()
+    kept = []
+    for end in range(len(data), 0, -1000):
+        first.write_bytes(data[:end])
+        kept.append(lines_kept(tmp_path, first.stem.removeprefix("run-")))
+    assert kept == sorted(kept, reverse=True)
+    assert {kept[0], kept[-1]} == {3, 0}
+    assert lines_kept(tmp_path, "another") == 0
 
 
 @pytest.mark.slow
