@@ -119,7 +119,8 @@ def query(config: QueryConfig) -> None:
     pictures = [str(picture) for picture in config.pictures] or None
     options = config.model_dump(include=set(Options.model_fields))
     for hit in index.search(pictures, box=config.box, key=config.key, **options):
-        print(f"{hit.score:.4f}\t{hit.key}\t{hit.label or ''}")
+        agree = "" if hit.inliers is None else f"\t{hit.inliers}"
+        print(f"{hit.score:.4f}\t{hit.key}\t{hit.label or ''}{agree}")
 
 
 def serve(config: ServeConfig) -> None:

@@ -36,8 +36,9 @@ class Extra:
 
 faiss: Any = Extra("faiss", "cpu", "a FAISS index, or the best rows of a query,")
 """Of faiss-cpu or faiss-gpu (`largescale[gpu]`): one of them, never both."""
-cv2: Any = Extra("cv2", "verification", "score.verification")
+cv2: Any = Extra("cv2", "verification", "spatial verification (score.verification, verify)")
 wandb: Any = Extra("wandb", "wandb", "tracking.wandb (off switches it off)")
+wandb_messages: Any = Extra("wandb.proto.wandb_internal_pb2", "wandb", "a part of a run of W&B")
 workspaces: Any = Extra("wandb_workspaces.workspaces", "wandb", "the workspace of W&B")
 panels: Any = Extra("wandb_workspaces.reports.v2", "wandb", "the workspace of W&B")
 tensorboard: Any = Extra("tensorboard", "tensorboard", "tracking.tensorboard")

@@ -3,11 +3,12 @@
 Q queries, N rows of the index, D dimensions, K neighbors, M rows of a shortlist.
 """
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from largescale.evaluation.protocol.relevance import GalleryRows
 from largescale.evaluation.search.expansion import combine, without
@@ -15,6 +16,9 @@ from largescale.evaluation.search.neighbors import nearest
 from largescale.evaluation.search.reranking import K1, K_GRAPH, Diffusion, KReciprocal
 from largescale.search.view import IndexView
 from largescale.settings import Settings, UserError
+
+if TYPE_CHECKING:
+    from largescale.search.verify import Sought
 
 SHORTLIST = 1000
 
@@ -34,20 +38,40 @@ class Options(Settings):
     """A neighbor weighs its similarity to this power (alpha query expansion); 0: as much as the query (average expansion)."""
     rerank: Literal["none", "k_reciprocal", "diffusion"] = "none"
     """The 1,000 nearest are ranked anew by the neighbors that they share, with the methods of the evaluation stage."""
+    verify: NonNegativeInt = Field(default=0, le=1000)
+    """So many of the nearest are compared with the picture by local features, and those that are verified come first (spatial
+    verification, as in the evaluation stage); with expand, only they are added. Needs largescale[verification]; 0: none."""
+
+    @model_validator(mode="after")
+    def _one_order(self) -> "Options":
+        if self.verify and self.rerank != "none":
+            raise ValueError(f"verify with rerank={self.rerank}: each ranks the nearest anew; choose one")
+        return self
 
 
-def find(view: IndexView, queries: np.ndarray, options: Options, own: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+class Found(NamedTuple):
+    """Rows of the index for each query."""
+
+    ids: np.ndarray
+    """`(Q, K)` numbers, -1 where there are no more."""
+    scores: np.ndarray
+    """`(Q, K)`."""
+    inliers: np.ndarray | None = None
+    """`(Q, K)` features that agree with the query's, 0 of rows that were not compared; None: none were."""
+
+
+def find(
+    view: IndexView, queries: np.ndarray, options: Options, own: np.ndarray | None = None, sought: Sequence["Sought"] = ()
+) -> Found:
     """Rows of the index for each query.
 
     Args:
         queries: `(Q, D)`.
         own: `(Q,)` the row of the index that a query is, which is not among its results; -1 for none.
-
-    Returns:
-        Numbers `(Q, K)`, -1 where there are no more, and scores `(Q, K)`.
+        sought: what each query looks like, for verification.
 
     Raises:
-        UserError: queries of another dimension, or not finite; options that the metric does not have.
+        UserError: queries of another dimension, or not finite; options that the metric has not; pictures that are gone.
     """
     if queries.ndim != 2 or queries.shape[1] != view.manifest.dim or not np.isfinite(queries).all():
         raise UserError(
@@ -58,15 +82,38 @@ def find(view: IndexView, queries: np.ndarray, options: Options, own: np.ndarray
         raise UserError("expand and rerank are defined by cosines, and this index has the metric l2: leave them out")
     own = np.full(len(queries), -1) if own is None else own
     allowed = matching(view, options)
+    if options.verify:
+        return _find_verified(view, queries, options, allowed, own, sought)
     if options.expand:
         near, _ = _others(view, queries, options.expand, allowed, own)
         queries = combine(queries, view.gallery, near, options.alpha)
     if options.rerank == "none":
-        return _others(view, queries, options.k, allowed, own)
+        return Found(*_others(view, queries, options.k, allowed, own))
     short, scores = _others(view, queries, max(SHORTLIST, options.k), allowed, own)
     both = [reranked(view, ids[ids >= 0], of_query[ids >= 0], options) for ids, of_query in zip(short, scores, strict=True)]
-    ids, scores = (np.stack(column) for column in zip(*both, strict=True))
-    return ids, scores
+    return Found(*(np.stack(column) for column in zip(*both, strict=True)))
+
+
+def _find_verified(
+    view: IndexView,
+    queries: np.ndarray,
+    options: Options,
+    allowed: np.ndarray | None,
+    own: np.ndarray,
+    sought: Sequence["Sought"],
+) -> Found:
+    """The nearest, of which the verified come first; with expansion, those of the query with the verified added."""
+    from largescale.search.verify import LEAST, Verification  # with torch
+
+    if len(sought) != len(queries):
+        raise UserError("verify compares pictures, and descriptors come without: leave it out")
+    verified, deep = Verification(view, own, sought), max(options.k, options.expand, options.verify)
+    if options.expand:
+        near, _, inliers = verified(*_others(view, queries, deep, allowed, own), options.verify)
+        trusted = np.where(inliers >= LEAST, near, -1)[:, : options.expand]
+        queries = combine(queries, view.gallery, trusted, options.alpha)
+    found = verified(*_others(view, queries, deep, allowed, own), options.verify)
+    return Found(*(column[:, : options.k] for column in found))
 
 
 def matching(view: IndexView, options: Options) -> np.ndarray | None:

@@ -21,6 +21,7 @@ from largescale.search.find import Options, find
 from largescale.search.manifest import FILE, IndexManifest, Kind, Metric
 from largescale.search.segment import room_on_disk, table_of
 from largescale.search.source import Added, add_files, describe_pictures, files
+from largescale.search.verify import Sought
 from largescale.search.view import IndexView
 from largescale.search.writer import writing
 from largescale.settings import UserError
@@ -46,6 +47,8 @@ class Hit:
     """Its file, where it was when it was added."""
     width: int | None
     height: int | None
+    inliers: int | None = None
+    """Local features that agree with the query's (verify); 0 of a picture that was not compared."""
 
 
 class Index:
@@ -179,34 +182,39 @@ class Index:
             pictures: a file, encoded bytes, Pillow image or array; several are asked for by the mean of their rows.
             box: the part of the (only) picture that is looked for.
             key: a picture of the index, in place of pictures; it is not among the results.
-            options: see `Options`: label, path, expand, alpha, rerank.
+            options: see `Options`: label, path, expand, alpha, rerank, verify.
 
         Raises:
-            UserError: no such key, a picture that cannot be used, an option that does not exist.
+            UserError: no such key, a picture that cannot be used or is not there, an option that does not exist.
         """
         asked = check(Options, {"k": k, **options})
         if (pictures is None) == (key is None):
             raise UserError("a search needs pictures, or the key of one that is in the index, and not both")
         if key is not None:
             row, own = self.row(key, box)
-            return self.search_rows(row, asked, own)[0]
+            return self.search_rows(row, asked, own, [Sought(box=box)])[0]
         several: list[Any] = list(pictures) if isinstance(pictures, list | tuple) else [pictures]
         if not several:
             raise UserError("a search needs one picture or more, found an empty list")
         if box is not None and len(several) > 1:
             raise UserError("a box belongs to one picture; cut the others before they are given")
-        return self.search_rows(self.mean(self.describe(several, None if box is None else [box])), asked)[0]
+        query = self.mean(self.describe(several, None if box is None else [box]))
+        return self.search_rows(query, asked, sought=[Sought(several, box)])[0]
 
-    def search_rows(self, queries: np.ndarray, options: Options, own: np.ndarray | None = None) -> list[list[Hit]]:
+    def search_rows(
+        self, queries: np.ndarray, options: Options, own: np.ndarray | None = None, sought: Sequence[Sought] = ()
+    ) -> list[list[Hit]]:
         """As `search`, for rows `(Q, D)`; see `find`."""
-        ids, scores = find(self.view, queries, options, own)
-        return [self.hits(*pair) for pair in zip(ids, scores, strict=True)]
+        found = find(self.view, queries, options, own, sought)
+        inliers = [None] * len(queries) if found.inliers is None else found.inliers
+        return [self.hits(*of_query) for of_query in zip(found.ids, found.scores, inliers, strict=True)]
 
-    def hits(self, ids: np.ndarray, scores: np.ndarray) -> list[Hit]:
+    def hits(self, ids: np.ndarray, scores: np.ndarray, inliers: np.ndarray | None = None) -> list[Hit]:
         """`(K,)` numbers of rows, -1 for none."""
         found = ids >= 0
         table = self.view.table(ids[found], "key", "label", "path", "width", "height").to_pylist()
-        return [Hit(float(score), **row) for score, row in zip(scores[found], table, strict=True)]
+        agree = [None] * len(table) if inliers is None else inliers[found].tolist()
+        return [Hit(float(score), **row, inliers=n) for score, row, n in zip(scores[found], table, agree, strict=True)]
 
     def row(self, key: str, box: Box | None = None) -> tuple[np.ndarray, np.ndarray]:
         """`(1, D)` the row of a picture of the index, or of a part of it; and its number, `(1,)`."""

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from largescale.program.extras import wandb_messages
+
 HEADER, BLOCK, PREFIX = 7, 2**15, 7
 """Bytes of the file's header, of a block of LevelDB's log, and before each piece of a record."""
 WHOLE, LAST = 1, 4
@@ -30,8 +32,6 @@ def _steps(file: Path) -> Iterator[int]:
 
 def records(file: Path) -> Iterator[Any]:
     """The records of a part, up to where it ends, or was torn."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
     data, at, whole = file.read_bytes(), HEADER, b""
     while at + PREFIX <= len(data):
         if (left := BLOCK - at % BLOCK) < PREFIX:
@@ -43,7 +43,7 @@ def records(file: Path) -> Iterator[Any]:
             return
         whole, at = whole + piece, at + PREFIX + size
         if kind in (WHOLE, LAST):
-            record = Record()
+            record = wandb_messages.Record()
             record.ParseFromString(whole)
             whole = b""
             yield record

@@ -68,7 +68,7 @@ def test_answers_are_those_of_the_index(server: Server, client: TestClient, phot
     hits = client.post("/search?k=4", files=_sent(path.read_bytes())).json()["hits"]
     assert [(hit["key"], hit["label"]) for hit in hits] == [(hit.key, hit.label) for hit in expected]
     assert [hit["score"] for hit in hits] == pytest.approx([hit.score for hit in expected], abs=1e-6)
-    assert set(hits[0]) == {"score", "key", "label", "width", "height"}  # no path of this machine
+    assert set(hits[0]) == {"score", "key", "label", "width", "height", "inliers"}  # no path of this machine
     part = client.post("/search?k=1&box=10,5,60,70", files=_sent(path.read_bytes())).json()["hits"][0]
     assert part["score"] == pytest.approx(server.index.search(path, k=1, box=(10, 5, 60, 70))[0].score, abs=1e-6)
     by_key = client.post("/search", params={"k": 3, "key": "label 2/view 1.jpg"}).json()["hits"]
@@ -210,7 +210,7 @@ def test_interface_and_metrics_are_described(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     assert set(paths) == {"/search", "/embed", "/add", "/thumbnail", "/health", "/metrics"}
     names = {parameter["name"] for parameter in paths["/search"]["post"]["parameters"]}
-    assert names == {"k", "label", "path", "expand", "alpha", "rerank", "key", "box"}
+    assert names == {"k", "label", "path", "expand", "alpha", "rerank", "verify", "key", "box"}
     client.post("/search?key=nobody")
     client.get("/etc/passwd")
     text = client.get("/metrics").text

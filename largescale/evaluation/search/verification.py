@@ -100,7 +100,8 @@ class Verifier:
         known = dict(zip(*_read(path), strict=True)) if readable(path, ("row", "count")) else {}
         missing = sorted({row for row in rows.tolist() if row >= 0} - known.keys())
         if missing:
-            own = self._features(self.images.queries, int(self.images.ids[query]), self._box(query))
+            box = None if self.images.boxes is None else self.images.boxes[query]
+            own = features_of(self.images.queries, int(self.images.ids[query]), box, self.config)
             others = pool.map(self._of_row, missing)
             known |= zip(missing, (agreeing(own, other, self.config.geometry) for other in others), strict=True)
             with committed_file(path) as temporary, temporary.open("wb") as file:
@@ -109,26 +110,37 @@ class Verifier:
 
     def _row_features(self, row: int) -> LocalFeatures:
         part = int(np.searchsorted(self._start, row, "right")) - 1
-        return self._features(self.images.searched[part], row - int(self._start[part]), None)
+        return features_of(self.images.searched[part], row - int(self._start[part]), None, self.config)
 
-    def _box(self, query: int) -> Region | None:
-        if self.images.boxes is None:
-            return None
-        x0, y0, x1, y1 = np.rint(self.images.boxes[query]).astype(int).tolist()
-        return x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)
 
-    def _features(self, corpus: Corpus, id: int, box: Region | None) -> LocalFeatures:
-        """None of an image that cannot be decoded: it agrees with nothing."""
-        config, manifest = ImagesConfig(size=self.config.size), corpus.manifest
-        stored = int(manifest.width[id]), int(manifest.height[id])
-        width, height = (np.array([side]) for side in stored)
-        [shape] = target_shapes(width, height, config, None if box is None else np.array([box]))
-        pixels = np.empty((*shape.tolist(), 3), np.uint8)
-        try:
-            decode_into(pixels, corpus.read([id])[0], config, stored, box)
-        except BadImageError:
-            return LocalFeatures.none()
-        return LocalFeatures.of(pixels, self.config.features)
+def features_of(corpus: Corpus, id: int, box: np.ndarray | None, config: VerificationConfig) -> LocalFeatures:
+    """Of an image, or of a region `(4,)` of it; none of one that cannot be decoded: it agrees with nothing."""
+    images, manifest = ImagesConfig(size=config.size), corpus.manifest
+    stored, region = (int(manifest.width[id]), int(manifest.height[id])), None if box is None else _whole_pixels(box)
+    width, height = (np.array([side]) for side in stored)
+    [shape] = target_shapes(width, height, images, None if region is None else np.array([region]))
+    pixels = np.empty((*shape.tolist(), 3), np.uint8)
+    try:
+        decode_into(pixels, corpus.read([id])[0], images, stored, region)
+    except BadImageError:
+        return LocalFeatures.none()
+    return LocalFeatures.of(pixels, config.features)
+
+
+def _whole_pixels(box: np.ndarray) -> Region:
+    x0, y0, x1, y1 = np.rint(box).astype(int).tolist()
+    return x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)
+
+
+def verified_first(inliers: np.ndarray, least: int) -> np.ndarray:
+    """`(Q, K)` places of the first rows in their new order: the verified, those with the most agreeing features before; all
+    others, and equal ones, as they stood.
+
+    Args:
+        inliers: `(Q, K)` of the first rows.
+        least: so many make a row a verified one.
+    """
+    return np.argsort(-np.where(inliers >= least, inliers, 0), axis=1, kind="stable")
 
 
 def in_order_of(inliers: np.ndarray, least: int, counted: Counted, judged: Judged, gallery: GalleryRows) -> Counted:
@@ -141,7 +153,7 @@ def in_order_of(inliers: np.ndarray, least: int, counted: Counted, judged: Judge
         least: so many make a row a verified one.
     """
     verified = np.where(inliers >= least, inliers, 0)
-    order = np.argsort(-verified, axis=1, kind="stable")
+    order = verified_first(inliers, least)
     top_row, top_score = counted.top_row.copy(), counted.top_score.copy()
     for column in (top_row, top_score):
         column[:, : order.shape[1]] = np.take_along_axis(column, order, axis=1)

@@ -54,6 +54,8 @@ class HitAnswer(BaseModel):
     label: str | None
     width: int | None
     height: int | None
+    inliers: int | None
+    """Local features that agree with the query's; null: none were compared."""
 
 
 class SearchAnswer(BaseModel):
@@ -122,9 +124,7 @@ class Server:
         box = None if asked.box is None else [float(x) for x in asked.box.split(",")]
         options = Options(**asked.model_dump(include=set(Options.model_fields)))
         hits = await self._done(SearchRequest(await self._read(pictures), box, key=asked.key, options=options))
-        return SearchAnswer(
-            hits=[HitAnswer(score=h.score, key=h.key, label=h.label, width=h.width, height=h.height) for h in hits]
-        )
+        return SearchAnswer(hits=[HitAnswer(**{name: getattr(hit, name) for name in HitAnswer.model_fields}) for hit in hits])
 
     async def embed(self, pictures: Uploads) -> EmbedAnswer:
         """The rows of pictures, by the model of the index."""

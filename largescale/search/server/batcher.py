@@ -20,6 +20,7 @@ from largescale.search.find import Options
 from largescale.search.index import Box, Index
 from largescale.search.segment import table_of
 from largescale.search.source import DescribedPictures, describe_pictures, thumbnail
+from largescale.search.verify import Sought
 from largescale.search.view import IndexView
 from largescale.search.writer import writing
 from largescale.settings import UserError
@@ -159,19 +160,20 @@ class Batcher:
         return parts
 
     def _search(self, found: Sequence[tuple[SearchRequest, np.ndarray]]) -> None:
-        """Those that ask alike are searched together."""
-        alike: dict[Options, list[tuple[SearchRequest, np.ndarray, int]]] = defaultdict(list)
-        for job, rows in found:
+        """Those that ask alike are searched together; one whose pictures are compared, by itself."""
+        alike: dict[tuple[Options, int], list[tuple[SearchRequest, np.ndarray, int]]] = defaultdict(list)
+        for number, (job, rows) in enumerate(found):
             try:
                 query, own = (self.index.mean(rows), [-1]) if job.key is None else self.index.row(job.key, job.box)
-                alike[job.options].append((job, query[0], int(own[0])))
+                alike[job.options, number if job.options.verify else -1].append((job, query[0], int(own[0])))
             except UserError as error:
                 there = job.key is None or self.index.view.find([job.key])[0] >= 0
                 fail(job, RequestError(422 if there else 404, str(error)))
-        for options, asked in alike.items():
+        for (options, _), asked in alike.items():
             jobs, queries, of_index = zip(*asked, strict=True)
+            sought = [Sought(job.pictures, job.box) for job in jobs]
             try:
-                of_each = self.index.search_rows(np.stack(queries), options, np.array(of_index))
+                of_each = self.index.search_rows(np.stack(queries), options, np.array(of_index), sought)
             except UserError as error:
                 fail_all(jobs, RequestError(422, str(error)))
             else:

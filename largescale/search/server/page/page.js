@@ -1,7 +1,7 @@
 "use strict";
 
 const $ = id => document.getElementById(id);
-const options = ["k", "label", "path", "expand", "rerank"];
+const options = ["k", "label", "path", "expand", "rerank", "verify"];
 const empty = {files: [], key: null, size: null, box: null};
 let query = empty;
 const past = [];  // the history of a browser does not keep files
@@ -93,6 +93,7 @@ function card(hit, place, distance) {
   score.append(element("b", "", {textContent: hit.score.toFixed(3)}), element("span", "", {textContent: `#${place + 1}`}));
   const text = element("span", "text");
   text.append(bar, score);
+  if (hit.inliers !== null) text.append(element("span", "tag", {textContent: `${hit.inliers} agree`}));
   if (hit.label !== null) text.append(element("span", "tag", {textContent: hit.label}));
   text.append(element("span", "key", {textContent: hit.key}));
   button.append(shown, text);
