@@ -148,14 +148,9 @@ def write_array(path: Path, array: "np.ndarray") -> None:
     with committed_file(path) as temporary:
         with temporary.open("wb") as file:
             np.save(file, array)
-        append_checksum(temporary)
-
-
-def append_checksum(path: Path) -> None:
-    """Of an .npy, behind its last byte, where other readers do not look."""
-    digest = bytes.fromhex(checksum_of(path))
-    with path.open("ab") as file:
-        file.write(TRAILER + digest)
+        digest = bytes.fromhex(checksum_of(temporary))
+        with temporary.open("ab") as file:
+            file.write(TRAILER + digest)
 
 
 def read_array(path: Path, mapped: bool = False) -> "np.ndarray":
@@ -187,15 +182,6 @@ def array_fault(path: Path) -> str | None:
                 return "it does not end with a checksum"
             expected, found = view[-8:].hex(), checksum(view[:-end])
     return None if expected == found else f"its checksum is {expected}, that of its content {found}"
-
-
-def require_array(path: Path) -> None:
-    """Raises: DamagedError: an .npy that carries a checksum is not the one that was written; those of others carry none."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - len(TRAILER) - 8))
-        ours = file.read(len(TRAILER)) == TRAILER
-    if ours and (fault := array_fault(path)) is not None:
-        raise DamagedError(f"{path} is damaged: {fault}; make it again")
 
 
 def checksum(data: Any) -> str:

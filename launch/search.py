@@ -184,10 +184,11 @@ def read_model(location: str) -> Any:
 def read_rows(rows: Path, names: Path) -> tuple[Any, list[str]]:
     import numpy as np
 
-    from largescale.commit import require_array
+    from largescale.describing.result import require_described
 
+    for path in (rows, names):
+        require_described(path)
     try:
-        require_array(rows)
         array = np.load(rows, mmap_mode="r", allow_pickle=False)
         keys = names.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, ValueError) as error:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from largescale.commit import append_checksum, committed_file, write_text
+from largescale.commit import committed_file, write_text
 from largescale.describing.config import Format
 from largescale.program.extras import Extra, faiss
 from largescale.settings import UserError
@@ -20,13 +20,14 @@ h5py: Any = Extra("h5py", "hdf5", "format=hdf5")
 
 Rows = Iterable[tuple[list[str], np.ndarray]]
 """Names and `(n, D)` float32 rows, part after part."""
+NAMES = "names.txt"
 
 
-def write_descriptors(out: Path, format: Format, rows: Rows, count: int, dim: int, about: Mapping[str, str]) -> Path:
+def write_descriptors(out: Path, format: Format, rows: Rows, count: int, dim: int, about: Mapping[str, str]) -> list[str]:
     """Write `count` rows, in one pass over them.
 
     Returns:
-        The file of the descriptors.
+        The names of the files in `out`, that of the descriptors first.
 
     Raises:
         UserError: a package that is not installed.
@@ -40,7 +41,7 @@ def write_descriptors(out: Path, format: Format, rows: Rows, count: int, dim: in
     return _write_table(out / f"descriptors.{format}", format, rows, dim, about)
 
 
-def _write_npy(out: Path, rows: Rows, count: int, dim: int) -> Path:
+def _write_npy(out: Path, rows: Rows, count: int, dim: int) -> list[str]:
     path, names = out / "descriptors.npy", list[str]()
     with committed_file(path) as temporary, temporary.open("wb") as file:
         header = {"descr": "<f4", "fortran_order": False, "shape": (count, dim)}
@@ -48,13 +49,11 @@ def _write_npy(out: Path, rows: Rows, count: int, dim: int) -> Path:
         for keys, block in rows:
             file.write(np.ascontiguousarray(block, "<f4").tobytes())
             names += keys
-        file.flush()
-        append_checksum(temporary)
     write_names(out, names)
-    return path
+    return [path.name, NAMES]
 
 
-def _write_fvecs(out: Path, rows: Rows) -> Path:
+def _write_fvecs(out: Path, rows: Rows) -> list[str]:
     """For each row its dimension as int32, then its float32 numbers (TEXMEX)."""
     path, names = out / "descriptors.fvecs", list[str]()
     with committed_file(path) as temporary, temporary.open("wb") as file:
@@ -63,10 +62,10 @@ def _write_fvecs(out: Path, rows: Rows) -> Path:
             file.write(np.concatenate([head, block.astype("<f4")], axis=1).tobytes())
             names += keys
     write_names(out, names)
-    return path
+    return [path.name, NAMES]
 
 
-def _write_hdf5(path: Path, rows: Rows, about: Mapping[str, str]) -> Path:
+def _write_hdf5(path: Path, rows: Rows, about: Mapping[str, str]) -> list[str]:
     """A group per image with the dataset `global_descriptor` `(D,)`, as hloc's `extract_features` writes and its
     `pairs_from_retrieval` reads it."""
     with committed_file(path) as temporary, h5py.File(temporary, "w", libver="latest") as file:
@@ -74,10 +73,10 @@ def _write_hdf5(path: Path, rows: Rows, about: Mapping[str, str]) -> Path:
         for keys, block in rows:
             for key, row in zip(keys, block, strict=True):
                 file.create_group(key).create_dataset("global_descriptor", data=row)
-    return path
+    return [path.name]
 
 
-def _write_table(path: Path, format: Format, rows: Rows, dim: int, about: Mapping[str, str]) -> Path:
+def _write_table(path: Path, format: Format, rows: Rows, dim: int, about: Mapping[str, str]) -> list[str]:
     """Columns `key` and `descriptor`, a list of D float32 in each row."""
     columns = [pa.field("key", pa.large_string(), nullable=False), pa.field("descriptor", pa.list_(pa.float32(), dim))]
     schema = pa.schema(columns, metadata=dict(about))
@@ -85,7 +84,7 @@ def _write_table(path: Path, format: Format, rows: Rows, dim: int, about: Mappin
         for keys, block in rows:
             flat = pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), dim)
             writer.write_batch(pa.record_batch([pa.array(keys, pa.large_string()), flat], schema=schema))
-    return path
+    return [path.name]
 
 
 def _table_writer(path: Path, format: Format, schema: pa.Schema) -> Any:
@@ -102,7 +101,7 @@ def write_names(out: Path, names: list[str]) -> None:
             f"names.txt: a line is a name, but {len(broken):,} names have line breaks, for instance {broken[0]!r}; rename these "
             "images, or give format=parquet and another out"
         )
-    write_text(out / "names.txt", "".join(f"{name}\n" for name in names))
+    write_text(out / NAMES, "".join(f"{name}\n" for name in names))
 
 
 def write_pairs(path: Path, names: list[str], neighbors: np.ndarray) -> None:

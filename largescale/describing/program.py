@@ -7,18 +7,18 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from largescale.commit import claim_folder, read_json, write_json, write_text
+from largescale.commit import claim_folder, read_json, write_text
 from largescale.corpus.corpus import Corpus
 from largescale.describing.config import EmbedConfig
 from largescale.describing.formats import nearest_others, write_descriptors, write_pairs
 from largescale.describing.model import Model
 from largescale.describing.parts import PassParts, describe_parts
+from largescale.describing.result import RESULT, changed_files, write_result
 from largescale.distributed import World
 from largescale.processes import StoppedError
 from largescale.settings import UserError
 
-RESULT = "embed.json"
-"""What was described, by what; the marker of a complete result."""
+PARTS = "parts"
 
 
 def claim(config: EmbedConfig, world: World) -> None:
@@ -53,7 +53,7 @@ def describe_source(
     }
     if world.decide(lambda: _is_done(config, about)):
         return
-    parts = PassParts(config.out / "parts", source.corpus, source.ids)
+    parts = PassParts(config.out / PARTS, source.corpus, source.ids)
     if not describe_parts(model, parts, model.embedder(config.batch_size, config.loader, should_stop), world):
         raise StoppedError
     world.decide(lambda: _publish(model, source, parts, config, about))
@@ -67,10 +67,13 @@ def _is_done(config: EmbedConfig, about: Mapping[str, str]) -> bool:
         changed = [f"{name} was {found.get(name)!r}, is {value!r}" for name, value in about.items() if found.get(name) != value]
         if changed:
             raise UserError(f"{config.out} holds other descriptors ({'; '.join(changed)}); give another out, or delete it")
-        if found["complete"]:
+        if found["files"] and not (damaged := changed_files(config.out, found)):
             print(f"{config.out} has the descriptors of all {found['descriptors']:,} pictures already")
-        return found["complete"]
-    write_json(path, {**about, "complete": False})
+            shutil.rmtree(config.out / PARTS, ignore_errors=True)  # of a program that was killed as it had finished
+            return True
+        if found["files"]:
+            print(f"{', '.join(damaged)} in {config.out}: damaged or gone; the pictures are described again")
+    write_result(config.out, about, None)
     return False
 
 
@@ -82,13 +85,14 @@ def _publish(model: Model, source: ImageSource, parts: PassParts, config: EmbedC
     if not count:
         raise UserError(f"none of the {len(bad):,} pictures of {config.source} can be decoded: {config.out / 'bad.tsv'} says why")
     named = ((keys.take(pa.array(ids)).to_pylist(), rows) for ids, rows in parts.read())
-    file = write_descriptors(config.out, config.format, named, count, model.dim, about)
+    files = write_descriptors(config.out, config.format, named, count, model.dim, about)
     if config.pairs:
         ids, rows = (np.concatenate(column) for column in zip(*parts.read(), strict=True))
         names = keys.take(pa.array(ids)).to_pylist()
         write_pairs(config.out / "pairs.txt", names, nearest_others(rows, config.pairs, model.metric))
-    write_json(config.out / RESULT, {**about, "complete": True, "descriptors": count, "bad": len(bad), "dim": model.dim})
+        files.append("pairs.txt")
+    write_result(config.out, {**about, "descriptors": count, "bad": len(bad), "dim": model.dim}, files)
     shutil.rmtree(parts.directory)
-    print(f"{file}: {count:,} descriptors of {model.dim} dimensions")
+    print(f"{config.out / files[0]}: {count:,} descriptors of {model.dim} dimensions")
     if bad:
         print(f"{len(bad):,} pictures have none: {config.out / 'bad.tsv'}")

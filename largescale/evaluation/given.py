@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from largescale.commit import require_array
 from largescale.corpus.decoding.keys import key_of_name
 from largescale.corpus.manifest import sha256_of
+from largescale.describing.result import require_described
 from largescale.distributed import World
 from largescale.evaluation.config import EvaluateConfig
 from largescale.evaluation.context import Subject, claim_folders, store_of
@@ -55,6 +55,7 @@ def evaluate_descriptors(config: EvaluateConfig, published: Published, world: Wo
 
 def _read_names(path: Path) -> list[str]:
     """Keys of the images, a line each, by the rule of the ground truth: with or without folders, suffixes and dots."""
+    require_described(path)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
@@ -64,8 +65,8 @@ def _read_names(path: Path) -> list[str]:
 
 def _read_rows(path: Path, names: pa.Array) -> np.ndarray:
     """`(N, D)` float32 rows of unit length."""
+    require_described(path)
     try:
-        require_array(path)
         stored = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path} cannot be read as a .npy file of numbers ({error})") from None

@@ -9,8 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from largescale.commit import DamagedError
 from largescale.describing.config import Format
 from largescale.describing.formats import nearest_others, write_descriptors, write_names, write_pairs
+from largescale.describing.result import require_described, write_result
 from largescale.settings import UserError
 
 NAMES = ["a.jpg", "deep/b c.jpg", "deep/ünï.jpg", "d.jpg", "e.jpg"]
@@ -53,11 +55,23 @@ def read_table(path: Path) -> tuple[list[str], np.ndarray]:
     [("npy", read_npy), ("fvecs", read_fvecs), ("hdf5", read_hdf5), ("parquet", read_table), ("arrow", read_table)],
 )
 def test_what_is_written_is_read(tmp_path: Path, format: Format, read: object) -> None:
-    path = write_descriptors(tmp_path, format, rows(), 5, 8, {"model": "0123"})
-    names, found = read(path)  # type: ignore[operator]
+    files = write_descriptors(tmp_path, format, rows(), 5, 8, {"model": "0123"})
+    names, found = read(tmp_path / files[0])  # type: ignore[operator]
     assert names == NAMES
     np.testing.assert_array_equal(found, ROWS)
-    assert not list(tmp_path.glob(".*"))
+    assert sorted(files) == sorted(path.name for path in tmp_path.iterdir())
+
+
+def test_what_was_changed_since_is_found(tmp_path: Path) -> None:
+    files = write_descriptors(tmp_path, "fvecs", rows(), 5, 8, {})
+    write_result(tmp_path, {"dim": 8}, files)
+    for name in files:
+        require_described(tmp_path / name)
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes() + b" ")
+        with pytest.raises(DamagedError, match=f"{name} is damaged or was changed"):
+            require_described(tmp_path / name)
+    (tmp_path / "others.npy").touch()
+    require_described(tmp_path / "others.npy")
 
 
 def test_pairs_are_the_nearest_others(tmp_path: Path) -> None:

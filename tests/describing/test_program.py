@@ -99,6 +99,12 @@ def test_another_format_needs_another_folder(config: EmbedConfig, world: World, 
     describe(world, config)
     describe(world, config)
     assert "has the descriptors of all 6 pictures already" in capsys.readouterr().out
+    whole = (config.out / "descriptors.npy").read_bytes()
+    (config.out / "descriptors.npy").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    (config.out / "names.txt").unlink()
+    describe(world, config)
+    assert "descriptors.npy, names.txt in " in capsys.readouterr().out
+    assert (config.out / "descriptors.npy").read_bytes() == whole
     with pytest.raises(UserError, match="format was 'npy', is 'hdf5'"):
         describe(world, config.model_copy(update={"format": "hdf5"}))
 

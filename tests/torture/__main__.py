@@ -1,6 +1,7 @@
 """The tables of the docs, by hand and nightly.
 
-`python -m tests.torture [kills=200] [flips=1000] [pause=60] [reads=30] [disks=6] [stages=NAME,NAME]`
+`python -m tests.torture [kills=200] [flips=1000] [pause=60] [reads=30] [disks=6] [cold=1]
+[stages=NAME,NAME]`: with `cold=1` processes that are killed import all that they need, instead of coming from a server that has.
 """
 
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from tests.torture import left
 
-DEFAULTS = {"kills": 200, "flips": 1000, "pause": 60, "reads": 30, "disks": 6}
+DEFAULTS = {"kills": 200, "flips": 1000, "pause": 60, "reads": 30, "disks": 6, "cold": 0}
 
 
 def main(arguments: list[str]) -> None:
@@ -46,7 +47,7 @@ def main(arguments: list[str]) -> None:
         from tests.torture import kills
 
         counts = {}
-        for name, of_stage in kills.everything(folder / "kills", asked["kills"], asked["pause"], only):
+        for name, of_stage in kills.everything(folder / "kills", asked["kills"], asked["pause"], only, bool(asked["cold"])):
             counts[name] = of_stage
             print(name, dict(of_stage), flush=True)
         print(kills.table(counts), flush=True)

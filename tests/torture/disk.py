@@ -2,6 +2,7 @@
 nothing lost, so that the same work ends as undisturbed work once there is room. Needs root, for a disk of its own.
 """
 
+import os
 import random
 import re
 import shutil
@@ -60,19 +61,25 @@ def said(world: World, work: Callable[..., Any], *arguments: Any) -> str:
 def fill(name: str, stage: Stage, folder: Path, tries: int, seed: int = 0) -> Counter[str]:
     """A stage on disks of random sizes, each then made large enough, and in a folder that is closed before it begins.
 
+    A disk holds less than what the undisturbed work leaves on it, measured there.
+
     Raises:
         AssertionError: a traceback, a sentence without place or cure, or an end that differs.
     """
     sizes, counts = random.Random(f"{seed} {name}"), Counter[str]()
-    _said(stage, folder / "calm")
-    expected = stage.found(folder / "calm")
-    assert expected
-    needed = _bytes(folder / "calm")
     with disk(folder / "disk") as mount:
+        calm = folder / "disk" / "calm"
+        stage.arguments(calm)
+        given = _pages(folder / "disk")
+        _said(stage, calm)
+        expected, needed = stage.found(calm), _pages(folder / "disk") - given
+        assert expected
+        shutil.rmtree(calm)
         for number in range(tries):
             place = folder / "disk" / str(number)
             stage.arguments(place)
-            mount("ro" if number == 0 else f"size={_bytes(place) + sizes.randrange(4 * PAGE, max(needed, 8 * PAGE))},rw")
+            pages = _pages(folder / "disk") + sizes.randrange(1, needed)
+            mount("ro" if number == 0 else f"size={pages * PAGE},rw")
             sentences = _said(stage, place)
             mount(f"size={AMPLE},rw")
             counts["closed" if number == 0 else "full" if any(sentences) else "large enough"] += 1
@@ -87,9 +94,10 @@ def fill(name: str, stage: Stage, folder: Path, tries: int, seed: int = 0) -> Co
     return counts
 
 
-def _bytes(folder: Path) -> int:
-    """What a folder takes of a disk."""
-    return sum(-(-path.stat().st_size // PAGE) * PAGE for path in folder.rglob("*"))
+def _pages(disk: Path) -> int:
+    """What is taken of a disk."""
+    status = os.statvfs(disk)
+    return (status.f_blocks - status.f_bfree) * status.f_frsize // PAGE
 
 
 def _said(stage: Stage, place: Path) -> list[str]:

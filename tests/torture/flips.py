@@ -21,6 +21,7 @@ from largescale.corpus.config import StorageConfig
 from largescale.corpus.corpus import Corpus
 from largescale.describing.formats import write_descriptors
 from largescale.describing.parts import PassParts
+from largescale.describing.result import RESULT, write_result
 from largescale.distributed import World
 from largescale.evaluation.descriptors.derived import derive, readable
 from largescale.evaluation.descriptors.store import Descriptors, seal
@@ -272,9 +273,13 @@ def _described(folder: Path) -> dict[str, Kind]:
         files = [path for path in index.folder.rglob("*") if path.is_file() and path.name not in unread]
         return Kind(sorted(path for path in files if not path.name.startswith("trained-")), lambda: found(index))
 
-    given = write_descriptors(folder, "npy", [(keys(20), unit_rows(20))], 20, DIM, {})
+    given = folder / "given"
+    files = write_descriptors(given, "npy", [(keys(20), unit_rows(20))], 20, DIM, {})
+    write_result(given, {}, files)
     return {
-        "descriptors for others": Kind([given], lambda: read_rows(given, folder / "names.txt")),
+        "descriptors for others": Kind(
+            [given / name for name in (*files, RESULT)], lambda: read_rows(*(given / name for name in files))
+        ),
         "model folder": Kind([path for path in sorted(model.iterdir()) if path.name not in ("README.md", OWNER)], opened),
         "parts of an embedding": Kind(sorted((folder / "parts").iterdir()), embedded),
         "index": of_index(exact),

@@ -28,11 +28,14 @@ def preload() -> None:
     server.set_forkserver_preload([*server._preload_modules, "tests.torture.preload"])
 
 
-def torture(name: str, stage: Stage, folder: Path, kills: int, pause_s: float = 1, seed: int = 0) -> Counter[str]:
+def torture(
+    name: str, stage: Stage, folder: Path, kills: int, pause_s: float = 1, cold: bool = False, seed: int = 0
+) -> Counter[str]:
     """So many disturbances of a stage.
 
     Args:
         pause_s: how long the first of the processes that are stopped stands still; the others for a second.
+        cold: processes import all that they need, so that they are disturbed as they import too.
 
     Raises:
         AssertionError: an end differs from the undisturbed one, a process hangs, or something is left behind.
@@ -40,7 +43,7 @@ def torture(name: str, stage: Stage, folder: Path, kills: int, pause_s: float = 
     moments, counts = random.Random(f"{seed} {name}"), Counter[str]()
     for calm in ("warm", "calm"):  # the first starts the fork server
         began = time.monotonic()
-        _finish(stage, folder / calm)
+        _finish(stage, folder / calm, cold)
     span, expected = time.monotonic() - began, stage.found(folder / "calm")
     assert expected
     while counts["disturbed"] < kills:
@@ -50,7 +53,7 @@ def torture(name: str, stage: Stage, folder: Path, kills: int, pause_s: float = 
             pause = pause_s if way == "paused" and not counts["paused"] else 1
             if counts["disturbed"] >= kills:
                 break
-            if not _disturb(stage, place, way, moments.uniform(0, span), pause, moments):
+            if not _disturb(stage, place, way, moments.uniform(0, span), pause, moments, cold):
                 span *= SHORTER  # the machine is faster now than when the work was timed
                 break
             counts["disturbed"] += 1
@@ -64,20 +67,21 @@ def torture(name: str, stage: Stage, folder: Path, kills: int, pause_s: float = 
     return counts
 
 
-def _finish(stage: Stage, place: Path) -> None:
+def _finish(stage: Stage, place: Path, cold: bool = False) -> None:
     """The work, undisturbed, from where it is."""
-    run_world(stage.ranks, stage.work, *stage.arguments(place), timeout_s=SLOW_S, patience_s=SLOW_S / 2)
+    run_world(stage.ranks, stage.work, *stage.arguments(place), timeout_s=SLOW_S, patience_s=SLOW_S / 2, hashes=cold)
 
 
-def _disturb(stage: Stage, place: Path, way: str, after: float, pause_s: float, moments: random.Random) -> bool:
+def _disturb(stage: Stage, place: Path, way: str, after: float, pause_s: float, moments: random.Random, cold: bool) -> bool:
     """Whether the work was still going on when it was disturbed."""
-    members, results = start_world(stage.ranks, stage.work, *stage.arguments(place), patience_s=PATIENCE_S + pause_s)
-    server = _parent(members[0].pid)
+    arguments, before = stage.arguments(place), set(_descendants(os.getpid()))
+    members, results = start_world(stage.ranks, stage.work, *arguments, hashes=cold, patience_s=PATIENCE_S + pause_s)
     end = time.monotonic() + after
     while time.monotonic() < end and any(member.is_alive() for member in members):
         time.sleep(0.005)
     alive = [member.pid for member in members if member.is_alive()]
-    workers = [pid for pid in _children(server) if pid not in alive]
+    started = [pid for pid in _descendants(os.getpid()) if pid not in before]
+    workers = [pid for pid in started if pid not in alive]
     chosen = {"worker": workers or alive}.get(way, alive)
     if way in ("one", "paused", "worker"):
         chosen = chosen[:: moments.choice((1, -1))][:1]
@@ -91,7 +95,7 @@ def _disturb(stage: Stage, place: Path, way: str, after: float, pause_s: float, 
             show_stacks(members)
             raise AssertionError(f"a process did not end {ENDS_S} s after another was disturbed ({way})")
     results.close()
-    left = [pid for pid in _children(server) if not ends(pid)]
+    left = [pid for pid in {*started, *_descendants(os.getpid())} - before if not ends(pid)]
     assert not left, f"processes are left ({way}): {left}"
     return bool(alive)
 
@@ -108,13 +112,13 @@ def _pause(pids: list[int], seconds: float) -> None:
     _signal(pids, signal.SIGCONT)
 
 
-def _parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def _children(server: int) -> list[int]:
-    """The living processes that a fork server has started: members of a world, and their workers."""
-    return [int(child) for child in Path(f"/proc/{server}/task/{server}/children").read_text().split() if is_alive(int(child))]
+def _descendants(pid: int) -> list[int]:
+    """The living processes that one has started, however indirectly: members of a world, their workers, what serves them."""
+    try:
+        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+    return [found for child in children if is_alive(child) for found in (child, *_descendants(child))]
 
 
 def table(found: Mapping[str, Counter[str]]) -> str:
@@ -128,13 +132,15 @@ def table(found: Mapping[str, Counter[str]]) -> str:
     return "\n".join([*head, *lines, "| all | " + " | ".join(str(total[name]) for name in names) + " | 0 |"])
 
 
-def everything(folder: Path, kills: int, pause_s: float, only: Sequence[str] = ()) -> Iterator[tuple[str, Counter[str]]]:
+def everything(
+    folder: Path, kills: int, pause_s: float, only: Sequence[str] = (), cold: bool = False
+) -> Iterator[tuple[str, Counter[str]]]:
     """Each stage with its share of the kills, then the programs with theirs; or `only` those of these names, in that order."""
     preload()
     made, started = stages(folder / "inputs"), programs.programs(folder / "programs")
     for name in only or [*made, *started]:
         if name in made:
             share = max(1, round(made[name].share * (1 - PROGRAMS) * kills))
-            yield name, torture(name, made[name], folder / name, share, pause_s)
+            yield name, torture(name, made[name], folder / name, share, pause_s, cold)
         else:
             yield name, programs.torture(started[name], folder / name, max(1, round(PROGRAMS * kills / len(started))))

@@ -173,8 +173,9 @@ def describe_with_workers(world: World, config: EmbedConfig) -> None:
 
 
 def share_fork_server() -> None:
-    """The workers of this process come from the server that it comes from itself, which has imported what they need."""
-    forkserver._forkserver.ensure_running = resource_tracker.ensure_running  # type: ignore[attr-defined]
+    """The workers of this process come from the server that it comes from itself, if any, which has imported what they need."""
+    if forkserver._forkserver._forkserver_address is not None:  # type: ignore[attr-defined]
+        forkserver._forkserver.ensure_running = resource_tracker.ensure_running  # type: ignore[attr-defined]
 
 
 def described(folder: Path) -> dict[str, bytes]:
