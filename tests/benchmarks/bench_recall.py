@@ -1,7 +1,7 @@
 """How many of the nearest rows engines find as they are, and how many rows they give at most.
 
-`python -m tests.benchmarks.bench_recall`. 10,000 unit rows of 64 dimensions in 200 clusters, 200 queries; engines at their defaults,
-against all the nearest rows and all that were asked for; an error is no rows. Absent engines are left out.
+`python -m tests.benchmarks.bench_recall`. 10,000 unit rows of 64 dimensions in 200 clusters, 200 queries; engines at their
+defaults, against all the nearest rows and all that were asked for; an error is no rows. Absent engines are left out.
 """
 
 import sys

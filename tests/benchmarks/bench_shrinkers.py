@@ -2,7 +2,7 @@
 
 Photographs of the shared data to a longest side of 96 pixels, described by SqueezeNet; nothing where they are not. For each tool:
 mAP of `make shards` against that of queries and gallery by the tool, mAP of queries by the tool in a gallery by `make shards`
-against that of both by `make shards`, and how far pixels are apart, in levels of 255. OpenCV is left out where it is not installed.
+against that of both by `make shards`, and how far pixels are apart, in levels of 255. OpenCV is left out where it is absent.
 """
 
 import io

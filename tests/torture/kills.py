@@ -143,4 +143,5 @@ def everything(
             share = max(1, round(made[name].share * (1 - PROGRAMS) * kills))
             yield name, torture(name, made[name], folder / name, share, pause_s, cold)
         else:
-            yield name, programs.torture(started[name], folder / name, max(1, round(PROGRAMS * kills / len(started))))
+            share = max(1, round(PROGRAMS * kills / len(started)))
+            yield name, programs.torture(started[name], folder / name, share, cold)

@@ -1,6 +1,7 @@
 """kill -9 of torchrun alone, at start-up too: its ranks end with it, and the program goes on to the end of an undisturbed one."""
 
 import random
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -11,9 +12,10 @@ from largescale.commit import is_complete
 from largescale.mining import Generations
 from largescale.models.sharing.folder import Contents, DescriptorConfig, write_folder
 from tests.corpora import make_corpus
-from tests.distributed.runs import finish, kill_all, losses, ranks, start, wait_for
+from tests.distributed.runs import ENVIRONMENT, TORCHRUN, finish, kill_all, losses, ranks, start, wait_for
 from tests.evaluation.small import SIZE, make_weights, tiny_network, what_was_found
 from tests.mining.served import EPOCHS, STEPS, add_weights, make_run
+from tests.programs import ROOT
 from tests.test_processes import ends
 from tests.torture.stages import described, parts
 
@@ -70,32 +72,39 @@ def programs(inputs: Path) -> dict[str, Program]:
     }
 
 
-def torture(program: Program, folder: Path, kills: int, seed: int = 0) -> Counter[str]:
-    """So many kills of its torchrun."""
+def torture(program: Program, folder: Path, kills: int, cold: bool = False, seed: int = 0) -> Counter[str]:
+    """So many kills of its torchrun.
+
+    Args:
+        cold: torchrun and its ranks import all that they need, as a user's do.
+    """
     began = time.monotonic()
-    _finish(program, folder / "calm")
+    _finish(program, folder / "calm", cold)
     span, moments, counts = time.monotonic() - began, random.Random(f"{seed} {program.path}"), Counter[str]()
     for _ in range(kills):
-        process = _start(program, folder / "killed")
+        process = _start(program, folder / "killed", cold)
         time.sleep(moments.uniform(0, span))
         left = [] if process.poll() is not None else ranks(process)
         kill_all(process)
         assert all(map(ends, left)), f"ranks of {program.path} outlive their torchrun"
         counts.update({"disturbed": 1, "torchrun": 1})
-    _finish(program, folder / "killed")
+    _finish(program, folder / "killed", cold)
     assert program.found(folder / "killed") == program.found(folder / "calm")
     assert list((folder / "killed").rglob("*.partial")) == []
     counts["ends compared"] += 1
     return counts
 
 
-def _start(program: Program, folder: Path) -> Any:
+def _start(program: Program, folder: Path, cold: bool) -> Any:
     options = ("--standalone", "--nproc-per-node", program.ranks)
-    return start(program.arguments(folder), *options, program=program.path)
+    if not cold:
+        return start(program.arguments(folder), *options, program=program.path)
+    command = [str(part) for part in (*TORCHRUN, *options, program.path, *program.arguments(folder))]
+    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def _finish(program: Program, folder: Path) -> None:
-    process = _start(program, folder)
+def _finish(program: Program, folder: Path, cold: bool) -> None:
+    process = _start(program, folder, cold)
     if program.ends_after is not None and program.tell is not None:
         wait_for(lambda: program.ends_after(folder), process, SLOW_S)  # type: ignore[misc]
         program.tell(folder)
