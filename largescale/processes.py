@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
@@ -49,6 +50,17 @@ def _follow_parent() -> None:
     if parent is not None:
         parent.join()
     os._exit(1)
+
+
+def start_fork_server() -> None:
+    """The process that workers are forked from, so that it and they outlive a SIGTERM to all processes of a group, as `timeout`,
+    systemd and Slurm send it: the training, which they end with, saves its state first."""
+    resource_tracker.ensure_running()  # it unblocks signals when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        forkserver._forkserver.ensure_running()  # type: ignore[attr-defined]
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def ignore_stop_signals() -> None:

@@ -54,5 +54,6 @@ def _start(counter: Any) -> None:
     _counter = counter
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata; what matters about an image goes into its record
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # with which the pool ends them; a fork server may block it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the workers too, but the main process ends them
     end_with_parent()

@@ -64,6 +64,26 @@ def test_a_rank_whose_torchrun_died_before_it_could_ask_ends_at_once(tmp_path: P
 
 
 @pytest.mark.slow
+def test_a_fork_server_outlives_the_signal_that_asks_a_group_to_stop() -> None:
+    program = "import signal; from multiprocessing import forkserver; from largescale.processes import start_fork_server\n"
+    program += (
+        "start_fork_server(); print(forkserver._forkserver._forkserver_pid, signal.pthread_sigmask(0, ()), flush=True); input()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert process.stdout is not None
+    pid, mask = process.stdout.readline().split(maxsplit=1)
+    assert mask.strip() == "set()"
+    os.kill(int(pid), signal.SIGTERM)
+    time.sleep(0.05)
+    assert is_alive(int(pid))
+    process.kill()
+    process.wait()
+    assert ends(int(pid))
+
+
+@pytest.mark.slow
 def test_children_of_a_rank_and_other_programs_are_left_alone(tmp_path: Path) -> None:
     for name, more in (("child", {"LARGESCALE_RANK": "1"}), ("program", {"TORCHELASTIC_RUN_ID": ""})):
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "TORCHELASTIC_RUN_ID": "x", **more}

@@ -16,7 +16,7 @@ from largescale.corpus.batches.grouping import Most, bundles
 from largescale.corpus.config import ImagesConfig, LoaderConfig
 from largescale.corpus.manifest import Manifest
 from largescale.cpu import own_cores
-from largescale.processes import end_with_parent, ignore_stop_signals
+from largescale.processes import end_with_parent, ignore_stop_signals, start_fork_server
 from largescale.settings import UserError
 
 PART_BYTES = 64 * 2**20
@@ -58,6 +58,8 @@ def run_workers(reader: Dataset, loader: LoaderConfig, sampler: Iterable[np.ndar
     """Results in order. Workers start from a clean process: CUDA, threads and memory of the training process stay out of it."""
     workers = worker_count(loader)
     multiprocessing.get_context("forkserver").set_forkserver_preload(["largescale.corpus.loading"])
+    if workers:
+        start_fork_server()
     several: dict[str, Any] = {"multiprocessing_context": "forkserver", "prefetch_factor": loader.prefetch} if workers else {}
     results: Iterable[Packed | UserError] = DataLoader(
         reader,
