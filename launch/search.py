@@ -182,17 +182,14 @@ def read_model(location: str) -> Any:
 
 
 def read_rows(rows: Path, names: Path) -> tuple[Any, list[str]]:
-    import numpy as np
+    from largescale.describing.result import open_rows, require_described
 
-    from largescale.describing.result import require_described
-
-    for path in (rows, names):
-        require_described(path)
+    array = open_rows(rows)
+    require_described(names)
     try:
-        array = np.load(rows, mmap_mode="r", allow_pickle=False)
         keys = names.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, ValueError) as error:
-        raise UserError(f"rows={rows}, names={names}: {error}") from None
+        raise UserError(f"names={names}: {error}") from None
     if array.ndim != 2 or len(array) != len(keys):
         raise UserError(f"{rows} is {array.shape} and {names} has {len(keys):,} lines; expected a line for each row")
     return array, keys

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from largescale.corpus.decoding.keys import key_of_name
 from largescale.corpus.manifest import sha256_of
-from largescale.describing.result import require_described
+from largescale.describing.result import open_rows, require_described
 from largescale.distributed import World
 from largescale.evaluation.config import EvaluateConfig
 from largescale.evaluation.context import Subject, claim_folders, store_of
@@ -65,17 +65,7 @@ def _read_names(path: Path) -> list[str]:
 
 def _read_rows(path: Path, names: pa.Array) -> np.ndarray:
     """`(N, D)` float32 rows of unit length."""
-    require_described(path)
-    try:
-        stored = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} cannot be read as a .npy file of numbers ({error})") from None
-    if not isinstance(stored, np.ndarray):  # an .npz
-        if len(stored.files) != 1:
-            raise UserError(f"{path} holds {len(stored.files)} arrays ({', '.join(stored.files)}); save one of them as .npy")
-        stored = stored[stored.files[0]]
-    if stored.dtype.kind not in "fiu":
-        raise UserError(f"{path} holds {stored.dtype}, expected numbers")
+    stored = open_rows(path)
     if stored.ndim != 2 or len(stored) != len(names):
         raise UserError(
             f"{path} has shape {stored.shape}, but there are {len(names):,} names; rows and names do not belong together"

@@ -24,7 +24,9 @@ def test_arrays_as_people_have_them(tmp_path: Path) -> None:
     np.savez(tmp_path / "two.npz", rows, more=rows)
     np.save(tmp_path / "texts.npy", np.array([["a"], ["b"]]))
     (tmp_path / "none.npy").write_bytes(b"")
-    for name, message in (("two.npz", "holds 2 arrays"), ("texts.npy", "expected numbers"), ("none.npy", "cannot be read")):
+    (tmp_path / "a.siftgeo").write_bytes(np.zeros(42, "<f4").tobytes())  # local descriptors of Holidays, without a header
+    faults = {"two.npz": "holds 2 arrays", "texts.npy": "expected numbers", "none.npy": "cannot be read"}
+    for name, message in (faults | {"a.siftgeo": "does not begin as one; write a row for each image"}).items():
         with pytest.raises(UserError, match=message):
             _read_rows(tmp_path / name, names)
 

@@ -16,8 +16,9 @@ from tests.torture.stages import Stage, stages
 from tests.world import run_world, show_stacks, start_world
 
 LIVES, SHORTER = 6, 0.9
-PATIENCE_S, ENDS_S, SLOW_S = 20, 90, 600
-"""How long a rank waits for another, which it may do as it finds the others and for each of its two groups."""
+PATIENCE_S, ENDS_S, SLOW_S = 20, 180, 600
+"""How long a rank waits for another, as it finds the others and for each of its two groups; gloo waits five times as long for one
+that dies as they meet."""
 PROGRAMS = 0.06
 """Of the disturbances: kills of torchrun, whose ranks take seconds to import."""
 

@@ -29,7 +29,10 @@ def run(command: Sequence[str], folder: Path) -> tuple[int, dict[str, list[str]]
 
 
 def _left(folder: Path, before: set[str]) -> dict[str, list[str]]:
-    files = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if not path.name.startswith(CACHES)]
+    found = [
+        Path(place, name) for place, folders, names in os.walk(folder) for name in (*folders, *names)
+    ]  # some may be gone by now
+    files = [str(path.relative_to(folder)) for path in sorted(found) if not path.name.startswith(CACHES)]
     return {"processes": _processes(folder), "files": files, "shared memory": sorted(_shared() - before)}
 
 
