@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,8 @@ DECIDED = {
     "amp": "precision",
 }
 """Keys of DeepSpeed's configuration, and the settings of ours that decide them."""
+RENAMED = r"`torch\.distributed\.\w+_tensor` is deprecated"
+"""What torch says of collectives that DeepSpeed calls by their old names."""
 
 
 def import_deepspeed(device: torch.device) -> Any:
@@ -46,6 +49,7 @@ def import_deepspeed(device: torch.device) -> Any:
     with contextlib.redirect_stdout(io.StringIO()):
         deepspeed.__version__  # noqa: B018
 
+    warnings.filterwarnings("ignore", RENAMED, FutureWarning)
     deepspeed.utils.logger.setLevel(logging.ERROR)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
