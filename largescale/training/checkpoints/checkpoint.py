@@ -148,7 +148,10 @@ class Checkpoints:
         errors = [text for text in self.world.gather(error and str(error)) if text]
         if errors:
             place = f"{self.directory} ({shutil.disk_usage(self.directory).free / 1e9:.1f} GB free)"
-            raise UserError(f"no checkpoint could be written to {place}; those before are whole: {errors[0]}") from error
+            raise UserError(
+                f"no checkpoint could be written to {place}: {errors[0]}; those before are whole: make room, and the same "
+                "command goes on from them"
+            ) from error
 
     def mark_best(self, step: int, score: float) -> bool:
         """Keep the checkpoint of `step` when its score is the highest so far; whether it is."""
