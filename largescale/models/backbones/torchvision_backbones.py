@@ -73,6 +73,8 @@ class TorchvisionTransformer(nn.Module):
     def __init__(self, model: Any, tokens: Tokens) -> None:
         super().__init__()
         self.conv_proj, self.class_token, self.encoder = model.conv_proj, model.class_token, model.encoder
+        for block in self.encoder.layers:
+            block.self_attention = SelfAttention(block.self_attention)
         # its own descriptor of an image is its class token
         self.tokens: Tokens = "class_token" if tokens == "own" else tokens
 
@@ -92,3 +94,23 @@ class TorchvisionTransformer(nn.Module):
         grid = embedding[:, 1:].transpose(1, 2).unflatten(2, (side, side))
         grid = functional.interpolate(grid, (height, width), mode="bicubic", align_corners=False, antialias=True)
         return torch.cat([embedding[:, :1], grid.flatten(2).transpose(1, 2)], 1)
+
+
+class SelfAttention(nn.Module):
+    """torch's own, with its names and weights, and with the images first throughout.
+
+    torch puts the tokens first; the product of such a view with weights that do not learn takes four times as long.
+    """
+
+    def __init__(self, published: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.num_heads = published.num_heads
+        self.in_proj_weight, self.in_proj_bias = published.in_proj_weight, published.in_proj_bias
+        self.out_proj = published.out_proj
+
+    def forward(self, x: torch.Tensor, *_: torch.Tensor, need_weights: bool) -> tuple[torch.Tensor, None]:
+        """Tokens `(B, T, C)`, thrice; as many, and no weights."""
+        three = functional.linear(x, self.in_proj_weight, self.in_proj_bias)  # (B, T, 3 C)
+        queries, keys, values = three.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, T, C / heads)
+        mixed = functional.scaled_dot_product_attention(queries, keys, values)
+        return self.out_proj(mixed.transpose(1, 2).flatten(2)), None

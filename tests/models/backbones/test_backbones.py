@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import VisionTransformer
 
 from largescale.models.backbones.backbones import build_backbone, source_keys
@@ -43,15 +44,29 @@ def test_every_torchvision_name_is_tested() -> None:
     assert set(TORCHVISION) <= set(TRUNKS)
 
 
-def test_transformer_of_torchvision_is_torchvisions() -> None:
+def _small_transformer() -> VisionTransformer:
     torch.manual_seed(0)
     whole = VisionTransformer(image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32).eval()
     whole.heads = nn.Identity()
-    backbone = TorchvisionTransformer(whole, "class_token")
-    images = torch.randn(2, 3, 32, 32)
+    return whole
+
+
+def test_transformer_of_torchvision_is_torchvisions() -> None:
+    whole, images = _small_transformer(), torch.randn(2, 3, 32, 32)
+    names = set(whole.state_dict())
     with torch.no_grad():
-        torch.testing.assert_close(backbone.eval()(images)[:, :, 0, 0], whole(images))
-        assert TorchvisionTransformer(whole, "map")(torch.randn(2, 3, 50, 27)).shape == (2, 16, 6, 3)
+        expected = whole(images)
+        backbone = TorchvisionTransformer(whole, "class_token")
+        torch.testing.assert_close(backbone(images)[:, :, 0, 0], expected)
+        assert TorchvisionTransformer(_small_transformer(), "map")(torch.randn(2, 3, 50, 27)).shape == (2, 16, 6, 3)
+    assert set(backbone.state_dict()) == names
+
+
+def test_frozen_weights_are_multiplied_with_all_images_at_once() -> None:
+    backbone = TorchvisionTransformer(_small_transformer(), "class_token").requires_grad_(False).train()
+    with FlopCounterMode(display=False) as counter:
+        backbone(torch.randn(3, 3, 32, 32))
+    assert torch.ops.aten.bmm not in counter.get_flop_counts()["Global"]
 
 
 @pytest.mark.slow
