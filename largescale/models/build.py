@@ -23,7 +23,11 @@ def build_network(config: ModelConfig) -> RetrievalNet:
     backbone, published = build_backbone(config.backbone, _tokens(config), config.drop_path)
     contract = borne(backbone, published, config.backbone)
     if config.pooling in (None, "gem") and gives_tokens(backbone):
-        _refuse_gem(config)
+        if config.pooling == "gem":
+            raise UserError(
+                f"pooling=gem of {config.backbone}: about half of the numbers in the tokens of a transformer are negative, and GeM "
+                "takes them for 0; use pooling=own, class_token, class_mean, spoc or mac, or leave it out"
+            )
         config = config.model_copy(update={"pooling": "own"})
         backbone, published = build_backbone(config.backbone, "own", config.drop_path)
         contract = borne(backbone, published, config.backbone)
@@ -62,14 +66,6 @@ def restored(weights: Weights, source: str) -> RetrievalNet:
 
 def _tokens(config: ModelConfig) -> Tokens:
     return ONE_CELL.get(config.pooling or "", "map")
-
-
-def _refuse_gem(config: ModelConfig) -> None:
-    if config.pooling == "gem" or (config.gem_p, config.gem_exponent) != (3.0, "learned"):
-        raise UserError(
-            f"pooling=gem of {config.backbone}: about half of the numbers in the tokens of a transformer are negative, and GeM "
-            "takes them for 0; use pooling=own, class_token, class_mean, spoc or mac, or leave it out"
-        )
 
 
 def _initialize(net: RetrievalNet, source: str) -> None:

@@ -45,7 +45,7 @@ class ModelConfig(Settings):
     class_token, class_mean (it and the mean of the patches side by side); own (as timm's model pools by itself: attention,
     class token, normalized mean ...). null: own of transformers, gem of all others."""
     gem_p: PositiveFloat = 3.0
-    """The exponent of GeM, or its initial value."""
+    """The exponent of GeM, or its initial value; other poolings have none."""
     gem_exponent: Literal["learned", "fixed", "per_channel"] = "learned"
     """One learned exponent, a fixed one, or one learned per channel."""
     projection: PositiveInt | None = None
@@ -86,12 +86,6 @@ class ModelConfig(Settings):
             near = difflib.get_close_matches(name, TORCHVISION, 1, 0)[0]
             raise ValueError(f"no such backbone; the nearest is {near}, and timm's models are written timm:NAME")
         return name
-
-    @model_validator(mode="after")
-    def _one_pooling(self) -> "ModelConfig":
-        if self.pooling not in (None, "gem") and (self.gem_p, self.gem_exponent) != (3.0, "learned"):
-            raise ValueError(f"gem_p and gem_exponent say nothing to pooling={self.pooling}; use pooling=gem or leave them out")
-        return self
 
     @model_validator(mode="after")
     def _lengths_to_compare(self) -> "ModelConfig":

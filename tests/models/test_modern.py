@@ -12,7 +12,7 @@ from largescale.models.backbones.tokens import Tokens
 from largescale.training.settings.recipe import TrainConfig
 
 MODERN = Path(__file__).parents[2] / "configs/modern"
-RECIPES = sorted(MODERN.glob("*.yaml"))
+RECIPES = [*sorted(MODERN.glob("*.yaml")), MODERN.parent / "labels.yaml"]
 TOKENS: dict[str, Tokens] = {"class_token": "class_token", "own": "own", "gem": "map"}
 FACTS = {
     "convnext-b": (224, None, 0),

@@ -97,6 +97,13 @@ def test_class_token_needs_one() -> None:
     assert net.eval()(torch.randn(2, 3, 48, 64)).shape == (2, 64)
 
 
+@pytest.mark.slow
+def test_a_recipe_with_an_exponent_takes_transformers_too() -> None:
+    assert build_network(ModelConfig(backbone="timm:test_vit", gem_p=1.5)).config.pooling == "own"
+    with pytest.raises(UserError, match="half of the numbers in the tokens of a transformer are negative"):
+        build_network(ModelConfig(backbone="timm:test_vit", pooling="gem"))
+
+
 def test_unknown_names() -> None:
     with pytest.raises(UserError, match="resnet50"):
         build_backbone("timm:resnett50")
