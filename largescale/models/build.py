@@ -25,8 +25,8 @@ def build_network(config: ModelConfig) -> RetrievalNet:
     if config.pooling in (None, "gem") and gives_tokens(backbone):
         if config.pooling == "gem":
             raise UserError(
-                f"pooling=gem of {config.backbone}: about half of the numbers in the tokens of a transformer are negative, and GeM "
-                "takes them for 0; use pooling=own, class_token, class_mean, spoc or mac, or leave it out"
+                f"pooling=gem of {config.backbone}: about half of the numbers in the tokens of a transformer are negative, and "
+                "GeM takes them for 0; use pooling=own, class_token, class_mean, spoc or mac, or leave it out"
             )
         config = config.model_copy(update={"pooling": "own"})
         backbone, published = build_backbone(config.backbone, "own", config.drop_path)
