@@ -3,7 +3,6 @@
 import json
 import logging
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,8 +107,8 @@ class ExperimentRun:
         return self.done.exists()
 
     def _launch(self, program: str, arguments: list[str]) -> None:
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(self.processes)]
-        started = [sys.executable, *torchrun, *command(program)[1:]] if self.processes > 1 else command(program)
+        several = [*command("torchrun"), "--standalone", "--nproc-per-node", str(self.processes), *command(program)[1:]]
+        started = several if self.processes > 1 else command(program)
         log.info("%s %s", program, " ".join(arguments))
         if subprocess.run([*started, *arguments], check=False).returncode:
             raise FailedError(f"{program} of {self.point.name}, seed {self.seed} failed, see above")

@@ -1,6 +1,6 @@
 """Every program of the project under one name: `largescale train …` is `python launch/train.py …`.
 
-On several processes: `torchrun --nproc-per-node 2 -m largescale train …`.
+On several processes: `largescale torchrun --nproc-per-node 2 -m largescale train …`, or with torchrun itself.
 """
 
 import importlib
@@ -27,6 +27,7 @@ PROGRAMS = {
     "search": "build, search and serve an index",
     "export": "a network as a model folder, ONNX, or for C++",
     "demo": "the whole path on the demo corpora",
+    "torchrun": "a program on several processes, as torchrun starts it, without its report after a sentence of ours",
 }
 
 

@@ -25,6 +25,8 @@ PLACES = {
     ),
 }
 """What helps against errors of the place that is written to."""
+SAID = 2
+"""Exit status of a program that has said in a sentence what is wrong."""
 LISTEN_S = 5
 """How long a rank that fails waits for those that have the same to say."""
 
@@ -80,7 +82,7 @@ def _say(message: str) -> int:
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path is None:
         print(message, file=sys.stderr)
-        return 2
+        return SAID
     listening = Path(path).parent.parent / f"said-{hashlib.sha256(message.encode()).hexdigest()[:16]}"
     try:
         listening.mkdir()
@@ -92,7 +94,7 @@ def _say(message: str) -> int:
     others, end = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1, time.monotonic() + LISTEN_S
     while len(list(listening.iterdir())) < others and time.monotonic() < end:
         time.sleep(0.02)
-    return 2
+    return SAID
 
 
 def _tell_torchrun(path: Path, message: str) -> None:
