@@ -4,6 +4,7 @@ B pictures, H x W pixels, S scales, D dimensions, d kept dimensions.
 """
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,7 @@ class Standalone(nn.Module):
         self.register_buffer("std", torch.tensor(contract.std).view(3, 1, 1))
         whitening = contents.whitening
         self.whitened = whitening is not None
+        self.is_done = len(settings.scales) == 1 and not self.whitened and self.dim is None
         if whitening is not None:
             self.register_buffer("center", whitening.mean.float())
             self.register_buffer("directions", whitening.directions.float())
@@ -55,7 +57,7 @@ class Standalone(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         scales = self.network((images.float() / 255 - self.mean) / self.std)  # (B, S, D)
-        if scales.shape[1] == 1 and not self.whitened and self.dim is None:
+        if self.is_done:
             return scales[:, 0]
         rows = merge_scales(scales.transpose(0, 1), self.exponent, self.unit)
         return l2_normalize((rows - self.center) @ self.directions.T) if self.whitened else cut(rows, self.dim, self.unit)
@@ -84,7 +86,8 @@ def export(contents: Contents, kind: Runtime, out: Path, pictures: Sequence[np.n
     """
     module, path = Standalone(contents), out / FILES[kind]
     batches = [torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None] for picture in pictures]
-    with committed_file(path) as temporary, torch.inference_mode():
+    with committed_file(path) as temporary, torch.inference_mode(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)  # its successor has no C++ without Python's packages
         with torch.inference_mode(False), torch.no_grad():
             _write(module, kind, temporary)
         run = _runner(kind, temporary)
@@ -108,7 +111,8 @@ def _write(module: Standalone, kind: Runtime, path: Path) -> None:
         shapes = ({0: sides["batch"], 2: sides["height"], 3: sides["width"]},)
         program = torch.export.export(module, (example,), dynamic_shapes=shapes)
         if kind == "program":
-            with path.open("wb") as file:
+            with path.open("wb") as file, warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "No complete tensor found")  # of parts of one tensor, which it stores whole
                 torch.export.save(program, file)
             return
         names: dict[str, Any] = {"input_names": ["images"], "output_names": ["descriptors"]}

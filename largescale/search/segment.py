@@ -3,6 +3,7 @@
 Never changed. n rows, D dimensions.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -220,6 +221,6 @@ def room_on_disk(folder: Path) -> Iterator[None]:
         if error.errno not in FULL:
             raise
         raise UserError(
-            f"{error.filename or folder}: {error.strerror} while writing, so this part was not added; what was there is "
-            "unchanged: make room and run the same command again"
+            f"{error.filename or folder}: {os.strerror(error.errno)} while writing, so this part was not added; what was there "
+            "is unchanged: make room and run the same command again; what build has begun, add goes on with"
         ) from None

@@ -28,6 +28,7 @@ def made(*scales: float) -> Contents:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(("kind", "scales"), [("program", (1.0,)), ("torchscript", (1.0, 0.5))])
 def test_an_export_computes_what_the_network_computes(tmp_path: Path, kind: Runtime, scales: tuple[float, ...]) -> None:
     torch.set_num_threads(1)

@@ -52,7 +52,7 @@ def _explained(what: str) -> Iterator[None]:
     except HFValidationError as error:
         raise UserError(f"{what}: a model is named USER/NAME ({error})") from None
     except HfHubHTTPError as error:
-        raise UserError(f"{what}: {_last_line(error)}; is the name right, and are you logged in?") from None
+        raise UserError(f"{what}: {_told(error)}; is the name right, and are you logged in?") from None
     except Exception as error:
         # of whichever HTTP library this version of huggingface_hub is built on
         if not isinstance(error, OSError) and not type(error).__module__.startswith(("httpx", "requests")):
@@ -60,5 +60,6 @@ def _explained(what: str) -> Iterator[None]:
         raise UserError(f"{what}: the hub cannot be reached ({type(error).__name__}: {error})") from None
 
 
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1]
+def _told(error: Exception) -> str:
+    """What the hub says, without the advice that follows it."""
+    return getattr(error, "server_message", None) or str(error).strip().splitlines()[0]

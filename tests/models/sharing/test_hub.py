@@ -119,7 +119,7 @@ def test_what_is_pushed_is_loaded(hub: type[Hub], folder: Path) -> None:
 
 @pytest.mark.slow
 def test_what_is_not_there_is_said(hub: type[Hub], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="hub:user/none cannot be fetched"):
+    with pytest.raises(UserError, match="hub:user/none cannot be fetched: Repository not found; is the name right"):
         largescale.load("hub:user/none")
     with pytest.raises(UserError, match="a model is named USER/NAME"):
         largescale.load("hub:a/b/c")
