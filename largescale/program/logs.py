@@ -4,6 +4,8 @@ import logging
 import os
 import sys
 
+from largescale.names import without_secrets
+
 
 class _AboveBars(logging.Handler):
     """To the standard error, above a bar of progress that may be there; the standard output has what a program answers."""
@@ -15,10 +17,17 @@ class _AboveBars(logging.Handler):
         sys.stderr.flush()
 
 
+class _WithoutSecrets(logging.Formatter):
+    """What a server or a library says of an error may hold the signed URL that it was sent on to."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(super().format(record))
+
+
 def show_logs() -> None:
     """Show what our packages log, from INFO on. A program calls this once, at its start."""
     handler = _AboveBars()
-    handler.setFormatter(logging.Formatter(f"%(asctime)s rank {os.environ.get('RANK', '0')}: %(message)s", "%H:%M:%S"))
+    handler.setFormatter(_WithoutSecrets(f"%(asctime)s rank {os.environ.get('RANK', '0')}: %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("largescale")
     logger.setLevel(logging.INFO)
     logger.handlers, logger.propagate = [handler], False

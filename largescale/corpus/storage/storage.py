@@ -19,7 +19,7 @@ from largescale.corpus.config import StorageConfig
 from largescale.corpus.manifest import Storage
 from largescale.corpus.storage.cache import check_content, check_once, make_room, remember
 from largescale.locks import lock_shared, locked
-from largescale.names import require_location
+from largescale.names import require_location, without_secrets
 from largescale.settings import UserError
 
 FIRST_PAUSE_S = 0.5
@@ -142,7 +142,9 @@ class RemoteStorage:
             except Exception as error:  # each kind of storage has its own
                 if getattr(error, "errno", None) in FULL:
                     raise  # this disk, not that storage
-                problem = f"{type(error).__name__}: {error}"
+                problem = without_secrets(
+                    f"{type(error).__name__}: {error}"
+                )  # it may tell of a signed URL that the server sent us on to
                 if attempt == self.config.attempts:
                     raise UserError(f"cannot fetch {name} from {host}: {attempt} attempts, the last: {problem}") from error
                 log.warning("fetching %s from %s, attempt %d: %s", name, host, attempt, problem)
