@@ -172,6 +172,8 @@ def opened(config: OfModel) -> "Index":
     location = config.model or IndexManifest.read(config.index).location
     if location is None:
         raise UserError(f"{config.index} does not say where its model is: give model=…")
+    if config.model is None and Path(location).is_absolute() and not Path(location).exists():
+        raise UserError(f"the model of {config.index} was at {location}, and is not there any more: give model=… where it is now")
     return Index.open(config.index, read_model(location))
 
 

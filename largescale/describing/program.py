@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -15,15 +16,25 @@ from largescale.describing.model import Model
 from largescale.describing.parts import PassParts, describe_parts
 from largescale.describing.result import RESULT, changed_files, write_result
 from largescale.distributed import World
+from largescale.locks import Lease
 from largescale.processes import StoppedError
 from largescale.settings import UserError
 
 PARTS = "parts"
+_held: dict[Path, Lease] = {}
+"""Until this process ends."""
 
 
 def claim(config: EmbedConfig, world: World) -> None:
-    """Raises: UserError: `out` holds something that is no result of this program."""
-    world.decide(lambda: claim_folder(config.out, "embedding", "out="))
+    """Raises: UserError: `out` holds something that is no result of this program, or another process writes to it."""
+    world.decide(lambda: _claim(config.out))
+
+
+def _claim(out: Path) -> None:
+    claim_folder(out, "embedding", "out=")
+    _held[out] = lease = Lease(out / ".lock")
+    if holder := lease.acquire():
+        raise UserError(f"{out} is being written to by {holder}: wait for it, end it, or give another out")
 
 
 class ImageSource(Protocol):

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 import largescale
+from largescale.commit import claim_folder
 from largescale.corpus.config import LoaderConfig
 from largescale.describing import parts
 from largescale.describing.config import EmbedConfig
@@ -92,6 +95,20 @@ def test_a_folder_of_something_else_is_left_alone(config: EmbedConfig, world: Wo
     with pytest.raises(UserError, match="not empty, and nothing that this program made"):
         describe(world, config)
     assert (config.out / "thesis.tex").exists()
+
+
+@pytest.mark.slow
+def test_two_passes_into_one_folder_are_refused(config: EmbedConfig, world: World) -> None:
+    hold = "import sys, time; from pathlib import Path; from largescale.locks import Lease; lease = Lease(Path(sys.argv[1]))"
+    code = f"{hold}; lease.acquire(); print('held', flush=True); time.sleep(60)"
+    claim_folder(config.out, "embedding", "out=")
+    with subprocess.Popen([sys.executable, "-c", code, config.out / ".lock"], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"is being written to by process {other.pid} on "):
+            claim(config, world)
+        other.kill()
+    claim(config, world)
 
 
 @pytest.mark.slow

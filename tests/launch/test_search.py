@@ -103,8 +103,12 @@ def test_an_altered_model_is_refused(home: Path, tmp_path: Path) -> None:
     search.main(["build", f"model={tmp_path / 'model'}", f"source={photos}", f"index={tmp_path / 'index'}"])
     weights = tmp_path / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\1\2\3")
+    add = ["add", f"index={tmp_path / 'index'}", f"source={photos}"]
     with pytest.raises(UserError, match="damaged or was exchanged"):
-        search.main(["add", f"index={tmp_path / 'index'}", f"source={photos}"])
+        search.main(add)
+    (tmp_path / "model").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"was at .*/model, and is not there any more: give model=… where it is now"):
+        search.main(add)
 
 
 @pytest.mark.slow
