@@ -114,8 +114,10 @@ def test_two_passes_into_one_folder_are_refused(config: EmbedConfig, world: Worl
 @pytest.mark.slow
 def test_another_format_needs_another_folder(config: EmbedConfig, world: World, capsys: pytest.CaptureFixture) -> None:
     describe(world, config)
+    (config.out / "parts").mkdir()  # as where it was killed as it tidied
     describe(world, config)
     assert "has the descriptors of all 6 pictures already" in capsys.readouterr().out
+    assert not (config.out / "parts").exists()
     whole = (config.out / "descriptors.npy").read_bytes()
     (config.out / "descriptors.npy").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     (config.out / "names.txt").unlink()
