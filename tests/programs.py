@@ -215,7 +215,10 @@ def _interpret(arguments: list[str]) -> None:
     if arguments[0] == "-u":
         sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
         arguments = arguments[1:]
-    if arguments[0] == "-m":
+    if arguments[0] == "-c":
+        sys.argv, sys.path[0] = ["-c", *arguments[2:]], os.getcwd()
+        exec(arguments[1], sys.modules["__main__"].__dict__)
+    elif arguments[0] == "-m":
         warnings.filterwarnings("ignore", module="runpy")
         sys.argv, sys.path[0] = arguments[1:], os.getcwd()
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)

@@ -12,6 +12,7 @@ from largescale.config import explain, load, to_yaml, walk
 from largescale.evaluation.config import EvaluateConfig
 from largescale.settings import UserError
 from largescale.training.settings.recipe import TrainConfig, named
+from tests import programs
 from tests.conftest import ROOT
 
 
@@ -142,7 +143,7 @@ def test_torchrun_is_told_what_was_wrong(tmp_path):
     for rank, expected in enumerate([(2, "error: no such corpus\n"), (0, "")]):  # the second has nothing new to say
         (tmp_path / str(rank)).mkdir()
         environment = {**os.environ, "TORCHELASTIC_ERROR_FILE": str(tmp_path / str(rank) / "error.json"), "PYTHONPATH": str(ROOT)}
-        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+        done = programs.run([sys.executable, "-c", code], environment)
         assert (done.returncode, done.stderr) == expected
     failure = ProcessFailure(0, 1, 2, str(tmp_path / "0" / "error.json"))
     assert "traceback : error: no such corpus" in ChildFailedError("train", {0: failure}).format_msg()
@@ -200,6 +201,6 @@ def test_pipes_of_the_program_itself_break_with_a_traceback() -> None:
     code = (
         "from largescale.program.running import run_program\ndef main(_): raise BrokenPipeError('to a worker')\nrun_program(main)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = programs.run([sys.executable, "-c", code])
     assert done.returncode == 1
     assert "BrokenPipeError: to a worker" in done.stderr

@@ -15,7 +15,6 @@ from largescale.evaluation.config import EvaluateConfig
 from largescale.settings import UserError
 from launch.evaluate import main, take
 from tests import programs
-from tests.conftest import ROOT
 from tests.corpora import make_corpus
 from tests.evaluation.small import SIZE, alone, make_weights, settings
 
@@ -141,8 +140,7 @@ def test_a_stop_is_one_sentence(tmp_path: Path) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
             take(None, settings(Path("{tmp_path}/out"), weights=Path("{weights}"), gallery="{gallery}"), world, received)"""
     env = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
-    command = [sys.executable, "-c", program]
-    found = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
+    found = programs.run([sys.executable, "-c", program], env)
     assert found.returncode == 0
     assert found.stderr.endswith(" rank 0: stopped; the same command goes on from what is done\n")
     assert "Traceback" not in found.stderr

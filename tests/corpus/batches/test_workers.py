@@ -21,6 +21,7 @@ from largescale.corpus.manifest import Manifest
 from largescale.settings import UserError
 from tests.corpora import make_corpus
 from tests.corpus.test_plan import manifest_of
+from tests.programs import ROOT, Program
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +49,9 @@ def gone(pid: int) -> bool:
         return True
 
 
-def start(folder: Path, rest: str) -> tuple[subprocess.Popen[str], list[int]]:
-    """A program that reads, and its workers."""
-    program = f"""
+def program(folder: Path, rest: str) -> list[str]:
+    """A program that reads, and tells the numbers of its workers."""
+    code = f"""
 import multiprocessing
 from pathlib import Path
 from tests.corpus.batches.test_workers import endless
@@ -59,14 +60,13 @@ next(steps)
 print(*(process.pid for process in multiprocessing.active_children()), flush=True)
 {rest}
 """
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3])
-    assert process.stdout is not None
-    return process, [int(pid) for pid in process.stdout.readline().split()]
+    return [sys.executable, "-c", code]
 
 
 @pytest.mark.slow
 def test_workers_end_with_the_training_process(folder: Path) -> None:
-    process, workers = start(folder, "while True: next(steps)")
+    process = Program(program(folder, "while True: next(steps)"))
+    workers = [int(pid) for pid in process.stdout.readline().split()]
     assert len(workers) == 2
     process.kill()
     process.wait()
@@ -90,7 +90,9 @@ def test_workers_outlive_the_signals_that_ask_the_training_to_stop(folder: Path)
 @pytest.mark.slow
 def test_a_program_ends_in_the_middle_of_a_loop(folder: Path) -> None:
     """The loop is still referred to when Python ends, and its workers ignore the signal with which they are asked to end."""
-    process, workers = start(folder, "raise SystemExit(3)")
+    process = subprocess.Popen(program(folder, "raise SystemExit(3)"), stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout is not None
+    workers = [int(pid) for pid in process.stdout.readline().split()]
     assert process.wait(timeout=20) == 3
     assert wait_for(lambda: all(map(gone, workers)))
 

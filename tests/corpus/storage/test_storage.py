@@ -1,7 +1,6 @@
 import os
 import resource
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from largescale.distributed import World
 from largescale.settings import UserError
 from tests.corpora import make_corpus
 from tests.corpus.servers import FileServer, serve
+from tests.programs import Program
 from tests.world import run_world
 
 
@@ -239,7 +239,7 @@ def test_a_fetch_that_was_killed_leaves_nothing_behind(server: FileServer, tmp_p
         "from largescale.corpus.loading import Corpus\nfrom largescale.corpus.config import StorageConfig\n"
         f"Corpus.open({server.url!r}, StorageConfig(cache={str(tmp_path)!r})).read([0])"
     )
-    process = subprocess.Popen([sys.executable, "-c", program])
+    process = Program([sys.executable, "-c", program])
     partial = tmp_path / "shards"
     while not (partial.exists() and any(path.stat().st_size for path in partial.iterdir())):
         assert process.poll() is None
