@@ -24,6 +24,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from multiprocessing import forkserver, process, resource_tracker, util
 from multiprocessing.connection import Connection
@@ -179,6 +180,8 @@ def _become(command: Sequence[str], env: Mapping[str, str], folder: str | None) 
     subprocess.Popen = _Forked  # type: ignore[misc]
     util.spawnv_passfds = _fork_server  # type: ignore[assignment]
     importlib.import_module(HANDLER).Popen = _Forked  # type: ignore[attr-defined]
+    # torchrun asks for its caller's name all the time; to find its source too is to search thousands of modules
+    inspect.stack = partial(inspect.stack, context=0)  # type: ignore[assignment]
     status: Any = 0
     try:
         _interpret(list(command[1:]))
