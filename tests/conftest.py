@@ -22,7 +22,9 @@ ROOT = Path(__file__).parents[1]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that start whole programs come first, long ones before: what takes long must not begin when all else is done."""
     tests = Counter(item.path for item in items)
-    items.sort(key=lambda item: (item.path.parent.name not in ("distributed", "launch", "training"), -tests[item.path]))
+    items.sort(
+        key=lambda item: (item.path.relative_to(ROOT).parts[1] not in ("distributed", "launch", "training"), -tests[item.path])
+    )
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -1,6 +1,5 @@
 """Batch normalization that learns sees the images of the whole step: over their shapes, over ranks, on both engines."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +95,8 @@ def test_gradient_and_statistics_are_those_of_the_whole_step(size: int) -> None:
             np.testing.assert_allclose(found[name], value, rtol=1e-10, atol=1e-13, err_msg=name)
 
 
-def _both_engines(world: World, file: Path) -> list[dict[str, np.ndarray]]:
+def both_engines(world: World, file: Path) -> list[dict[str, np.ndarray]]:
+    """The state after some steps with DDP, and with DeepSpeed at two stages."""
     states = []
     for kind, stage in (("ddp", 1), ("deepspeed", 0), ("deepspeed", 2)):
         torch.manual_seed(3)
@@ -106,19 +106,6 @@ def _both_engines(world: World, file: Path) -> list[dict[str, np.ndarray]]:
         train(engine, STEPS)
         states.append({name: x.numpy() for name, x in engine.state().items() if name.startswith("model.")})
     return states
-
-
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_engines_agree(tmp_path: Path) -> None:
-    (tmp_path / "deepspeed.json").write_text(json.dumps({"wall_clock_breakdown": False}))
-    first, second = run_world(2, _both_engines, tmp_path / "deepspeed.json")
-    for states in (first, second):
-        for state in states:
-            for name, value in first[0].items():
-                np.testing.assert_allclose(state[name], value, rtol=2e-4, atol=2e-6, err_msg=name)
-    for name, value in first[0].items():  # ranks hold the same bits, so a checkpoint of one is that of all
-        np.testing.assert_array_equal(second[0][name], value, err_msg=name)
 
 
 def _failing(world: World) -> str:

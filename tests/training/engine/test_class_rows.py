@@ -57,14 +57,14 @@ def _assert_same(found: Outcome, expected: Outcome) -> None:
         np.testing.assert_allclose(found[1][name], value, rtol=2e-5, atol=2e-6, err_msg=name)
 
 
-def _whole(world: World) -> dict[str, Outcome]:
+def plain(world: World) -> dict[str, Outcome]:
     """The anchors as a parameter like any other."""
     return {optim: _outcome(_engine(world, shared=False, optim=optim)) for optim in ("adamw", "sgd")}
 
 
 @pytest.fixture(scope="module")
 def whole() -> dict[str, Outcome]:
-    return run_world(1, _whole)[0]
+    return run_world(1, plain)[0]
 
 
 def _shared(world: World) -> tuple[list[Outcome], list[int]]:
@@ -145,7 +145,8 @@ def test_heads_do_not_depend_on_the_number_of_ranks() -> None:
                 _assert_same(answer[name], outcome)
 
 
-def _deepspeed(world: World, file: Path, whole: Outcome) -> None:
+def assert_stages_equal(world: World, file: Path, whole: Outcome) -> None:
+    """A run goes from DDP to each stage of DeepSpeed, and back."""
     for stage in (0, 1, 2, 3):
         sharded = partial(_engine, world, kind="deepspeed", zero_stage=stage, deepspeed_config=file)
         for give, take in ((sharded, partial(_engine, world)), (partial(_engine, world), sharded)):
@@ -153,11 +154,3 @@ def _deepspeed(world: World, file: Path, whole: Outcome) -> None:
             numbers = _train(first, range(1))
             second.load(first.state())
             _assert_same((numbers + _train(second, range(1, STEPS)), _arrays(second)), whole)
-
-
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_every_engine(tmp_path: Path, whole: dict[str, Outcome]) -> None:
-    file = tmp_path / "deepspeed.json"
-    file.write_text('{"zero_optimization": {"stage3_param_persistence_threshold": 0}}')
-    run_world(2, _deepspeed, file, whole["adamw"])
