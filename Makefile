@@ -33,7 +33,7 @@ test: $(READY)  ## the whole suite, a quarter of an hour on 2 cores; make test T
 ifdef T
 	$(BIN)/python -m pytest $(T)
 else
-	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder $(if $(COVERAGE),$(MEASURED))
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(if $(COVERAGE),$(MEASURED))
 endif
 
 lint: $(READY)  ## ruff and mypy
