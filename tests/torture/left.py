@@ -8,9 +8,9 @@ from pathlib import Path
 
 MARK = "LARGESCALE_TORTURE"
 SHARED_MEMORY = Path("/dev/shm")
-ENDS_S = 30
-CACHES = "torchinductor_"
-"""A folder that torch makes as it is imported, and keeps."""
+ENDS_S = 120
+OTHERS = ("torchinductor_", "torchelastic_")
+"""Folders that torch makes as it is imported and keeps, and that torchrun leaves where it is killed."""
 
 
 def run(command: Sequence[str], folder: Path) -> tuple[int, dict[str, list[str]]]:
@@ -32,7 +32,7 @@ def _left(folder: Path, before: set[str]) -> dict[str, list[str]]:
     found = [
         Path(place, name) for place, folders, names in os.walk(folder) for name in (*folders, *names)
     ]  # some may be gone by now
-    files = [str(path.relative_to(folder)) for path in sorted(found) if not path.name.startswith(CACHES)]
+    files = [name for path in sorted(found) if not (name := str(path.relative_to(folder))).startswith(OTHERS)]
     return {"processes": _processes(folder), "files": files, "shared memory": sorted(_shared() - before)}
 
 
