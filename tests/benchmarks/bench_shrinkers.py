@@ -122,7 +122,7 @@ def measured() -> Iterator[Row]:
         print(f"no photographs at {GROCERY}")
         return
     data, label = photographs()
-    pixels = {name: [np.ascontiguousarray(way(one)) for one in data] for name, way in ways().items()}
+    pixels = {name: [np.array(way(one), order="C") for one in data] for name, way in ways().items()}
     (_, ours), *others = describe(pixels).items()
     own = mean_ap(ours, ours, label)
     reference = next(iter(pixels.values()))
