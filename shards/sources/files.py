@@ -85,8 +85,13 @@ def begins_like_image(prefix: bytes) -> bool:
 
 
 def _walk(folder: str, below: str) -> Iterator[str]:
-    with os.scandir(folder) as found:
-        entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    except PermissionError as error:
+        raise UserError(
+            f"{folder} cannot be read ({error.strerror}), and its images would be missing: let this user read it, or move it away"
+        ) from None
     for entry in entries:
         if not entry.is_dir():
             yield below + entry.name

@@ -57,3 +57,17 @@ def test_linked_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no folder"):
         described(Folder(tmp_path / "nowhere"))
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_photographs(tmp_path, ["a/1.jpg", "b/1.jpg"])
+    scan = os.scandir
+
+    def refused(folder: str) -> object:  # as the kernel refuses it to all but the superuser
+        if folder.endswith("b"):
+            raise PermissionError(13, "Permission denied", folder)
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(UserError, match=r"/b cannot be read \(Permission denied\), and its images would be missing"):
+        list(Folder(tmp_path).items())
