@@ -67,13 +67,18 @@ def _load(path: Path) -> Mapping[str, Any]:
     except FileNotFoundError:
         raise UserError(f"there is no model {path}") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
-        reason = (str(error) or repr(error)).splitlines()[0]
         raise UserError(
-            f"{path} cannot be read as a file of tensors and plain values ({reason}); nothing in it was run"
+            f"{path} cannot be read as a file of tensors and plain values ({_reason(error)}); nothing in it was run"
         ) from None
     if not isinstance(checkpoint, Mapping):
         raise UserError(f"{path}: expected a checkpoint, found {type(checkpoint).__name__}")
     return checkpoint
+
+
+def _reason(error: Exception) -> str:
+    """What torch found, without its advice to trust the file."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "weights_only" not in line]
+    return lines[0].removeprefix("WeightsUnpickler error: ").partition(" Please use ")[0] if lines else repr(error)
 
 
 def _cirtorch(checkpoint: Mapping[str, Any], path: Path, multiscale: bool) -> Contents:
