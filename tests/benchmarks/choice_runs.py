@@ -33,6 +33,7 @@ MINER = "miner: MultiSimilarityMiner"
 METHODS = {
     "recipe": [],
     "smooth-ap": ["loss={name: smooth_ap}"],
+    "sup-ap": ["loss={name: sup_ap}"],
     "roadmap": ["loss={name: roadmap}"],
     "multi-similarity": [f"loss={{name: metric_learning, loss: MultiSimilarityLoss, {MINER}}}"],
     "infonce": ["loss={name: metric_learning, loss: NTXentLoss, arguments: {temperature: 0.07}}"],
