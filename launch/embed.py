@@ -38,9 +38,9 @@ def embed(config: EmbedConfig, world: "World", signal: "StopSignal") -> None:
     from largescale.describing.program import claim, describe_source
 
     model = largescale.load(config.model, world.device)
-    claim(config, world)
-    source = import_shards("in_place").open_source(config.source, config.out / "listing", world, config.storage)
-    describe_source(model, source, config, world, lambda: signal.received)
+    with claim(config, world):
+        source = import_shards("in_place").open_source(config.source, config.out / "listing", world, config.storage)
+        describe_source(model, source, config, world, lambda: signal.received)
 
 
 if __name__ == "__main__":

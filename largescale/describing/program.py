@@ -1,7 +1,10 @@
 """From a source of pictures to files of descriptors: claim, describe, write, tidy."""
 
+import os
 import shutil
-from collections.abc import Callable, Mapping
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -16,25 +19,34 @@ from largescale.describing.model import Model
 from largescale.describing.parts import PassParts, describe_parts
 from largescale.describing.result import RESULT, changed_files, write_result
 from largescale.distributed import World
-from largescale.locks import Lease
+from largescale.locks import try_lock
 from largescale.processes import StoppedError
 from largescale.settings import UserError
 
 PARTS = "parts"
-_held: dict[Path, Lease] = {}
-"""Until this process ends."""
 
 
-def claim(config: EmbedConfig, world: World) -> None:
-    """Raises: UserError: `out` holds something that is no result of this program, or another process writes to it."""
-    world.decide(lambda: _claim(config.out))
+@contextmanager
+def claim(config: EmbedConfig, world: World) -> Iterator[None]:
+    """While it lasts, `out` is ours.
+
+    Raises:
+        UserError: it holds something that is no result of this program, or another process writes to it.
+    """
+    with ExitStack() as held:
+        world.decide(lambda: _claim(config.out, held))
+        yield
 
 
-def _claim(out: Path) -> None:
+def _claim(out: Path, held: ExitStack) -> None:
     claim_folder(out, "embedding", "out=")
-    _held[out] = lease = Lease(out / ".lock")
-    if holder := lease.acquire():
-        raise UserError(f"{out} is being written to by {holder}: wait for it, end it, or give another out")
+    file = held.enter_context((out / ".lock").open("a+"))
+    if not try_lock(file):
+        file.seek(0)
+        raise UserError(f"{out} is being written to by {file.read()}: wait for it, end it, or give another out")
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
 
 
 class ImageSource(Protocol):

@@ -40,8 +40,8 @@ def of_folder(model: Model, folder: Path, world: World) -> None:
     """What launch/embed.py does from its listing to its file, the start of the process aside."""
     out = Path(tempfile.mkdtemp(dir=folder)) / "out"
     config = EmbedConfig(model=str(folder / "model"), source=str(folder / "photos"), out=out, loader=LoaderConfig(workers=0))
-    claim(config, world)
-    describe_source(model, open_source(config.source, out / "listing", world), config, world, lambda: False)
+    with claim(config, world):
+        describe_source(model, open_source(config.source, out / "listing", world), config, world, lambda: False)
     assert len(np.load(out / "descriptors.npy")) == PICTURES
 
 

@@ -58,8 +58,8 @@ def rows_by_way(folder: Path, photos: Path, paths: Sequence[Path], work: Path, w
     config = evaluation(folder, corpus_of(paths, work / "corpus"), work / "evaluation")
     shards = np.concatenate(embed_task(str(folder), config, world).gallery.parts)
     described = EmbedConfig(model=str(folder), source=str(photos), out=work / "embedded", loader=LoaderConfig(workers=0))
-    claim(described, world)
-    describe_source(model, open_source(described.source, described.out / "listing", world), described, world, lambda: False)
+    with claim(described, world):
+        describe_source(model, open_source(described.source, described.out / "listing", world), described, world, lambda: False)
     names = (described.out / "names.txt").read_text().splitlines()
     place = [names.index(path.relative_to(photos).as_posix()) for path in paths]
     return {
