@@ -3,7 +3,7 @@
 n rows, D dimensions
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,15 +111,20 @@ def write_pairs(path: Path, names: list[str], neighbors: np.ndarray) -> None:
         neighbors: `(n, k)` row numbers, nearest first.
 
     Raises:
-        UserError: names with spaces, which end a name there.
+        UserError: as in `check_pair_names`.
     """
+    check_pair_names(names)
+    write_text(path, "".join(_lines(names, neighbors)))
+
+
+def check_pair_names(names: Sequence[str]) -> None:
+    """UserError for names with spaces, which end a name in a file of pairs."""
     spaced = [name for name in names if len(name.split()) != 1]
     if spaced:
         raise UserError(
             f"pairs: a line is NAME NAME, but {len(spaced):,} names have spaces, for instance {spaced[0]!r}; rename these "
             "images, or leave pairs out"
         )
-    write_text(path, "".join(_lines(names, neighbors)))
 
 
 def _lines(names: list[str], neighbors: np.ndarray) -> Iterator[str]:

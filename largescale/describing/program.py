@@ -14,7 +14,7 @@ import pyarrow as pa
 from largescale.commit import claim_folder, read_json, write_text
 from largescale.corpus.corpus import Corpus
 from largescale.describing.config import EmbedConfig
-from largescale.describing.formats import nearest_others, write_descriptors, write_pairs
+from largescale.describing.formats import check_pair_names, nearest_others, write_descriptors, write_pairs
 from largescale.describing.model import Model
 from largescale.describing.parts import PassParts, describe_parts
 from largescale.describing.result import RESULT, changed_files, write_result
@@ -63,7 +63,7 @@ def describe_source(
     """Describe every picture of a source that can be decoded, and write the files of `config.format`.
 
     Raises:
-        UserError: `out` holds the descriptors of something else; no picture could be decoded.
+        UserError: `out` holds the descriptors of something else; names that `pairs` cannot have; no picture could be decoded.
         StoppedError: `should_stop` said so on some rank; the same call goes on later.
     """
     about = {
@@ -76,6 +76,8 @@ def describe_source(
     }
     if world.decide(lambda: _is_done(config, about)):
         return
+    if config.pairs:
+        world.decide(lambda: check_pair_names(source.corpus.manifest.keys.take(pa.array(source.ids)).to_pylist()))
     parts = PassParts(config.out / PARTS, source.corpus, source.ids)
     if not describe_parts(model, parts, model.embedder(config.batch_size, config.loader, should_stop), world):
         raise StoppedError

@@ -146,3 +146,9 @@ def test_killed_stopped_and_continued_in_another_world(config: EmbedConfig, worl
     for name in ("descriptors.npy", "names.txt"):
         assert (config.out / name).read_bytes() == (whole.out / name).read_bytes()
     shutil.rmtree(config.out)
+
+
+def test_names_that_pairs_cannot_have_are_found_before_the_pass(config: EmbedConfig, world: World) -> None:
+    with pytest.raises(UserError, match=r"6 names have spaces, for instance 'photo 0.jpg'"):
+        describe(world, config.model_copy(update={"pairs": 2}))
+    assert not (config.out / "parts").exists()
