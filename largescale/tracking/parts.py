@@ -20,7 +20,7 @@ def lines_kept(directory: Path, id: str) -> int:
         directory: of the run, with `wandb/offline-run-20260131_120000-ID/run-ID.wandb`.
         id: that W&B has for it.
     """
-    files = directory.glob(f"wandb/*run-*-{id}/run-{id}.wandb")
+    files = directory.glob(f"wandb/*run-*-{id}*/run-{id}.wandb")  # -1 behind it: another of the same second
     return max((step + 1 for file in files for step in _steps(file)), default=0)
 
 

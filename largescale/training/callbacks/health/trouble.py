@@ -27,8 +27,9 @@ PATIENCE = 10
 """Steps in a row that must look collapsed."""
 SPREAD, FALL = 0.05, 3.0
 """A collapse: the mean similarity is above 1 - SPREAD, and its distance to 1 has fallen by FALL since the first step."""
-TIED = 0.01
-"""Difference of distances below which a triplet teaches nothing about which is nearer."""
+TIED, MOSTLY = 0.01, 0.5
+"""Difference of distances below which a triplet teaches nothing about which is nearer. Where labels are known, so many of the
+hardest triplets are such in a collapse: losses with a small margin draw descriptors together and still tell them apart."""
 HISTORY, EXPLOSIONS, TIMES = 100, 5, 10.0
 """Gradients: so many steps are remembered, of which so many are so many times larger than their median."""
 UNSEEN, ROOM = 0.05, 3
@@ -74,8 +75,8 @@ class Trouble(Callback):
     def _look_for_collapse(self, spread: float, tied: float) -> None:
         if self.first_spread is None:
             self.first_spread = spread
-        fallen = spread < SPREAD and spread < self.first_spread / FALL
-        self.collapsed = self.collapsed + 1 if fallen else 0
+        fallen = spread < min(SPREAD, self.first_spread / FALL)
+        self.collapsed = self.collapsed + 1 if fallen and not tied < MOSTLY else 0
         if self.collapsed == PATIENCE:
             since = self.trainer.progress.step - PATIENCE + 1
             margin = f", {tied:.0%} of its hardest triplets stand at the margin" if math.isfinite(tied) else ""

@@ -14,10 +14,10 @@ from largescale.config import load
 from largescale.distributed import World
 from largescale.settings import UserError
 from largescale.training.callbacks import Callback
-from largescale.training.callbacks.health.trouble import effective_rank, mean_similarity, share_tied
+from largescale.training.callbacks.health.trouble import Trouble, effective_rank, mean_similarity, share_tied
 from largescale.training.callbacks.own import own_callback
 from largescale.training.callbacks.quick_score import chosen, leave_one_out
-from largescale.training.settings.recipe import TrainConfig
+from largescale.training.settings.recipe import TrainConfig, TroubleConfig
 from tests.corpora import encode, make_corpus, photograph, write_corpus
 from tests.training.test_trainer import train
 from tests.world import run_world
@@ -97,6 +97,15 @@ def test_a_collapse_is_named_and_may_end_the_run(settings: list[str], tmp_path: 
         assert "mean similarity of a step's images is 1.000 since step 4" in found["trouble/collapse"]
         assert "100% of its hardest triplets stand at the margin" in found["trouble/collapse"]
     assert "collapse" in answers[0]["stopping"]
+
+
+@pytest.mark.parametrize(("tied", "collapsed"), [(0.1, 0), (0.9, 3), (math.nan, 3)])
+def test_descriptors_that_are_drawn_together_and_told_apart_are_no_collapse(tied: float, collapsed: int) -> None:
+    trouble = Trouble(TroubleConfig())
+    trouble._look_for_collapse(0.5, 0.0)
+    for _ in range(3):
+        trouble._look_for_collapse(0.03, tied)
+    assert trouble.collapsed == collapsed
 
 
 @pytest.mark.slow
