@@ -20,7 +20,7 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
 	@touch $@
 
-demo: $(READY)  ## build the demo corpus, train, evaluate before and after; under 8 minutes on 2 cores
+demo: $(READY)  ## build the demo corpus, train, evaluate before and after; about 8 minutes on 2 cores
 	$(BIN)/python launch/demo.py
 
 check: $(READY)  ## lint, types and the fast tests, side by side: about a minute
