@@ -15,6 +15,9 @@ from largescale.models.backbones.tokens import Tokens
 from largescale.models.backbones.torchvision_backbones import TorchvisionTransformer, torchvision_backbone, torchvision_model
 from largescale.settings import UserError
 
+CHANCE = {"Dropout": "p", "StochasticDepth": "p", "DropPath": "drop_prob"}
+"""Layers that drop at random, by name, so that neither torchvision nor timm has to be imported, and where they keep how much."""
+
 
 def build_backbone(name: str, tokens: Tokens = "map", drop_path: float = 0.0) -> tuple[nn.Module, Contract]:
     """A backbone with random weights, and its contract as published; `borne` finds out which sizes it bears.
@@ -22,16 +25,27 @@ def build_backbone(name: str, tokens: Tokens = "map", drop_path: float = 0.0) ->
     Args:
         name: a name of torchvision, `timm:NAME`, or `package.module:function` of one's own.
         tokens: which tokens of a transformer make its map.
-        drop_path: stochastic depth, of timm's models.
+        drop_path: stochastic depth, of timm's models. Without it nothing is dropped at random, whatever a model does by
+            default: it would depend on which images share a process.
 
     Raises:
         UserError: there is no such model, or the backbone has no class token.
     """
-    if name.startswith("timm:"):
-        return timm_backbone(name.removeprefix("timm:"), tokens, drop_path)
-    if ":" in name:
+    if ":" in name and not name.startswith("timm:"):
         return plugged_backbone(name, tokens)
-    return torchvision_backbone(name, tokens)
+    if name.startswith("timm:"):
+        backbone, contract = timm_backbone(name.removeprefix("timm:"), tokens, drop_path)
+    else:
+        backbone, contract = torchvision_backbone(name, tokens)
+    if not drop_path:
+        _keep_all(backbone)
+    return backbone, contract
+
+
+def _keep_all(backbone: nn.Module) -> None:
+    for module in backbone.modules():
+        if (share := CHANCE.get(type(module).__name__)) is not None:
+            setattr(module, share, 0.0)
 
 
 def gives_tokens(backbone: nn.Module) -> bool:

@@ -115,3 +115,11 @@ def test_unknown_names() -> None:
 def test_names_are_those_of_the_source() -> None:
     for name, head in (("resnet18", {"fc.weight", "fc.bias"}), ("squeezenet1_1", {"classifier.1.weight", "classifier.1.bias"})):
         assert source_keys(name) - set(build_backbone(name)[0].state_dict()) == head
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["swin_t", "timm:swin_tiny_patch4_window7_224"])
+def test_nothing_is_dropped_at_random_unless_asked_for(name: str) -> None:
+    """These do by default, and what a step learned depended on how many processes shared its images."""
+    layers = list(build_backbone(name)[0].modules())
+    assert not [layer for layer in layers if getattr(layer, "drop_prob", 0) or getattr(layer, "p", 0)]
