@@ -33,6 +33,22 @@ def try_lock(file: IO) -> bool:
     return True
 
 
+def this_process() -> str:
+    """How it is named to others."""
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def take(file: IO[str]) -> str | None:
+    """Take the lock of an open file, and write into it who this is, unless a process holds it; else who that is."""
+    if not try_lock(file):
+        file.seek(0)
+        return file.read() or "another process"
+    file.truncate(0)
+    file.write(this_process())
+    file.flush()
+    return None
+
+
 class Exclusive(Protocol):
     """Held by one process at a time."""
 
@@ -60,5 +76,5 @@ class Lease:
             return os.pread(self._file, 200, 0).decode() or "another process"
         with suppress(OSError):  # who it is, for others to read: on a full disk the lease holds without
             os.truncate(self._file, 0)
-            os.pwrite(self._file, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+            os.pwrite(self._file, this_process().encode(), 0)
         return None

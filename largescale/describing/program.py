@@ -1,8 +1,6 @@
 """From a source of pictures to files of descriptors: claim, describe, write, tidy."""
 
-import os
 import shutil
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,7 +17,7 @@ from largescale.describing.model import Model
 from largescale.describing.parts import PassParts, describe_parts
 from largescale.describing.result import RESULT, changed_files, write_result
 from largescale.distributed import World
-from largescale.locks import try_lock
+from largescale.locks import take
 from largescale.processes import StoppedError
 from largescale.settings import UserError
 
@@ -41,12 +39,8 @@ def claim(config: EmbedConfig, world: World) -> Iterator[None]:
 def _claim(out: Path, held: ExitStack) -> None:
     claim_folder(out, "embedding", "out=")
     file = held.enter_context((out / ".lock").open("a+"))
-    if not try_lock(file):
-        file.seek(0)
-        raise UserError(f"{out} is being written to by {file.read()}: wait for it, end it, or give another out")
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}")
-    file.flush()
+    if (holder := take(file)) is not None:
+        raise UserError(f"{out} is being written to by {holder}: wait for it, end it, or give another out")
 
 
 class ImageSource(Protocol):

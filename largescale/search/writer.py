@@ -5,9 +5,7 @@ not more than twice as large, so that a row is written a logarithmic number of t
 listed; a segment that has lost half of its rows is written anew.
 """
 
-import os
 import shutil
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from largescale.locks import try_lock
+from largescale.locks import take
 from largescale.search.lists import add_lists, deepened, outgrown, train
 from largescale.search.manifest import IndexManifest, SegmentEntry
 from largescale.search.segment import Segment, room_on_disk, write_removed, write_segment
@@ -38,17 +36,13 @@ def writing(folder: Path, wait_s: float = 0.0) -> Iterator["Writer"]:
     IndexManifest.read(folder)
     with (folder / ".lock").open("a+") as file:
         deadline = time.monotonic() + wait_s
-        while not try_lock(file):
+        while (holder := take(file)) is not None:
             if time.monotonic() >= deadline:
-                file.seek(0)
                 raise UserError(
-                    f"{folder} is being changed by {file.read() or 'another process'}, so nothing was changed here; run the same "
+                    f"{folder} is being changed by {holder}, so nothing was changed here; run the same "
                     "command again when that has ended"
                 )
             time.sleep(0.05)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
         with room_on_disk(folder):
             writer = Writer(folder)
             writer.sweep()

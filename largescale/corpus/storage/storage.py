@@ -142,9 +142,8 @@ class RemoteStorage:
             except Exception as error:  # each kind of storage has its own
                 if getattr(error, "errno", None) in FULL:
                     raise  # this disk, not that storage
-                problem = without_secrets(
-                    f"{type(error).__name__}: {error}"
-                )  # it may tell of a signed URL that the server sent us on to
+                # it may tell of a signed URL that the server sent us on to
+                problem = without_secrets(f"{type(error).__name__}: {error}")
                 if attempt == self.config.attempts:
                     raise UserError(f"cannot fetch {name} from {host}: {attempt} attempts, the last: {problem}") from error
                 log.warning("fetching %s from %s, attempt %d: %s", name, host, attempt, problem)

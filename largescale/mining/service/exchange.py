@@ -5,9 +5,7 @@ is ever renamed, and two services that publish the same generation by mistake pu
 """
 
 import logging
-import os
 import re
-import socket
 import tarfile
 import threading
 import time
@@ -18,6 +16,7 @@ import fsspec
 
 from largescale.commit import OWNER, committed_directory, committed_file, complete_directories, own_paths, remove_directory
 from largescale.corpus.storage.storage import Bound
+from largescale.locks import this_process
 from largescale.mining.generations import NAME
 from largescale.settings import UserError
 
@@ -189,7 +188,7 @@ class ServiceExchange(Exchange):
 
     def __init__(self, url: str, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(url, folder)
-        self.name = f"process {os.getpid()} on {socket.gethostname()}"
+        self.name = this_process()
         self.holder = UNKNOWN
         self._clock, self._beat, self._since = clock, "", clock()
         self._known: set[str] = set()

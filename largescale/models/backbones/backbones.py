@@ -31,10 +31,10 @@ def build_backbone(name: str, tokens: Tokens = "map", drop_path: float = 0.0) ->
     Raises:
         UserError: there is no such model, or the backbone has no class token.
     """
-    if ":" in name and not name.startswith("timm:"):
-        return plugged_backbone(name, tokens)
     if name.startswith("timm:"):
         backbone, contract = timm_backbone(name.removeprefix("timm:"), tokens, drop_path)
+    elif ":" in name:
+        return plugged_backbone(name, tokens)
     else:
         backbone, contract = torchvision_backbone(name, tokens)
     if not drop_path:
