@@ -1,4 +1,4 @@
-"""The corpora on which the default recipe was chosen: `python tests/benchmarks/choice_sets.py RAW OUT`.
+"""The corpora on which the default recipe was chosen: `python -m tests.benchmarks.choice_sets RAW OUT`.
 
 RAW holds grocery192/, cifar100/ and imagenet1k_distract256/. Of each set OUT/SET/{fit,held,train,test} are made: no class is in
 both train and test, and train is fit and held together, so that what is chosen on held has seen nothing of test.

@@ -39,7 +39,8 @@ def _batch(net: RetrievalNet, world: World, step: int) -> Batch:
     side = contract.borne(32)
     shapes = [(side, side), (side, side + contract.multiple)] if not contract.fixed else [(side, side)] * 2
     groups = tuple(torch.randint(256, (2, 3, *shape), generator=random, dtype=torch.uint8) for shape in shapes)
-    return Batch(groups, (torch.tensor([0, 2]), torch.tensor([1, 3])), step, tuples=1, total=world.size)
+    places = (torch.tensor([0, 2]), torch.tensor([1, 3]))
+    return Batch(groups, places, tuple(4 * world.rank + place for place in places), step, tuples=1, total=world.size)
 
 
 def _two_steps(world: World, folder: Path, names: list[str]) -> dict[str, float]:

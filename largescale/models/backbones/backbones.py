@@ -13,6 +13,7 @@ from largescale.models.backbones.plugins import plugged_backbone
 from largescale.models.backbones.timm_backbones import TimmBackbone, timm_backbone, timm_model
 from largescale.models.backbones.tokens import Tokens
 from largescale.models.backbones.torchvision_backbones import TorchvisionTransformer, torchvision_backbone, torchvision_model
+from largescale.models.stochastic_depth import own_draws
 from largescale.settings import UserError
 
 CHANCE = {"Dropout": "p", "StochasticDepth": "p", "DropPath": "drop_prob"}
@@ -37,7 +38,9 @@ def build_backbone(name: str, tokens: Tokens = "map", drop_path: float = 0.0) ->
         return plugged_backbone(name, tokens)
     else:
         backbone, contract = torchvision_backbone(name, tokens)
-    if not drop_path:
+    if drop_path:
+        own_draws(backbone)
+    else:
         _keep_all(backbone)
     return backbone, contract
 

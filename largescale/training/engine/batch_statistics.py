@@ -31,24 +31,25 @@ def learning_layers(module: nn.Module) -> list[BATCH_NORM]:
     return [layer for layer in module.modules() if isinstance(layer, BATCH_NORM) and layer.training]
 
 
-def run_together(run: Callable[[Tensor], Tensor], layers: Sequence[BATCH_NORM], groups: Sequence[Tensor]) -> list[Tensor]:
-    """`run(group)` of each group, batch normalization with the statistics of all groups of all ranks.
+def run_together(runs: Sequence[Callable[[], Tensor]], layers: Sequence[BATCH_NORM], device: torch.device) -> list[Tensor]:
+    """What `runs` give, one for each group, batch normalization with the statistics of all groups of all ranks.
 
     Args:
-        run: called in threads, of which one is at work at a time.
-        layers: the batch normalization that it goes through.
+        runs: called in threads, of which one is at work at a time.
+        layers: the batch normalization that they go through.
+        device: on which they run.
     """
-    turns, device = _Turns(len(groups)), groups[0].device
+    turns = _Turns(len(runs))
     before = [int(layer.num_batches_tracked) for layer in layers if layer.num_batches_tracked is not None]
 
     def take(number: int, grad: bool) -> Tensor:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         with turns.taken_by(number), torch.set_grad_enabled(grad), _Intercepted(turns, number):
-            return run(groups[number])
+            return runs[number]()
 
-    with ThreadPoolExecutor(len(groups)) as pool:
-        futures = [pool.submit(take, number, torch.is_grad_enabled()) for number in range(len(groups))]
+    with ThreadPoolExecutor(len(runs)) as pool:
+        futures = [pool.submit(take, number, torch.is_grad_enabled()) for number in range(len(runs))]
     if turns.failed is not None:
         raise turns.failed
     counted = [layer.num_batches_tracked for layer in layers if layer.num_batches_tracked is not None]

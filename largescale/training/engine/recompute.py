@@ -6,6 +6,8 @@ from functools import partial
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from largescale.models.stochastic_depth import same_draws
+
 
 def recompute(backbone: nn.Module) -> None:
     """Keep only what enters each block of a backbone; the gradient stays the same, nearly a forward pass is added to a step.
@@ -14,7 +16,7 @@ def recompute(backbone: nn.Module) -> None:
     as they are; without gradients nothing changes.
     """
     for block in list(blocks_of(backbone))[:-1]:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=same_draws)  # type: ignore[method-assign]
 
 
 def blocks_of(module: nn.Module) -> Iterator[nn.Module]:

@@ -6,6 +6,7 @@ R ranks, T tuples of a rank, N negatives, K stored negatives, M stored descripto
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import cast
 
 import torch
@@ -15,6 +16,7 @@ from largescale.corpus.batches.batches import Step
 from largescale.distributed import World, gather_with_gradient
 from largescale.losses.build import Objective
 from largescale.models.backbones.contract import Contract
+from largescale.models.stochastic_depth import drawn_for
 from largescale.precision import Resolved, autocast
 from largescale.training.engine.batch_statistics import learning_layers, run_together
 from largescale.training.engine.optim import ONE_LAYER, Layers
@@ -28,6 +30,8 @@ class Batch:
     """uint8 `(b, 3, h, w)`, each of one shape."""
     places: tuple[Tensor, ...]
     """int64 `(b,)`: the row of each image in the order of the plan."""
+    ids: tuple[Tensor, ...]
+    """int64 `(b,)`: the number of each image in the corpus, by which stochastic depth draws."""
     seed: int
     """Of the random numbers in this step; the same on every rank."""
     tuples: int = 0
@@ -55,11 +59,11 @@ class Batch:
 
     @staticmethod
     def of_tuples(images: Step, tuples: int, total: int, seed: int, extra: Mapping[str, Tensor] | None = None) -> "Batch":
-        return Batch(tuple(images.groups), tuple(images.places), seed, tuples=tuples, total=total, extra=extra or {})
+        return Batch(*_images(images), seed, tuples=tuples, total=total, extra=extra or {})
 
     @staticmethod
     def of_labels(images: Step, labels: Tensor, seed: int) -> "Batch":
-        return Batch(tuple(images.groups), tuple(images.places), seed, labels=labels)
+        return Batch(*_images(images), seed, labels=labels)
 
     def split(self, parts: int) -> list["Batch"]:
         """The same tuples in `parts` batches; their gradients add up to that of the whole."""
@@ -74,9 +78,10 @@ class Batch:
         chosen = [index for index, mask in enumerate(inside) if mask.any()]
         groups = tuple(self.groups[index][inside[index]] for index in chosen)
         places = tuple(self.places[index][inside[index]] - low * width for index in chosen)
+        ids = tuple(self.ids[index][inside[index]] for index in chosen)
         extra = {name: values[low:high] for name, values in self.extra.items()}
         further = None if self.further is None else self.further[low:high]
-        return replace(self, groups=groups, places=places, tuples=high - low, extra=extra, further=further)
+        return replace(self, groups=groups, places=places, ids=ids, tuples=high - low, extra=extra, further=further)
 
     def chunks(self, count: int) -> list["Batch"]:
         """The same images in `count` batches of nearly equal size, each with random numbers of its own."""
@@ -86,11 +91,12 @@ class Batch:
     def _chunk(self, part: int, low: int, high: int) -> "Batch":
         starts = itertools.accumulate((len(group) for group in self.groups), initial=0)
         inside = [slice(max(low - start, 0), max(high - start, 0)) for start, _ in zip(starts, self.groups, strict=False)]
-        cut = [(group[own], places[own]) for group, places, own in zip(self.groups, self.places, inside, strict=True)]
+        every = zip(self.groups, self.places, self.ids, inside, strict=True)
+        cut = [(group[own], places[own], ids[own]) for group, places, ids, own in every]
         # without an image of its own, a chunk has one without a place: the network runs, to no effect
-        cut = [pair for pair in cut if len(pair[0])] or [(self.groups[0][:1], self.places[0][:0])]
-        groups, places = zip(*cut, strict=True)
-        return replace(self, groups=groups, places=places, seed=self.seed + (part << 32))
+        cut = [parts for parts in cut if len(parts[0])] or [(self.groups[0][:1], self.places[0][:0], self.ids[0][:1])]
+        groups, places, ids = zip(*cut, strict=True)
+        return replace(self, groups=groups, places=places, ids=ids, seed=self.seed + (part << 32))
 
     def __len__(self) -> int:
         """Images of this rank."""
@@ -102,13 +108,18 @@ class Batch:
         return torch.cat(self.places).sort().values
 
     def to(self, device: torch.device) -> "Batch":
-        groups, places = self._moved(self.groups, device), self._moved(self.places, device)
+        groups, places, ids = (self._moved(tensors, device) for tensors in (self.groups, self.places, self.ids))
         labels, classes = (None if x is None else x.to(device, non_blocking=True) for x in (self.labels, self.classes))
-        return replace(self, groups=groups, places=places, labels=labels, classes=classes)
+        return replace(self, groups=groups, places=places, ids=ids, labels=labels, classes=classes)
 
     @staticmethod
     def _moved(tensors: Sequence[Tensor], device: torch.device) -> tuple[Tensor, ...]:
         return tuple(tensor.to(device, non_blocking=True) for tensor in tensors)
+
+
+def _images(images: Step) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
+    ids = torch.from_numpy(images.ids)
+    return tuple(images.groups), tuple(images.places), tuple(ids[places] for places in images.places)
 
 
 class StepModule(nn.Module):
@@ -150,16 +161,15 @@ class StepModule(nn.Module):
     def embed(self, batch: Batch) -> Tensor:
         """Descriptors `(B_r, D)` in fp32, in the order of the plan; again the same, where layers draw random numbers."""
         torch.manual_seed(batch.seed + self.world.rank)
-        repeated = [batch.groups[0][:1]] * (batch.passes - len(batch.groups))
+        groups = list(zip(batch.groups, batch.ids, strict=True))
+        repeated = [(batch.groups[0][:1], batch.ids[0][:1])] * (batch.passes - len(groups))
         learning = learning_layers(self.net)
-        if learning:
-            rows = run_together(self._run, learning, batch.groups)
-        else:
-            rows = [self._run(images) for images in (*batch.groups, *repeated)]
+        runs = [partial(self._run, *group, batch.seed % 2**32) for group in (groups if learning else groups + repeated)]
+        rows = run_together(runs, learning, self.world.device) if learning else [run() for run in runs]
         return torch.cat(rows)[torch.cat(batch.places).argsort()]
 
-    def _run(self, images: Tensor) -> Tensor:
-        with autocast(self.precision, self.world.device):
+    def _run(self, images: Tensor, ids: Tensor, seed: int) -> Tensor:
+        with drawn_for(self.net, ids, seed), autocast(self.precision, self.world.device):
             return self.net(self.contract.normalize(images)).float()
 
     def _others(self, x: Tensor, batch: Batch) -> dict[str, Tensor]:
