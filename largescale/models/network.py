@@ -35,7 +35,9 @@ class RetrievalNet(nn.Module):
         self.dim = config.projection or contract.channels
         last = config.channels_last and not _skips_pixels(backbone)
         self.memory_format = torch.channels_last if last else torch.contiguous_format
-        self.to(memory_format=self.memory_format)
+        for parameter in self.parameters():
+            if parameter.ndim == 4:  # `to` would refuse the others that may be there, those of Conv3d
+                parameter.data = parameter.data.contiguous(memory_format=self.memory_format)
         self.train()
 
     @property

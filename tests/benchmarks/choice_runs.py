@@ -106,7 +106,7 @@ def measure(run: Run) -> None:
             if not trainer.finished:  # stopped by a signal
                 return
         trained = time.time()
-        results = evaluate(trainer.engine.network(), run.evaluation(folder, config), world)
+        results = evaluate(trainer.evaluated_model(), run.evaluation(folder, config), world)
     row: dict[str, Any] = {"run": run.key, "seconds": round(trained - began), "score_seconds": round(time.time() - trained)}
     row |= {name: round(100 * results.protocols[0].metrics[name].value, 2) for name in METRICS}
     row["trouble"] = troubles(folder / "run" / "log.jsonl")

@@ -172,3 +172,21 @@ def test_channels_come_first_where_the_gradient_of_torch_fails() -> None:
     assert [net.memory_format for net in nets] == [torch.contiguous_format, torch.channels_last]
     nets[0](torch.randn(1, 3, 96, 96)).sum().backward()
     assert skipping.weight.grad is not None
+
+
+class _Volumes(torch.nn.Module):
+    """A layer whose weights have five dimensions, as timm's lambda networks have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv3d(1, 5, (1, 3, 3))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(images)[:, None]).mean(2)
+
+
+def test_weights_of_five_dimensions() -> None:
+    net = RetrievalNet(ModelConfig(pooling="spoc"), _Volumes(), Contract(channels=5))
+    assert net.backbone.first.weight.is_contiguous(memory_format=torch.channels_last)
+    net(torch.rand(2, 3, 8, 8)).sum().backward()
+    assert net.backbone.second.weight.grad is not None

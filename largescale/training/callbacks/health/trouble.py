@@ -29,7 +29,11 @@ SPREAD, FALL = 0.05, 3.0
 """A collapse: the mean similarity is above 1 - SPREAD, and its distance to 1 has fallen by FALL since the first step."""
 TIED, MOSTLY = 0.01, 0.5
 """Difference of distances below which a triplet teaches nothing about which is nearer. Where labels are known, so many of the
-hardest triplets are such in a collapse: losses with a small margin draw descriptors together and still tell them apart."""
+hardest triplets are such in a collapse, or descriptors are left with few of their dimensions: losses with a small margin draw
+descriptors together and still tell them apart."""
+FLAT = 4.0
+"""Where labels are known, a collapse: the effective rank has fallen by so much since the first step. In trainings that collapsed
+it fell by 4 to 10, in one that learned while everything drew together by 2 (docs/results/default-recipe.md)."""
 HISTORY, EXPLOSIONS, TIMES = 100, 5, 10.0
 """Gradients: so many steps are remembered, of which so many are so many times larger than their median."""
 UNSEEN, ROOM = 0.05, 3
@@ -43,6 +47,7 @@ class Trouble(Callback):
     def __init__(self, config: "TroubleConfig") -> None:
         self.config = config
         self.first_spread: float | None = None
+        self.first_rank = 0.0
         self.collapsed = 0
         self.norms: deque[float] = deque(maxlen=HISTORY)
         self.said: list[str] = []
@@ -51,10 +56,13 @@ class Trouble(Callback):
     def votes(self, images: "Step") -> Mapping[str, float]:
         module, size = self.trainer.engine.module, self.trainer.world.size
         if module.seen is None:
-            return {"similarity": math.nan, "tied": math.nan}
+            return {"similarity": math.nan, "tied": math.nan, "rank": math.nan}
         x = unit_rows(module.seen[:LOOKED_AT].float())
-        tied = math.nan if module.seen_labels is None else share_tied(x, module.seen_labels[:LOOKED_AT])
-        return {"similarity": mean_similarity(x) / size, "tied": tied / size}
+        similarity, tied, rank = mean_similarity(x), math.nan, math.nan
+        if module.seen_labels is not None:
+            tied = share_tied(x, module.seen_labels[:LOOKED_AT])
+            rank = effective_rank(x) if self.first_spread is None or self._fallen(1 - similarity) else math.nan
+        return {"similarity": similarity / size, "tied": tied / size, "rank": rank / size}
 
     def after_step(self, images: "Step", outcome: "Outcome") -> None:
         trainer, similarity, tied = self.trainer, outcome.votes["similarity"], outcome.votes["tied"]
@@ -64,7 +72,7 @@ class Trouble(Callback):
         trainer.tracker.record("train/mean_similarity", similarity)
         if math.isfinite(tied):
             trainer.tracker.record("train/triplets_at_margin", tied)
-        self._look_for_collapse(1 - similarity, tied)
+        self._look_for_collapse(1 - similarity, tied, outcome.votes["rank"])
         self._look_for_explosion(outcome.update.norm)
 
     def before_line(self) -> None:
@@ -72,14 +80,18 @@ class Trouble(Callback):
         if seen is not None and bool(seen.isfinite().all()):
             self.trainer.tracker.record("train/effective_rank", effective_rank(unit_rows(seen[:LOOKED_AT].float())))
 
-    def _look_for_collapse(self, spread: float, tied: float) -> None:
+    def _fallen(self, spread: float) -> bool:
+        return self.first_spread is not None and spread < min(SPREAD, self.first_spread / FALL)
+
+    def _look_for_collapse(self, spread: float, tied: float, rank: float) -> None:
         if self.first_spread is None:
-            self.first_spread = spread
-        fallen = spread < min(SPREAD, self.first_spread / FALL)
-        self.collapsed = self.collapsed + 1 if fallen and not tied < MOSTLY else 0
+            self.first_spread, self.first_rank = spread, rank if math.isfinite(rank) else 0.0
+        flat = rank < self.first_rank / FLAT
+        self.collapsed = self.collapsed + 1 if self._fallen(spread) and (flat or not tied < MOSTLY) else 0
         if self.collapsed == PATIENCE:
             since = self.trainer.progress.step - PATIENCE + 1
             margin = f", {tied:.0%} of its hardest triplets stand at the margin" if math.isfinite(tied) else ""
+            margin += f", and they differ in {rank:.1f} dimensions ({self.first_rank:.1f} at first)" if flat else ""
             self.say(
                 "collapse",
                 f"descriptors have collapsed: the mean similarity of a step's images is {1 - spread:.3f} since step {since} "
@@ -137,6 +149,7 @@ class Trouble(Callback):
     def state(self) -> dict[str, Any]:
         return {
             "first_spread": self.first_spread,
+            "first_rank": self.first_rank,
             "collapsed": self.collapsed,
             "norms": list(self.norms),
             "said": self.said,
@@ -144,7 +157,7 @@ class Trouble(Callback):
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self.first_spread, self.collapsed = state["first_spread"], state["collapsed"]
+        self.first_spread, self.first_rank, self.collapsed = (state[name] for name in ("first_spread", "first_rank", "collapsed"))
         self.norms.extend(state["norms"])
         self.said, self.drawn = list(state["said"]), set(state["drawn"])
 

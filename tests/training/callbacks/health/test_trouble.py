@@ -99,12 +99,13 @@ def test_a_collapse_is_named_and_may_end_the_run(settings: list[str], tmp_path: 
     assert "collapse" in answers[0]["stopping"]
 
 
-@pytest.mark.parametrize(("tied", "collapsed"), [(0.1, 0), (0.9, 3), (math.nan, 3)])
-def test_descriptors_that_are_drawn_together_and_told_apart_are_no_collapse(tied: float, collapsed: int) -> None:
+@pytest.mark.parametrize(("tied", "rank", "collapsed"), [(0.1, 11.0, 0), (0.9, 11.0, 3), (0.04, 3.3, 3), (math.nan, math.nan, 3)])
+def test_descriptors_that_are_drawn_together_and_told_apart_are_no_collapse(tied: float, rank: float, collapsed: int) -> None:
+    """The third is proxy-anchor on near-duplicates: R@1 fell from 59 to 12 while no triplet stood at a margin."""
     trouble = Trouble(TroubleConfig())
-    trouble._look_for_collapse(0.5, 0.0)
+    trouble._look_for_collapse(0.5, 0.0, 21.4)
     for _ in range(3):
-        trouble._look_for_collapse(0.03, tied)
+        trouble._look_for_collapse(0.03, tied, rank)
     assert trouble.collapsed == collapsed
 
 
