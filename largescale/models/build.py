@@ -3,7 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from largescale.models.backbones.backbones import build_backbone, download_weights, gives_tokens, named_as_published, source_keys
+from largescale.models.backbones.backbones import (
+    build_backbone,
+    download_weights,
+    gives_several,
+    gives_tokens,
+    named_as_published,
+    source_keys,
+)
 from largescale.models.backbones.probe import borne
 from largescale.models.backbones.tokens import Tokens
 from largescale.models.config import ModelConfig
@@ -18,10 +25,15 @@ def build_network(config: ModelConfig) -> RetrievalNet:
     """The network with its first weights, on the CPU, in training mode.
 
     Raises:
-        UserError: the weights do not fit the backbone, or cannot be downloaded.
+        UserError: the weights or the pooling do not fit the backbone, or weights cannot be downloaded.
     """
     backbone, published = build_backbone(config.backbone, _tokens(config), config.drop_path)
     contract = borne(backbone, published, config.backbone)
+    if config.pooling not in (None, "own") and gives_several(backbone):
+        raise UserError(
+            f"pooling={config.pooling} of {config.backbone}: it makes several maps of an image, which its own head puts "
+            "together; use pooling=own, or leave it out"
+        )
     if config.pooling in (None, "gem") and gives_tokens(backbone):
         if config.pooling == "gem":
             raise UserError(

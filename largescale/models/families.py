@@ -34,6 +34,9 @@ FAMILIES = {
     "LeViT": "levit_128s",
     "CAFormer, ConvFormer": "caformer_s18",
     "FastViT": "fastvit_t8",
+    "CrossViT": "crossvit_tiny_240",
+    "EfficientViM": "efficientvim_m1",
+    "Lambda networks": "lambda_resnet26t",
 }
 HEAD = (
     "family",

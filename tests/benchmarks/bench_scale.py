@@ -59,7 +59,8 @@ def rows_of(share: slice) -> Tensor:
 
 
 def replay(world: World) -> Iterator[Row]:
-    """An epoch's search as each of the ranks does it; the slowest against the model."""
+    """An epoch's search as each of the ranks does it, against the model: the median of the ranks, for their shares are equal, and
+    one that is slower than the others tells what else the machine did meanwhile."""
     manifest = manifest_of(np.random.default_rng(0).multinomial(PLAN.pool, np.full(LABELS, 1 / LABELS)), shards=300)
     tuples = plan_tuples(manifest, TuplePlanConfig(per_step=8, per_epoch=PLAN.queries), 0, 0)
     keys = torch.from_numpy(cluster_keys(manifest.label.astype(np.int64), np.arange(PLAN.pool)))
@@ -79,10 +80,11 @@ def replay(world: World) -> Iterator[Row]:
     assert (chosen.similarities.isfinite()).all()
     rates = Rates(1, 1, searching(PLAN, world, False), 1e9, 1)
     model = next(stage.seconds for stage in estimate(PLAN, rates).stages if stage.name == "search")
-    both = max(times) + selecting, model
-    name = f"{PLAN.pool:,} images, {PLAN.queries:,} queries, {PLAN.ranks} ranks, the slowest"
+    typical = statistics.median(times)
+    both = typical + selecting, model
+    name = f"{PLAN.pool:,} images, {PLAN.queries:,} queries, {PLAN.ranks} ranks"
     yield Row(f"{name}: larger / smaller of replay and model (CPU s)", max(both), min(both), 1.2, smaller_is_better=True)
-    yield Row(f"{name}: against the median rank (CPU s)", max(times), statistics.median(times), 1.2, smaller_is_better=True)
+    yield Row(f"{name}: the slowest rank against the median (CPU s)", max(times), typical, 1.2, smaller_is_better=True)
 
 
 def rows() -> Iterator[Row]:

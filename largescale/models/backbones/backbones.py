@@ -56,6 +56,11 @@ def gives_tokens(backbone: nn.Module) -> bool:
     return isinstance(backbone, TorchvisionTransformer) or (isinstance(backbone, TimmBackbone) and backbone.gives_tokens)
 
 
+def gives_several(backbone: nn.Module) -> bool:
+    """Whether it makes several maps of an image (CrossViT, EfficientViM), which its own head alone makes a vector of."""
+    return isinstance(backbone, TimmBackbone) and backbone.gives_several
+
+
 def source_keys(name: str) -> set[str]:
     """Names in the state dict of the whole published model, classifier included."""
     if ":" in name and not name.startswith("timm:"):

@@ -69,8 +69,8 @@ class TimmBackbone(nn.Module):
         super().__init__()
         self.model, self.tokens = model, tokens
         self.prefix: int = getattr(model, "num_prefix_tokens", 0)
-        self.gives_tokens = False
-        """Known once it has seen an image."""
+        self.gives_tokens = self.gives_several = False
+        """Known once it has seen an image; several maps are put together by the model's own head only."""
         self.channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
 
     @property
@@ -79,8 +79,9 @@ class TimmBackbone(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         features = self.model.forward_features(images)
-        self.gives_tokens = features.ndim == 3
-        if self.tokens == "own":
+        self.gives_several = not isinstance(features, torch.Tensor)
+        self.gives_tokens = self.gives_several or features.ndim == 3
+        if self.tokens == "own" or self.gives_several:
             return self.model.forward_head(features, pre_logits=True).flatten(1)[:, :, None, None]
         if features.ndim == 3:  # (B, T, C)
             return chosen(features, self.prefix, images.shape[2] / images.shape[3], self.tokens)

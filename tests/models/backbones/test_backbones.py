@@ -123,3 +123,12 @@ def test_nothing_is_dropped_at_random_unless_asked_for(name: str) -> None:
     """These do by default, and what a step learned depended on how many processes shared its images."""
     layers = list(build_backbone(name)[0].modules())
     assert not [layer for layer in layers if getattr(layer, "drop_prob", 0) or getattr(layer, "p", 0)]
+
+
+@pytest.mark.slow
+def test_several_maps_are_put_together_by_their_own_head() -> None:
+    net = build_network(ModelConfig(backbone="timm:crossvit_tiny_240", weights="none"))
+    assert (net.config.pooling, net.dim) == ("own", 96 + 192)
+    assert net(torch.zeros(2, 3, 240, 240)).shape == (2, 288)
+    with pytest.raises(UserError, match="several maps of an image, which its own head puts together; use pooling=own"):
+        build_network(ModelConfig(backbone="timm:crossvit_tiny_240", weights="none", pooling="spoc"))
