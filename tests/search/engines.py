@@ -160,8 +160,41 @@ def of_pgvector() -> None:
             print(f"pgvector {number} | a NaN row | {str(error).splitlines()[0]}")
 
 
+def of_hnswlib() -> None:
+    import hnswlib
+
+    for space in ("ip", "cosine"):
+        index = hnswlib.Index(space, 8)
+        index.init_index(max_elements=4)
+        index.add_items(rows, np.arange(4))
+        ids, distances = index.knn_query(query, 4)
+        say("hnswlib", "hnswlib", f"{space}: distances", pairs(ids[0], distances[0]))
+        say("hnswlib", "hnswlib", f"{space}: 3 times the first row, added and asked for", _of_longer(index))
+
+
+def _of_longer(index: object) -> list[float]:
+    index.add_items(3 * rows[:1], [0])  # type: ignore[attr-defined]
+    return np.round(np.array(index.get_items([0])[0]), 3).tolist()  # type: ignore[attr-defined]
+
+
+def of_scann() -> None:
+    import scann
+
+    for metric in ("dot_product", "squared_l2"):
+        index = scann.scann_ops_pybind.builder(rows, 4, metric).score_brute_force().build()
+        say("ScaNN", "scann", f"{metric}, of 4 rows for k = 6", pairs(*index.search(query, final_num_neighbors=6)))
+    index = scann.scann_ops_pybind.builder(rows, 4, "dot_product").score_brute_force(quantize=True).build()
+    say("ScaNN", "scann", "dot_product in bytes", pairs(*index.search(query, final_num_neighbors=4)))
+    same = scann.scann_ops_pybind.builder(np.repeat(query[None], 8, 0), 3, "dot_product").score_brute_force().build()
+    say("ScaNN", "scann", "of 8 equal rows, k = 3", f"ids {same.search(query)[0].tolist()}")
+    try:
+        scann.scann_ops_pybind.builder(rows, 4, "cosine").score_brute_force().build()
+    except ValueError as error:
+        say("ScaNN", "scann", "cosine", error)
+
+
 if __name__ == "__main__":
-    for part in (of_faiss, of_usearch, of_voyager, of_lance, of_qdrant, of_pgvector):
+    for part in (of_faiss, of_usearch, of_voyager, of_hnswlib, of_scann, of_lance, of_qdrant, of_pgvector):
         try:
             part()
         except ModuleNotFoundError as error:
