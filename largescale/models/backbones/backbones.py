@@ -10,10 +10,10 @@ from torch import nn
 
 from largescale.models.backbones.contract import Contract
 from largescale.models.backbones.plugins import plugged_backbone
+from largescale.models.backbones.stochastic_depth import own_draws
 from largescale.models.backbones.timm_backbones import TimmBackbone, timm_backbone, timm_model
 from largescale.models.backbones.tokens import Tokens
 from largescale.models.backbones.torchvision_backbones import TorchvisionTransformer, torchvision_backbone, torchvision_model
-from largescale.models.stochastic_depth import own_draws
 from largescale.settings import UserError
 
 CHANCE = {"Dropout": "p", "StochasticDepth": "p", "DropPath": "drop_prob"}

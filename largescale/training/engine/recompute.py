@@ -6,7 +6,7 @@ from functools import partial
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from largescale.models.stochastic_depth import same_draws
+from largescale.models.backbones.stochastic_depth import same_draws
 
 
 def recompute(backbone: nn.Module) -> None:

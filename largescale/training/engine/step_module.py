@@ -16,7 +16,7 @@ from largescale.corpus.batches.batches import Step
 from largescale.distributed import World, gather_with_gradient
 from largescale.losses.build import Objective
 from largescale.models.backbones.contract import Contract
-from largescale.models.stochastic_depth import drawn_for
+from largescale.models.backbones.stochastic_depth import drawn_for
 from largescale.precision import Resolved, autocast
 from largescale.training.engine.batch_statistics import learning_layers, run_together
 from largescale.training.engine.optim import ONE_LAYER, Layers

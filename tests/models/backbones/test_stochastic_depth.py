@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from largescale.distributed import World
 from largescale.losses.tuples.contrastive import ContrastiveLoss
+from largescale.models.backbones.stochastic_depth import DropPath, drawn_for
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
-from largescale.models.stochastic_depth import DropPath, drawn_for
 from largescale.training.engine.build import build_engine
 from largescale.training.engine.recompute import recompute
 from largescale.training.engine.step_module import StepModule
