@@ -1,5 +1,6 @@
 """One small model of each family of timm: two steps on two ranks, an export, and the same descriptors from the file."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -88,3 +89,22 @@ def differences(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
 @pytest.mark.parametrize("name", SETTINGS)
 def test_two_steps_and_an_export(name: str, differences: dict[str, float]) -> None:
     np.testing.assert_allclose(differences[name], 0, atol=1e-5 if "adapters" in name else 1e-6)
+
+
+def _said(world: World) -> list[str]:
+    """What torch warns of in a step of a network with class tokens."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        net = build_network(ModelConfig(backbone="timm:crossvit_tiny_240"))
+        engine = build_engine(EngineConfig(), OptimConfig(), StepModule(net, ContrastiveLoss(0.9), world))
+        for step in range(2):
+            engine.backward([_batch(net, world, step)])
+            engine.step(1.0)
+    return [str(warning.message) for warning in said]
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_class_tokens_make_no_warning() -> None:
+    for said in run_world(2, _said):
+        assert not [text for text in said if "strides" in text]

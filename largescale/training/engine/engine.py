@@ -1,5 +1,6 @@
 """Who averages gradients over ranks and updates the weights: one small protocol, two engines with the same results."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,6 +17,9 @@ from largescale.training.engine.optim import build_optimizer, set_rates
 from largescale.training.engine.optimizer_state import OptimizerMoments, Tensors, WholeMoments, copied, part
 from largescale.training.engine.step_module import Batch, StepModule
 from largescale.training.settings.config import EngineConfig, OptimConfig
+
+STRIDES = "Grad strides do not match bucket view strides"
+"""What torch says of class tokens, whose first dimensions are 1 so that any stride fits; nobody can do anything about it."""
 
 
 class Update(NamedTuple):
@@ -82,6 +86,7 @@ class DDPEngine:
         self.optimizer = build_optimizer(module, optim, module.layers)
         self.moments = WholeMoments(module, self.optimizer)
         self.share = build_share(module.loss, optim)
+        warnings.filterwarnings("ignore", STRIDES, UserWarning)
         self.wrapped = DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
         self.settled = False
 
