@@ -169,12 +169,9 @@ def of_hnswlib() -> None:
         index.add_items(rows, np.arange(4))
         ids, distances = index.knn_query(query, 4)
         say("hnswlib", "hnswlib", f"{space}: distances", pairs(ids[0], distances[0]))
-        say("hnswlib", "hnswlib", f"{space}: 3 times the first row, added and asked for", _of_longer(index))
-
-
-def _of_longer(index: object) -> list[float]:
-    index.add_items(3 * rows[:1], [0])  # type: ignore[attr-defined]
-    return np.round(np.array(index.get_items([0])[0]), 3).tolist()  # type: ignore[attr-defined]
+        index.add_items(3 * rows[:1], [0])
+        stored = np.round(np.array(index.get_items([0])[0]), 3).tolist()
+        say("hnswlib", "hnswlib", f"{space}: 3 times the first row, added and asked for", stored)
 
 
 def of_scann() -> None:

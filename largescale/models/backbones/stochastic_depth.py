@@ -54,19 +54,17 @@ def drawn_for(net: nn.Module, images: Tensor, seed: int) -> Iterator[None]:
     """What is left out of each image while the network runs.
 
     Args:
-        images: int64 `(B,)` numbers of the images in the corpus, on the device of the network.
+        images: int64 `(B,)` numbers of the images in the corpus, on the CPU.
         seed: of the step.
     """
     layers = sum(isinstance(module, DropPath) for module in net.modules())
-    draws = (
-        [np.random.Generator(np.random.Philox(key=[seed, image])).random(layers) for image in images.tolist()] if layers else []
-    )
-    device = next(net.parameters()).device
-    token = _DRAWS.set(torch.from_numpy(np.array(draws, np.float32)).to(device) if layers else None)
-    try:
+    with _set(_drawn(images, seed, layers).to(next(net.parameters()).device) if layers else None):
         yield
-    finally:
-        _DRAWS.reset(token)
+
+
+def _drawn(images: Tensor, seed: int, layers: int) -> Tensor:
+    draws = [np.random.Generator(np.random.Philox(key=[seed, image])).random(layers) for image in images.tolist()]
+    return torch.from_numpy(np.array(draws, np.float32))
 
 
 def same_draws() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

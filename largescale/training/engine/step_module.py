@@ -31,7 +31,7 @@ class Batch:
     places: tuple[Tensor, ...]
     """int64 `(b,)`: the row of each image in the order of the plan."""
     ids: tuple[Tensor, ...]
-    """int64 `(b,)`: the number of each image in the corpus, by which stochastic depth draws."""
+    """int64 `(b,)`, always on the CPU: the number of each image in the corpus, by which stochastic depth draws."""
     seed: int
     """Of the random numbers in this step; the same on every rank."""
     tuples: int = 0
@@ -108,9 +108,9 @@ class Batch:
         return torch.cat(self.places).sort().values
 
     def to(self, device: torch.device) -> "Batch":
-        groups, places, ids = (self._moved(tensors, device) for tensors in (self.groups, self.places, self.ids))
+        groups, places = self._moved(self.groups, device), self._moved(self.places, device)
         labels, classes = (None if x is None else x.to(device, non_blocking=True) for x in (self.labels, self.classes))
-        return replace(self, groups=groups, places=places, ids=ids, labels=labels, classes=classes)
+        return replace(self, groups=groups, places=places, labels=labels, classes=classes)
 
     @staticmethod
     def _moved(tensors: Sequence[Tensor], device: torch.device) -> tuple[Tensor, ...]:
