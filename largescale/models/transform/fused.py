@@ -18,6 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from largescale.models.backbones.contract import Contract
 from largescale.models.network import RetrievalNet
+from largescale.models.transform.max_pool import MaxPoolOfBits, may_take_bits
 from largescale.models.transform.multiscale import AtScales
 from largescale.precision import Resolved, autocast
 
@@ -138,6 +139,8 @@ class _Graph:
         for node in list(self.module.graph.nodes):
             if self._may_fuse(node):
                 self._fuse(node, cast("nn.Conv2d", self._layer(node)))
+            elif dtype == torch.bfloat16 and may_take_bits(self._layer(node)) and self._is_positive(node.args[0]):
+                self.module.set_submodule(str(node.target), MaxPoolOfBits(cast("nn.MaxPool2d", self._layer(node))))
         self.module.delete_all_unused_submodules()
         self.module.recompile()
 
@@ -176,6 +179,15 @@ class _Graph:
         for node in reversed(chain):
             graph.erase_node(node)
         self.count += 1
+
+    def _is_positive(self, node: object) -> bool:
+        """Whether what the node computes in bf16 has no negatives."""
+        layer = self._layer(node) if isinstance(node, fx.Node) else None
+        if isinstance(node, fx.Node) and node.target is torch.cat:
+            return all(map(self._is_positive, cast("list[fx.Node]", node.args[0])))
+        if isinstance(layer, _Convolution):
+            return layer.activation in ACTIVATIONS.values()
+        return isinstance(layer, MaxPoolOfBits)
 
     def _layer(self, node: fx.Node) -> nn.Module | None:
         return self.module.get_submodule(str(node.target)) if node.op == "call_module" else None

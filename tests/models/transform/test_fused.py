@@ -11,7 +11,8 @@ from largescale.models.backbones.contract import Contract
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
 from largescale.models.network import RetrievalNet
-from largescale.models.transform.fused import fused, is_fused
+from largescale.models.transform.fused import _Graph, fused, is_fused
+from largescale.models.transform.max_pool import MaxPoolOfBits
 from largescale.models.transform.multiscale import AtScales
 from largescale.precision import autocast
 
@@ -116,3 +117,21 @@ def test_what_cannot_be_rewritten_is_left_alone_and_said(backbone: nn.Module, ca
     with caplog.at_level(logging.INFO):
         assert fused(own.eval(), "fp32") is own
     assert f"{name} describes in fp32, layer by layer: " in caplog.text
+
+
+@pytest.mark.parametrize("backbone", ["squeezenet1_1", "resnet18", "alexnet"])
+@torch.inference_mode()
+def test_in_bf16_maxima_of_what_cannot_be_negative_are_taken_of_bits(backbone: str) -> None:
+    """Only in bf16, and only behind activations; as many as the network has, none of which changes a bit."""
+    network = learned(backbone)
+    layers = [module for module in network.modules() if isinstance(module, nn.MaxPool2d)]
+    graph = _Graph(network.backbone, network.contract, torch.bfloat16).module
+    assert len([module for module in graph.modules() if isinstance(module, MaxPoolOfBits)]) == len(layers) > 0
+    plain = _Graph(network.backbone, network.contract, torch.float32).module
+    assert not [module for module in plain.modules() if isinstance(module, MaxPoolOfBits)]
+
+
+def test_maxima_of_what_may_be_negative_are_left_to_torch() -> None:
+    backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.MaxPool2d(2))
+    graph = _Graph(backbone.eval(), Contract(), torch.bfloat16).module
+    assert [type(module) for module in (graph.get_submodule("1"), graph.get_submodule("4"))] == [nn.MaxPool2d, MaxPoolOfBits]
