@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -127,16 +128,57 @@ class _Intercepted(TorchFunctionMode):
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> Tensor:
-        x = input.to(torch.promote_types(input.dtype, torch.float32))
-        count, mean, variance = self.turns.moments_of_all(self.group, _moments(x))
+        count, mean, variance = self.turns.moments_of_all(self.group, _moments(input))
         if running_mean is not None and running_var is not None and self.group == 0:
             with torch.no_grad():
                 running_mean.lerp_(mean.to(running_mean), momentum)
                 running_var.lerp_((variance * count / (count - 1)).to(running_var), momentum)
-        scale = (variance + eps).rsqrt() if weight is None else weight * (variance + eps).rsqrt()
-        shift = -mean * scale if bias is None else bias - mean * scale
-        shape = (1, -1) + (1,) * (x.ndim - 2)
-        return torch.addcmul(shift.view(shape), x, scale.view(shape)).to(input.dtype)
+        weight = torch.ones_like(mean) if weight is None else weight
+        bias = torch.zeros_like(mean) if bias is None else bias
+        return _Normalized.apply(input, weight, bias, mean, variance, eps)
+
+
+class _OwnMoments(Function):
+    """Means and variances `(C,)`, in fp32 at least, of `(b, C, ...)`: one pass over the images, and one back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        unused = x.new_zeros((2, x.shape[1]), dtype=torch.promote_types(x.dtype, torch.float32))
+        mean, variance = torch.batch_norm_update_stats(x, *unused, 0.0)
+        ctx.save_for_backward(x, mean)
+        return mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, of_mean: Tensor, of_variance: Tensor) -> Tensor:
+        x, mean = ctx.saved_tensors
+        count = x.numel() // x.shape[1]
+        scale = 2 / count * of_variance
+        return _affine(x, scale, of_mean / count, mean, torch.ones_like(mean), 0.0)
+
+
+class _Normalized(Function):
+    """`(b, C, ...)` with given statistics, which have gradients as well: one pass over the images, and one back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(x, weight, mean, variance)
+        ctx.eps = eps
+        return _affine(x, weight, bias, mean, variance, eps)
+
+    @staticmethod
+    def backward(ctx: Any, pull: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, variance = ctx.saved_tensors
+        of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            pull, x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+        )
+        inverse = (variance + ctx.eps).rsqrt()
+        of_mean, of_variance = -weight * inverse * of_bias, -0.5 * weight * inverse**2 * of_weight
+        return of_x, of_weight, of_bias, of_mean, of_variance, None
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
+    """(x - mean) / sqrt(variance + eps) * weight + bias, of the type of x."""
+    return torch.native_batch_norm(x, weight, bias, mean, variance, False, 0.0, eps)[0]
 
 
 ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
@@ -145,9 +187,8 @@ ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "training
 
 def _moments(x: Tensor) -> Moments:
     """Of a group's `(b, C, ...)`."""
-    axes = [axis for axis in range(x.ndim) if axis != 1]
-    variance, mean = torch.var_mean(x, axes, correction=0)
-    return x.new_tensor([x.numel() // x.shape[1]]), mean, variance
+    mean, variance = _OwnMoments.apply(x)
+    return mean.new_tensor([x.numel() // x.shape[1]]), mean, variance
 
 
 def _together(parts: Sequence[Moments]) -> Moments:

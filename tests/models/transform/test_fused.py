@@ -97,6 +97,20 @@ def test_bf16_is_near_fp32_where_the_processor_has_it_and_where_not(network: Ret
     assert torch.cosine_similarity(rows, network(images(3, 64, 64))).min() > 0.999
 
 
+@torch.inference_mode()
+def test_in_bf16_the_first_convolution_is_no_less_exact_than_of_normalized_pixels() -> None:
+    """Products of raw pixels are large and nearly cancel in what follows from edges; a network of one such layer shows it."""
+    layer = nn.Conv2d(3, 8, 3)
+    layer.weight.data -= layer.weight.data.mean((2, 3), keepdim=True)  # edges only
+    layer.bias.data.zero_()
+    graph = _Graph(nn.Sequential(layer).eval(), Contract(), torch.bfloat16).module
+    smooth = (pixels(2, 32, 32) // 16 + 110).to(torch.uint8)
+    expected = layer(Contract().normalize(smooth))
+    with autocast("bf16", torch.device("cpu")):
+        plain, found = layer(Contract().normalize(smooth)).float(), graph(smooth).float()
+    assert (found - expected).abs().mean() < 1.5 * (plain - expected).abs().mean()
+
+
 class Own(nn.Module):
     """What it does depends on the image."""
 
