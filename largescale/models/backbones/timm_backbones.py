@@ -77,6 +77,11 @@ class TimmBackbone(nn.Module):
     def has_class_token(self) -> bool:
         return self.prefix > 0 and getattr(self.model, "cls_token", None) is not None
 
+    def layers(self) -> nn.Module | None:
+        """What makes the features of images, where that is a map as it is; known once it has seen an image."""
+        as_it_is = not (self.tokens == "own" or self.gives_tokens or self.gives_several or self.channels_last)
+        return _Features(self.model) if as_it_is else None
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         features = self.model.forward_features(images)
         self.gives_several = not isinstance(features, torch.Tensor)
@@ -86,3 +91,15 @@ class TimmBackbone(nn.Module):
         if features.ndim == 3:  # (B, T, C)
             return chosen(features, self.prefix, images.shape[2] / images.shape[3], self.tokens)
         return features.permute(0, 3, 1, 2) if self.channels_last else features
+
+
+class _Features(nn.Module):
+    """A model of timm without its head."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.model.forward_features(images)
+        return features

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from largescale.models.backbones.contract import Contract
+from largescale.models.backbones.timm_backbones import TimmBackbone
 from largescale.models.network import RetrievalNet
 from largescale.models.transform.max_pool import MaxPoolOfBits, may_take_bits
 from largescale.models.transform.multiscale import AtScales
@@ -31,7 +32,13 @@ TOLERANCE = {"fp32": 1e-4, "bf16": 0.05}
 Activation = tuple[str, list[float]]
 """Its name in oneDNN, and its numbers."""
 NONE: Activation = ("none", [])
-ACTIVATIONS: dict[type, Activation] = {nn.ReLU: ("relu", []), nn.ReLU6: ("hardtanh", [0.0, 6.0])}
+ACTIVATIONS: dict[type, Activation] = {
+    nn.ReLU: ("relu", []),
+    nn.ReLU6: ("hardtanh", [0.0, 6.0]),
+    nn.SiLU: ("swish", []),
+    nn.Hardswish: ("hardswish", []),
+}
+POSITIVE = (ACTIVATIONS[nn.ReLU], ACTIVATIONS[nn.ReLU6])
 
 
 def fused(network: Network, precision: Resolved) -> Network:
@@ -56,9 +63,9 @@ def _fused(network: RetrievalNet, precision: Resolved) -> RetrievalNet:
     if not isinstance(network, RetrievalNet) or is_fused(network):
         return network
     other, reason = network, "it is no sequence of convolutions"
-    if isinstance(network.backbone, nn.Sequential):
+    if (layers := _layers(network)) is not None:
         try:
-            graph = _Graph(network.backbone, network.contract, DTYPES[precision])
+            graph = _Graph(layers, network.contract, DTYPES[precision])
             other = network.with_backbone(graph.module)
             reason = _fault(network, other, precision)
         except Exception as error:  # what its code does cannot be followed, or the processor has no such kernels
@@ -66,6 +73,13 @@ def _fused(network: RetrievalNet, precision: Resolved) -> RetrievalNet:
     how = f"layer by layer: {reason}" if reason else f"with {graph.count} fused convolutions"
     _say(f"{network.config.backbone} describes in {precision}, {how}")
     return network if reason else other
+
+
+def _layers(network: RetrievalNet) -> nn.Module | None:
+    """What makes the map of features; None where it is no map, or made otherwise."""
+    if isinstance(network.backbone, TimmBackbone):
+        return network.backbone.layers()
+    return network.backbone if isinstance(network.backbone, nn.Sequential) else None
 
 
 @lru_cache(256)
@@ -132,11 +146,24 @@ class _OfPixels(_Convolution):
         return super().forward(padded, other)
 
 
+class _Tracer(fx.Tracer):
+    """timm's batch normalization that ends in an activation is one layer, too."""
+
+    def is_leaf_module(self, layer: nn.Module, name: str) -> bool:
+        return isinstance(layer, nn.BatchNorm2d) or super().is_leaf_module(layer, name)
+
+
 class _Graph:
     """`module` computes of pixels what `backbone` does of normalized images, `count` convolutions of it fused."""
 
-    def __init__(self, backbone: nn.Sequential, contract: Contract, dtype: torch.dtype) -> None:
-        self.module, self.contract, self.dtype, self.count = fx.symbolic_trace(backbone), contract, dtype, 0
+    def __init__(self, backbone: nn.Module, contract: Contract, dtype: torch.dtype) -> None:
+        self.module, self.contract, self.dtype, self.count = (
+            fx.GraphModule(backbone, _Tracer().trace(backbone)),
+            contract,
+            dtype,
+            0,
+        )
+        self._leave_out_identities()
         self.uses = Counter(node.target for node in self.module.graph.nodes)
         [self.pixels] = (node for node in self.module.graph.nodes if node.op == "placeholder")
         first = _only_user(self.pixels)
@@ -149,6 +176,12 @@ class _Graph:
                 self.module.set_submodule(str(node.target), MaxPoolOfBits(cast("nn.MaxPool2d", self._layer(node))))
         self.module.delete_all_unused_submodules()
         self.module.recompile()
+
+    def _leave_out_identities(self) -> None:
+        for node in list(self.module.graph.nodes):
+            if isinstance(self._layer(node), nn.Identity):
+                node.replace_all_uses_with(node.args[0])
+                self.module.graph.erase_node(node)
 
     def _may_fuse(self, node: fx.Node) -> bool:
         layer = self._layer(node)
@@ -164,9 +197,11 @@ class _Graph:
         ):
             layer = fuse_conv_bn_eval(layer, norm)
             chain.append(after)
+            if isinstance(last := getattr(norm, "act", None), nn.Module) and not isinstance(last, nn.Identity):
+                self._follow(after, f"{after.target}.act")
         if (after := _only_user(chain[-1])) and (other := _added(after, chain[-1])):
             chain.append(after)
-        kinds = ACTIVATIONS if other is None else (nn.ReLU,)
+        kinds = ACTIVATIONS if other is None else {nn.ReLU}
         if (after := _only_user(chain[-1])) and (kind := type(self._layer(after))) in kinds:
             activation = ACTIVATIONS[kind]
             chain.append(after)
@@ -175,6 +210,12 @@ class _Graph:
         else:
             convolution = _Convolution(layer, activation, self.dtype)
         self._replace(chain, convolution, other)
+
+    def _follow(self, node: fx.Node, name: str) -> None:
+        """A layer after the node, in front of all that used it."""
+        with self.module.graph.inserting_after(node):
+            layer = self.module.graph.call_module(name, (node,))
+        node.replace_all_uses_with(layer, delete_user_cb=lambda user: user is not layer)
 
     def _replace(self, chain: list[fx.Node], convolution: _Convolution, other: fx.Node | None) -> None:
         name, graph = str(chain[0].target), self.module.graph
@@ -192,7 +233,7 @@ class _Graph:
         if isinstance(node, fx.Node) and node.target is torch.cat:
             return all(map(self._is_positive, cast("list[fx.Node]", node.args[0])))
         if isinstance(layer, _Convolution):
-            return layer.activation in ACTIVATIONS.values()
+            return layer.activation in POSITIVE
         return isinstance(layer, MaxPoolOfBits)
 
     def _layer(self, node: fx.Node) -> nn.Module | None:
