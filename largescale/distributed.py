@@ -211,37 +211,48 @@ class _Gather(torch.autograd.Function):
     """Rows of all ranks. The adjoint of a gather is the sum over ranks of the gradient of one's own rows."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, alike: bool) -> torch.Tensor:
         size = dist.get_world_size()
-        counts = torch.empty(size, dtype=torch.long, device=x.device)
-        dist.all_gather_single(counts, torch.tensor([len(x)], device=x.device))
-        rows: list[int] = counts.tolist()
-        padded = x.new_zeros((max(rows), *x.shape[1:]))
-        padded[: len(x)] = x
-        everyone = [torch.empty_like(padded) for _ in rows]
-        dist.all_gather(everyone, padded)
+        rows = [len(x)] * size if alike else _lengths(x)
+        padded = x.contiguous()
+        if len(x) < max(rows):
+            padded = x.new_zeros((max(rows), *x.shape[1:]))
+            padded[: len(x)] = x
+        everyone = x.new_empty((size * max(rows), *x.shape[1:]))
+        dist.all_gather_single(everyone, padded)
         before = sum(rows[: dist.get_rank()])
         ctx.own = slice(before, before + len(x))
-        return torch.cat([part[:count] for part, count in zip(everyone, rows, strict=True)])
+        if min(rows) == max(rows):
+            return everyone
+        return torch.cat([part[:count] for part, count in zip(everyone.split(max(rows)), rows, strict=True)])
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
         gradient = gradients[0].contiguous()
         dist.all_reduce(gradient)
-        return gradient[ctx.own]
+        return gradient[ctx.own], None
 
 
-def gather_with_gradient(x: torch.Tensor) -> torch.Tensor:
+def _lengths(x: torch.Tensor) -> list[int]:
+    """Rows of every rank."""
+    counts = torch.empty(dist.get_world_size(), dtype=torch.long, device=x.device)
+    dist.all_gather_single(counts, torch.tensor([len(x)], device=x.device))
+    lengths: list[int] = counts.tolist()
+    return lengths
+
+
+def gather_with_gradient(x: torch.Tensor, *, alike: bool = False) -> torch.Tensor:
     """Rows of every rank in the order of ranks, differentiable.
 
     Args:
         x: `(B_r, ...)`, the rows of this rank; `B_r` may differ between ranks.
+        alike: every rank has as many, and need not ask.
 
     Returns:
         `(sum of B_r, ...)`, the same on every rank. When every rank computes the same scalar from it and the gradients of
         the parameters are averaged over ranks (as DDP does), they equal those of one process with all rows.
     """
-    return _Gather.apply(x)
+    return _Gather.apply(x, alike)
 
 
 @contextmanager

@@ -23,6 +23,8 @@ from tests.distributed.runs import ENVIRONMENT, lines
 from tests.programs import ROOT
 
 EPOCHS, STEPS, LINES, LOOK_S = 900, 50, 10, 0.5
+PLACED = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+"""The network below is imported by its name."""
 TICKS, PAGE, SHARED_MEMORY = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE"), Path("/dev/shm")
 SETTINGS = [
     *(
@@ -89,7 +91,7 @@ def main(folder: Path, epochs: int) -> int:
     command = [sys.executable, "launch/train.py", *SETTINGS, f"corpus={corpus}", f"runs={folder}", f"epochs={epochs}"]
     run, log = folder / "long", folder / "output"
     with log.open("w") as output:
-        training = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=output, stderr=subprocess.STDOUT)
+        training = subprocess.Popen(command, cwd=ROOT, env=PLACED, stdout=output, stderr=subprocess.STDOUT)
     print(
         "| epoch | steps | processes | MB | descriptors | threads | /dev/shm | files | MB of files | CPU s a step | s a step |",
         flush=True,

@@ -86,7 +86,7 @@ class _Turns:
         call, self.calls[group] = self.calls[group], self.calls[group] + 1
         self.moments[call].append(own)
         if group == self.groups - 1:
-            self.found[call] = _of_all_ranks(_together(self.moments.pop(call)))
+            self.found[call] = _of_all_ranks(_of_groups(self.moments.pop(call)))
         self._pass_on(group)
         self._wait(group)
         return self.found.pop(call) if group == self.groups - 1 else self.found[call]
@@ -144,7 +144,7 @@ class _OwnMoments(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         unused = x.new_zeros((2, x.shape[1]), dtype=torch.promote_types(x.dtype, torch.float32))
-        mean, variance = torch.batch_norm_update_stats(x, *unused, 0.0)
+        mean, variance = torch.batch_norm_update_stats(x, unused[0], unused[1], 0.0)
         ctx.save_for_backward(x, mean)
         return mean, variance
 
@@ -191,15 +191,21 @@ def _moments(x: Tensor) -> Moments:
     return mean.new_tensor([x.numel() // x.shape[1]]), mean, variance
 
 
-def _together(parts: Sequence[Moments]) -> Moments:
-    """Of several sets of numbers, those of their union (Chan 1979)."""
-    counts, means, variances = (torch.stack(column) for column in zip(*parts, strict=True))  # (G, 1), (G, C), (G, C)
+def _together(counts: Tensor, means: Tensor, variances: Tensor) -> Moments:
+    """Of G sets of numbers, `(G, 1)`, `(G, C)` and `(G, C)`, those of their union (Chan 1979)."""
     total = counts.sum(0)
     mean = (counts * means).sum(0) / total
     return total, mean, (counts * (variances + (means - mean) ** 2)).sum(0) / total
 
 
+def _of_groups(parts: Sequence[Moments]) -> Moments:
+    if len(parts) == 1:
+        return parts[0]
+    counts, means, variances = (torch.stack(column) for column in zip(*parts, strict=True))
+    return _together(counts, means, variances)
+
+
 def _of_all_ranks(own: Moments) -> Moments:
-    rows = gather_with_gradient(torch.cat(own)[None])  # (R, 1 + 2 C)
+    rows = gather_with_gradient(torch.cat(own)[None], alike=True)  # (R, 1 + 2 C)
     channels = len(own[1])
-    return _together([tuple(row.split([1, channels, channels])) for row in rows])  # type: ignore[misc]
+    return _together(*rows.split([1, channels, channels], dim=1))
