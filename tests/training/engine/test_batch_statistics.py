@@ -1,5 +1,6 @@
 """Batch normalization that learns sees the images of the whole step: over their shapes, over ranks, on both engines."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -128,3 +129,42 @@ def _failing(world: World) -> str:
 @pytest.mark.distributed
 def test_a_group_that_fails_ends_the_step() -> None:
     assert run_world(1, _failing) == ["a kernel fails"]
+
+
+GPU = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")])
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_activations_of_any_type_are_normalized_by_statistics_in_fp32(device: str, dtype: str) -> None:
+    """Against torch's own batch normalization in double precision, forth and back, far from zero where rounding hurts."""
+    [(found, expected)] = run_world(1, _one_layer, device, dtype)
+    rounding = 2**-6 if dtype == "bfloat16" else 1e-4
+    for name, ours in found.items():
+        closer = 1e-5 if name == "running" else rounding
+        np.testing.assert_allclose(ours, expected[name], atol=closer * np.abs(expected[name]).max(), rtol=0, err_msg=name)
+
+
+def _one_layer(world: World, device: str, dtype: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    torch.manual_seed(0)
+    images, pull = ((torch.randn(6, 5, 9, 11) + mean).to(getattr(torch, dtype)).to(device) for mean in (3, 0))
+    ours, plain = nn.BatchNorm2d(5).to(device), nn.BatchNorm2d(5).double().to(device)
+
+    def together(x: Tensor) -> Tensor:
+        return run_together([partial(ours, x)], [ours], x.device)[0]
+
+    found = _forth_and_back(ours, together, images.contiguous(memory_format=torch.channels_last), pull)
+    return found, _forth_and_back(plain, plain, images.double(), pull.double())
+
+
+def _forth_and_back(
+    layer: nn.BatchNorm2d, run: Callable[[Tensor], Tensor], images: Tensor, pull: Tensor
+) -> dict[str, np.ndarray]:
+    x = images.clone().requires_grad_()
+    out = run(x)
+    out.backward(pull)
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    running = torch.stack([layer.running_mean, layer.running_var])
+    values = {"out": out, "images": x.grad, "running": running, "scale": layer.weight.grad, "shift": layer.bias.grad}
+    return {name: y.detach().double().cpu().numpy() for name, y in values.items() if y is not None}
