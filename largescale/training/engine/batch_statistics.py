@@ -55,7 +55,7 @@ def run_together(runs: Sequence[Callable[[], Tensor]], layers: Sequence[BATCH_NO
         raise turns.failed
     counted = [layer.num_batches_tracked for layer in layers if layer.num_batches_tracked is not None]
     for count, old in zip(counted, before, strict=True):
-        count.fill_(old + 1)  # a step counts once, however many groups it has
+        count.fill_(old + (int(count) - old) // len(runs))  # a step counts once, however many groups it has
     return [future.result() for future in futures]
 
 
@@ -132,7 +132,7 @@ class _Intercepted(TorchFunctionMode):
         if running_mean is not None and running_var is not None and self.group == 0:
             with torch.no_grad():
                 running_mean.lerp_(mean.to(running_mean), momentum)
-                running_var.lerp_((variance * count / (count - 1)).to(running_var), momentum)
+                running_var.lerp_((variance * count / (count - 1).clamp_min(1)).to(running_var), momentum)
         weight = torch.ones_like(mean) if weight is None else weight
         bias = torch.zeros_like(mean) if bias is None else bias
         return _Normalized.apply(input, weight, bias, mean, variance, eps)

@@ -1,7 +1,9 @@
 """What a pass of a CPU computes is what the network says."""
 
 import logging
+import pickle
 from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 
 import pytest
 import torch
@@ -11,11 +13,12 @@ from largescale.models.backbones.contract import Contract
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
 from largescale.models.network import RetrievalNet
-from largescale.models.transform.fused import _Graph, fused, is_fused
+from largescale.models.transform.fused import _Convolution, _Graph, fused, is_fused
 from largescale.models.transform.max_pool import MaxPoolOfBits
 from largescale.models.transform.multiscale import AtScales
-from largescale.precision import autocast
+from largescale.precision import Resolved, autocast
 
+_FORWARD = _Convolution.forward
 SHAPES = ((3, 64, 64), (1, 65, 97))
 """(B, H, W)."""
 
@@ -92,6 +95,29 @@ def test_the_network_itself_stays_as_it_was(network: RetrievalNet) -> None:
     network(images(network, 1, 64, 64)).sum().backward()
     assert next(network.backbone.parameters()).grad is not None
     network.zero_grad()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["timm:darknet17", "timm:levit_128s"])
+def test_a_network_that_cannot_be_rewritten_is_not_changed_by_the_attempt(backbone: str) -> None:
+    """One has an activation that oneDNN has not, in its batch normalization; the other keeps a map for each device."""
+    network = learned(backbone)
+    with torch.inference_mode():
+        expected = network(images(network, 1, 224, 224))
+    before = pickle.dumps(network)
+    for precision in ("fp32", "bf16"):
+        fused(network, cast("Resolved", precision))
+    assert len(pickle.dumps(network)) == len(before)
+    with torch.inference_mode():
+        assert torch.equal(network(images(network, 1, 224, 224)), expected)
+
+
+@torch.inference_mode()
+def test_in_bf16_a_fused_network_is_near_fp32_or_as_near_as_the_network_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = learned("squeezenet1_1")
+    assert is_fused(fused(network, "bf16"))
+    monkeypatch.setattr(_Convolution, "forward", lambda layer, x, other=None: torch.zeros(()) * _FORWARD(layer, x, other))
+    assert fused(network, "bf16") is network
 
 
 @pytest.mark.slow
