@@ -46,7 +46,7 @@ def settings(corpus) -> list[str]:
     return [
         *("name=default", f"corpus={corpus}", "images.size=64", "loader.workers=0", "model.backbone=squeezenet1_1", "epochs=2"),
         *("tuples.per_step=4", "tuples.per_epoch=48", "mining.negatives=2", "optim.name=sgd", "optim.lr=1e-3"),
-        *("checkpoint.every=5", "tracking.every=1", "tracking.wandb=off"),
+        *("checkpoint.every=5", "tracking.every=1", "tracking.wandb=off", "precision=fp32"),
     ]
 
 

@@ -68,7 +68,7 @@ def add_ground_truth(directory: Path, ground_truth: Mapping[str, Any], pairs: Ma
 
 
 def settings(out: Path, **values: Any) -> EvaluateConfig:
-    values = {"batch_size": 4} | values
+    values = {"batch_size": 4, "precision": "fp32"} | values
     return EvaluateConfig(out=out, images=ImagesConfig(size=SIZE), loader=LoaderConfig(workers=0), **values)
 
 

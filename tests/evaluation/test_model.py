@@ -116,14 +116,14 @@ def test_a_published_checkpoint_with_the_whitening_for_the_scales(data: Path, tm
 @pytest.mark.slow
 def test_a_network_that_was_trained_to_be_cut(data: Path, tmp_path: Path, world: World) -> None:
     save_weights(tiny_network(), tmp_path / "cut.safetensors", {"step": 5, "matryoshka": [8, 16]})
-    scored(data, tmp_path / "out", world, weights=tmp_path / "cut.safetensors", score=ScoreConfig(dim=8))
+    scored(data, tmp_path / "out", world, weights=tmp_path / "cut.safetensors", score=ScoreConfig(dim=8), precision="auto")
     model = largescale.load(tmp_path / "out" / "model", "cpu")
     whole = largescale.load(tmp_path / "cut.safetensors", "cpu").contents.network
     encoded = list(Corpus.open(str(data / "labels")).read(np.arange(4)))
     rows, expected = model.embed(encoded), largescale.load(data / "weights.safetensors", "cpu").embed(encoded)[:, :8]
     assert whole.dim == 24
     np.testing.assert_allclose(rows, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-6)
-    scored(data, tmp_path / "again", world, model=str(tmp_path / "out" / "model"))
+    scored(data, tmp_path / "again", world, model=str(tmp_path / "out" / "model"), precision="auto")
     assert read_results(tmp_path / "again").protocols == read_results(tmp_path / "out").protocols
     for network, dim in (("cut", 12), ("weights", 8)):
         folder = tmp_path if network == "cut" else data

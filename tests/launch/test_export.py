@@ -14,7 +14,7 @@ from tests.search.photos import make_model
 
 @pytest.mark.slow
 def test_a_format_is_checked_on_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_model(tmp_path / "model")
+    make_model(tmp_path / "model", precision="fp32")
     photos, out = tmp_path / "photos", tmp_path / "out"
     photos.mkdir()
     for number, size in enumerate([(96, 72), (72, 96), (80, 80)]):

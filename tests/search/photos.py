@@ -9,13 +9,14 @@ from PIL import Image
 import largescale
 from largescale import Model
 from largescale.models.sharing.folder import Contents, DescriptorConfig, write_folder
+from largescale.precision import Precision
 from tests.corpora import photograph
 from tests.evaluation.small import SIZE, tiny_network
 
 
-def make_model(folder: Path) -> Model:
+def make_model(folder: Path, precision: Precision = "auto") -> Model:
     network = tiny_network()
-    write_folder(folder, Contents(network, DescriptorConfig(size=SIZE, dim=network.dim)), "")
+    write_folder(folder, Contents(network, DescriptorConfig(size=SIZE, dim=network.dim, precision=precision)), "")
     return largescale.load(folder, device="cpu")
 
 

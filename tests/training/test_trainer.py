@@ -92,7 +92,7 @@ def settings(tmp_path_factory) -> list[str]:
     corpus = make_corpus(tmp_path_factory.mktemp("corpus"), labels=8, per_label=4, shards=3, size=48)
     plan = ["tuples={per_step: 4, per_epoch: 16}", "mining.negatives=2", "epochs=2", "optim.lr=1e-4"]
     model = ["model={backbone: 'timm:test_resnet', weights: none}", "images.size=48", "loader.workers=0"]
-    return [f"corpus={corpus}", *plan, *model, "tracking={wandb: 'off', every: 1}"]
+    return [f"corpus={corpus}", *plan, *model, "tracking={wandb: 'off', every: 1}", "precision=fp32"]
 
 
 @pytest.fixture(scope="module")
@@ -156,30 +156,36 @@ def test_exported_weights_are_the_average(settings, tmp_path):
     assert any(done["sums"][f"model.net.{name}"] != averages[f"ema.{name}"] for name in exported)
 
 
+ROUNDING = pytest.mark.parametrize(("precision", "rounding"), [("fp32", 1e-3), ("bf16", 5e-2)])
+"""Most that losses on two worlds may differ, as a share, after some steps."""
+
+
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_labels_do_not_depend_on_the_world(settings, tmp_path):
+@ROUNDING
+def test_labels_do_not_depend_on_the_world(settings, tmp_path, precision, rounding):
     plan = ["batches={classes_per_batch: 4, images_per_class: 2}", "epochs=1", "optim={name: sgd, lr: 1e-3}"]
-    arguments = [settings[0], *settings[5:], TRIPLETS, *plan]
+    arguments = [settings[0], *settings[5:-1], f"precision={precision}", TRIPLETS, *plan]
     for size in (1, 2):
         run_world(size, train, [*arguments, f"runs={tmp_path}", f"name={size}"])
-    assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), rel=1e-3)
+    assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), rel=rounding)
     assert len(losses(tmp_path / "1")) == 4
 
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_alike_labels_on_another_world_and_after_a_stop(settings, tmp_path):
+@ROUNDING
+def test_alike_labels_on_another_world_and_after_a_stop(settings, tmp_path, precision, rounding):
     """Mined batches under laws 1 and 2: interrupted in the second epoch on one process, and whole on two."""
     plan = ["batches={classes_per_batch: 4, images_per_class: 2}", "mining.negatives=3", "optim={name: sgd, lr: 1e-3}"]
-    arguments = [settings[0], *settings[5:], TRIPLETS, *plan, f"runs={tmp_path}", "epochs=2"]
+    arguments = [settings[0], *settings[5:-1], f"precision={precision}", TRIPLETS, *plan, f"runs={tmp_path}", "epochs=2"]
     run_world(1, train, [*arguments, "name=1"])
     run_world(2, train, [*arguments, "name=2"])
     run_world(1, train, [*arguments, "name=stopped"], [], [SignalAt("step", 6)])
     assert len(losses(tmp_path / "stopped")) == 7
     run_world(1, train, [*arguments, "name=stopped"])
     assert losses(tmp_path / "stopped") == losses(tmp_path / "1")
-    assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), rel=1e-3)
+    assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), rel=rounding)
     near = [line["mining/near_labels"] for line in lines(tmp_path / "1") if "mining/near_labels" in line]
     assert len(near) == 2
     assert min(near) > 0.5

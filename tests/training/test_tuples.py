@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings(folder: Path, *more: str) -> list[str]:
     common = [f"corpus={folder}/corpus", f"runs={folder}", "images.size=32", "loader.workers=0", "tracking.wandb=off", "epochs=1"]
-    model = ["model.backbone=timm:test_resnet.r160_in1k", "tuples.per_step=4", "mining.negatives=3"]
+    model = ["model.backbone=timm:test_resnet.r160_in1k", "tuples.per_step=4", "mining.negatives=3", "precision=fp32"]
     return [*common, *model, *more]
 
 
