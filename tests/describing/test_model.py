@@ -50,7 +50,7 @@ def test_rows_are_those_of_the_evaluation(tmp_path: Path, scales: str) -> None:
     """From shards that kept the bytes: bit for bit, where they go through the network in the same groups."""
     folder = make_corpus(tmp_path / "corpus", labels=2, per_label=4, shards=1, size=60)
     with alone() as world:
-        config = settings(tmp_path / "out", gallery=str(folder), scales=scales)
+        config = settings(tmp_path / "out", gallery=str(folder), scales=scales, precision="auto")
         (expected,) = embed_task(tiny_network(), config, world).gallery.parts
     factors = (1.0,) if scales == "single" else (1.0, 2**-0.5, 0.5)
     encoded = Corpus.open(str(folder)).read(np.arange(8))
