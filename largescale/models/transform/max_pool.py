@@ -31,15 +31,27 @@ def may_take_bits(layer: nn.Module | None) -> bool:
 
 def _along(x: Tensor, dim: int, windows: int, kernel: int, stride: int, padding: int) -> Tensor:
     """The greatest of each window along one dimension; what lies outside counts as zero, the least there is."""
-    shape = [*x.shape[:dim], windows, *x.shape[dim + 1 :]]
-    out = torch.zeros([shape[place] for place in (0, 2, 3, 1)], dtype=x.dtype).permute(0, 3, 1, 2)
-    rows, targets = x.movedim(dim, 0), out.movedim(dim, 0)
-    for place in range(kernel):
-        first = max(0, -((place - padding) // stride))
-        last = min(windows, (len(rows) - 1 + padding - place) // stride + 1)
-        target = targets[first : max(first, last)]
-        torch.maximum(target, rows[first * stride + place - padding :: stride][: len(target)], out=target)
-    return out
+    rows, places = x.movedim(dim, 0), range(kernel)
+    reach = [_reach(len(rows), windows, stride, place - padding) for place in places]
+    seen = [
+        rows[first * stride + place - padding :: stride][: last - first]
+        for place, (first, last) in zip(places, reach, strict=True)
+    ]
+    whole = [place for place in places if reach[place] == (0, windows)]
+    if len(whole) > 1:
+        out = torch.maximum(seen[whole[0]], seen[whole[1]])
+    else:
+        whole, out = [], rows.new_zeros((windows, *rows.shape[1:]))
+    for place in sorted(set(places) - set(whole[:2])):
+        first, last = reach[place]
+        torch.maximum(out[first:last], seen[place], out=out[first:last])
+    return out.movedim(0, dim)
+
+
+def _reach(size: int, windows: int, stride: int, offset: int) -> tuple[int, int]:
+    """The windows whose place at such an offset lies inside."""
+    first = max(0, -(offset // stride))
+    return first, max(first, min(windows, (size - 1 - offset) // stride + 1))
 
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, ...]:
