@@ -70,8 +70,7 @@ def _fused(network: RetrievalNet, precision: Resolved) -> RetrievalNet:
     other, reason = network, "it is no sequence of convolutions"
     if (layers := _layers(network)) is not None:
         try:
-            # of a copy: tracing leaves marks in what it follows, as in maps that a layer keeps for each device
-            graph = _Graph(copy.deepcopy(layers), network.contract, DTYPES[precision])
+            graph = _Graph(layers, network.contract, DTYPES[precision])
             other = network.with_backbone(graph.module)
             reason = _fault(network, other, precision)
         except Exception as error:  # what its code does cannot be followed, or the processor has no such kernels
@@ -100,10 +99,12 @@ def _fault(network: RetrievalNet, other: RetrievalNet, precision: Resolved) -> s
     with torch.inference_mode():
         exact = network.features(images).float()
         with autocast(precision, CPU):
-            plain, found = network.features(images).float(), other.features(pixels).float()
+            found = other.features(pixels).float()
         if precision == "fp32":
             apart = float((found - exact).abs().max() / exact.abs().max())
             return "" if apart <= TOLERANCE else f"fused, its features differ by {apart:.2g}"
+        with autocast(precision, CPU):
+            plain = network.features(images).float()
         rows, usual, ours = (network.describe(features) for features in (exact, plain, found))
     near, least = (float(functional.cosine_similarity(rows, x).min()) for x in (ours, usual))
     return "" if near >= min(NEAR, least) else f"fused, its descriptors are within {near:.4f} of those in fp32, else {least:.4f}"
@@ -144,7 +145,7 @@ class _OfPixels(_Convolution):
 
     def __init__(self, layer: nn.Conv2d, activation: Activation, dtype: torch.dtype, contract: Contract) -> None:
         mean, std = torch.tensor(contract.mean, dtype=torch.float64), torch.tensor(contract.std, dtype=torch.float64)
-        layer, weight = copy.deepcopy(layer), layer.weight.detach().double()
+        weight = layer.weight.detach().double()
         bias = 0 if layer.bias is None else layer.bias.detach().double()
         self.middle = round(255 * float(mean.mean())) if dtype == torch.bfloat16 else 0
         self.mean = 255 * mean - self.middle
@@ -177,12 +178,9 @@ class _Graph:
     """`module` computes of pixels what `backbone` does of normalized images, `count` convolutions of it fused."""
 
     def __init__(self, backbone: nn.Module, contract: Contract, dtype: torch.dtype) -> None:
-        self.module, self.contract, self.dtype, self.count = (
-            fx.GraphModule(backbone, _Tracer().trace(backbone)),
-            contract,
-            dtype,
-            0,
-        )
+        backbone = copy.deepcopy(backbone)  # tracing leaves marks, as in maps that a layer keeps for each device
+        self.module = fx.GraphModule(backbone, _Tracer().trace(backbone))
+        self.contract, self.dtype, self.count = contract, dtype, 0
         self._leave_out_identities()
         self.uses = Counter(node.target for node in self.module.graph.nodes)
         [self.pixels] = (node for node in self.module.graph.nodes if node.op == "placeholder")

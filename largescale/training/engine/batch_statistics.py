@@ -41,7 +41,8 @@ def run_together(runs: Sequence[Callable[[], Tensor]], layers: Sequence[BATCH_NO
         device: on which they run.
     """
     turns = _Turns(len(runs))
-    before = [int(layer.num_batches_tracked) for layer in layers if layer.num_batches_tracked is not None]
+    counted = [layer.num_batches_tracked for layer in layers if layer.num_batches_tracked is not None]
+    before = [count.clone() for count in counted]
 
     def take(number: int, grad: bool) -> Tensor:
         if device.type == "cuda":
@@ -53,9 +54,8 @@ def run_together(runs: Sequence[Callable[[], Tensor]], layers: Sequence[BATCH_NO
         futures = [pool.submit(take, number, torch.is_grad_enabled()) for number in range(len(runs))]
     if turns.failed is not None:
         raise turns.failed
-    counted = [layer.num_batches_tracked for layer in layers if layer.num_batches_tracked is not None]
     for count, old in zip(counted, before, strict=True):
-        count.fill_(old + (int(count) - old) // len(runs))  # a step counts once, however many groups it has
+        count.copy_(old + (count - old) // len(runs))  # a step counts once, however many groups it has
     return [future.result() for future in futures]
 
 
