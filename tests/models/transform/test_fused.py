@@ -13,12 +13,14 @@ from largescale.models.backbones.contract import Contract
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
 from largescale.models.network import RetrievalNet
-from largescale.models.transform.fused import _Convolution, _Graph, fused, is_fused
+from largescale.models.transform.convolution import Convolution
+from largescale.models.transform.fused import fused, is_fused
+from largescale.models.transform.graph import Graph
 from largescale.models.transform.max_pool import MaxPoolOfBits
 from largescale.models.transform.multiscale import AtScales
 from largescale.precision import Resolved, autocast
 
-_FORWARD = _Convolution.forward
+_FORWARD = Convolution.forward
 SHAPES = ((3, 64, 64), (1, 65, 97))
 """(B, H, W)."""
 
@@ -52,6 +54,12 @@ def pixels(count: int, height: int, width: int) -> torch.Tensor:
 def images(network: RetrievalNet, count: int, height: int, width: int) -> torch.Tensor:
     """Normalized as the network asks for them."""
     return network.contract.normalize(pixels(count, height, width))
+
+
+def in_bf16(backbone: nn.Module, contract: Contract) -> fx.GraphModule:
+    graph = Graph(backbone, contract)
+    graph.round_to_bf16(pixels(2, 64, 64), 0)
+    return graph.module
 
 
 def target(network: RetrievalNet, node: fx.Node) -> nn.Module | None:
@@ -116,7 +124,7 @@ def test_a_network_that_cannot_be_rewritten_is_not_changed_by_the_attempt(backbo
 def test_in_bf16_a_fused_network_is_near_fp32_or_as_near_as_the_network_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     network = learned("squeezenet1_1")
     assert is_fused(fused(network, "bf16"))
-    monkeypatch.setattr(_Convolution, "forward", lambda layer, x, other=None: torch.zeros(()) * _FORWARD(layer, x, other))
+    monkeypatch.setattr(Convolution, "forward", lambda layer, x, other=None: torch.zeros(()) * _FORWARD(layer, x, other))
     assert fused(network, "bf16") is network
 
 
@@ -136,7 +144,7 @@ def test_in_bf16_the_first_convolution_is_no_less_exact_than_of_normalized_pixel
     layer = nn.Conv2d(3, 8, 3)
     layer.weight.data -= layer.weight.data.mean((2, 3), keepdim=True)  # edges only
     layer.bias.data.zero_()
-    graph = _Graph(nn.Sequential(layer).eval(), Contract(), torch.bfloat16).module
+    graph = in_bf16(nn.Sequential(layer).eval(), Contract())
     smooth = (pixels(2, 32, 32) // 16 + 110).to(torch.uint8)
     expected = layer(Contract().normalize(smooth))
     with autocast("bf16", torch.device("cpu")):
@@ -172,13 +180,13 @@ def test_in_bf16_maxima_of_what_cannot_be_negative_are_taken_of_bits(backbone: s
     """Only in bf16, and only behind activations; as many as the network has, none of which changes a bit."""
     network = learned(backbone)
     layers = [module for module in network.modules() if isinstance(module, nn.MaxPool2d)]
-    graph = _Graph(network.backbone, network.contract, torch.bfloat16).module
+    graph = in_bf16(network.backbone, network.contract)
     assert len([module for module in graph.modules() if isinstance(module, MaxPoolOfBits)]) == len(layers) > 0
-    plain = _Graph(network.backbone, network.contract, torch.float32).module
+    plain = Graph(network.backbone, network.contract).module
     assert not [module for module in plain.modules() if isinstance(module, MaxPoolOfBits)]
 
 
 def test_maxima_of_what_may_be_negative_are_left_to_torch() -> None:
     backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.MaxPool2d(2))
-    graph = _Graph(backbone.eval(), Contract(), torch.bfloat16).module
+    graph = in_bf16(backbone.eval(), Contract())
     assert [type(module) for module in (graph.get_submodule("1"), graph.get_submodule("4"))] == [nn.MaxPool2d, MaxPoolOfBits]
