@@ -4,12 +4,16 @@
 distances and losses stay in float32.
 """
 
+import logging
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import torch
 
+    from largescale.distributed import World
+
+log = logging.getLogger(__name__)
 Precision = Literal["auto", "fp32", "bf16"]
 """As a user sets it."""
 Resolved = Literal["fp32", "bf16"]
@@ -23,11 +27,28 @@ def resolve(precision: Precision, device: "torch.device") -> Resolved:
     return "bf16" if device.type == "cuda" or _fast_on_cpu() else "fp32"
 
 
+def agreed(precision: Precision, world: "World") -> Resolved:
+    """What all ranks compute in: `auto` is bf16 where every one of them has it fast. Every rank calls this."""
+    own = resolve(precision, world.device)
+    slow = world.any(own == "fp32")
+    if slow and own == "bf16":
+        log.info("the network computes in fp32: a processor of another rank has no fast bf16")
+    return "fp32" if slow else "bf16"
+
+
 def autocast(precision: Resolved, device: "torch.device") -> AbstractContextManager:
     """The context in which a network runs."""
     import torch
 
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def without_autocast(x: "torch.Tensor") -> AbstractContextManager:
+    """In which what is done with `x` stays in its precision, also within a user's autocast, which takes products of
+    descriptors in bf16, too."""
+    import torch
+
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def _fast_on_cpu() -> bool:

@@ -54,7 +54,7 @@ def make(source: "Source", out: Path, config: ExportConfig) -> None:
     write_folder(out, contents, card(contents, config.license))
     print(f"{out}: {contents.settings.dim} dimensions, {digest}")
     for kind in config.formats:
-        found = export(contents, kind, out, pictures(config, Model(contents, digest)))
+        found = export(contents, kind, out, pictures(config, Model(contents, digest, "fp32")))
         print(
             f"{found.file}: differs by {found.difference:.1e} at most; {found.seconds * 1000:.1f} ms for a picture, "
             f"torch {found.seconds_of_torch * 1000:.1f} ms"

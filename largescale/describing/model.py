@@ -4,7 +4,7 @@ n pictures, D dimensions.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -23,9 +23,9 @@ from largescale.models.modes import in_evaluation_mode
 from largescale.models.sharing.folder import Contents, DescriptorConfig
 from largescale.models.sharing.sources import Source, open_contents
 from largescale.models.sizes import least_side
-from largescale.models.transform.fused import Network, fused
+from largescale.models.transform.fused import BY_LAYER, FUSED, Network, fused, is_fused
 from largescale.models.transform.multiscale import AtScales
-from largescale.precision import resolve
+from largescale.precision import Resolved, resolve
 from largescale.program.inputs import seen_by
 from largescale.settings import UserError
 
@@ -49,7 +49,9 @@ class Model:
 
     contents: Contents
     digest: str
-    """Of everything that decides a descriptor: descriptors of models with the same digest may be compared."""
+    """Of everything that decides a descriptor but its precision: descriptors of models with both the same may be compared."""
+    precision: Resolved
+    """In which numbers the network computes."""
     location: str | None = None
     """Where it was loaded from, if that has a name."""
 
@@ -70,11 +72,17 @@ class Model:
     def device(self) -> torch.device:
         return next(self.contents.network.parameters()).device
 
-    @property
-    def precision(self) -> str:
-        """fp32 or bf16: the numbers in which the network computes on this device. Rows of one are not compared with rows of the
-        other."""
-        return resolve(self.settings.precision, self.device)
+    def computing_in(self, precision: Resolved) -> "Model":
+        """The same network in these numbers.
+
+        Raises:
+            UserError: its settings ask for others.
+        """
+        if self.settings.precision not in ("auto", precision):
+            raise UserError(
+                f"the model {self.location or self.digest} computes in {self.settings.precision}, and not in {precision}"
+            )
+        return replace(self, precision=precision)
 
     @cached_property
     def images(self) -> ImagesConfig:
@@ -150,7 +158,7 @@ class Model:
     ) -> Embedder:
         """What runs a pass of this model, of all images in this process."""
         loader = loader or LoaderConfig()
-        return Embedder(self.images, batch_size, loader, self.device, self.settings.precision, should_stop=should_stop)
+        return Embedder(self.images, batch_size, loader, self.device, self.precision, should_stop=should_stop)
 
     def describe(
         self,
@@ -180,7 +188,12 @@ class Model:
         if self.device.type == "cuda":
             return several
         with in_evaluation_mode(network):
-            return fused(several, resolve(self.settings.precision, self.device))
+            return fused(several, self.precision)
+
+    @property
+    def way(self) -> str:
+        """How its passes compute (see `way_of`)."""
+        return FUSED if is_fused(self._at_scales) else BY_LAYER
 
     def too_small(self, corpus: Corpus, ids: np.ndarray, boxes: np.ndarray | None = None) -> dict[int, str]:
         """Of sorted image ids, those of which the network makes no feature, and why."""
@@ -240,8 +253,9 @@ def load(source: Source, device: str | torch.device | None = None) -> Model:
         UserError: no model, one of another version, a missing or altered file.
     """
     contents, digest = open_contents(source)
-    contents.network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return Model(contents, digest, _named(source))
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    contents.network.to(device)
+    return Model(contents, digest, resolve(contents.settings.precision, device), _named(source))
 
 
 def _named(source: Source) -> str | None:

@@ -18,6 +18,7 @@ from largescale.describing.parts import PassParts, describe_parts
 from largescale.describing.result import RESULT, changed_files, write_result
 from largescale.distributed import World
 from largescale.locks import take
+from largescale.precision import agreed
 from largescale.processes import StoppedError
 from largescale.settings import UserError
 
@@ -60,9 +61,11 @@ def describe_source(
         UserError: `out` holds the descriptors of something else; names that `pairs` cannot have; no picture could be decoded.
         StoppedError: `should_stop` said so on some rank; the same call goes on later.
     """
+    model = model.computing_in(agreed(model.settings.precision, world))
     about = {
         "model": model.digest,
         "precision": model.precision,
+        "computed": " and ".join(sorted({*world.gather(model.way)})),
         "metric": model.metric,
         "source": config.source,
         "images": source.corpus.manifest.fingerprint,

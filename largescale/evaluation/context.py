@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -27,9 +27,10 @@ from largescale.models.metric import COSINE, Space
 from largescale.models.network import RetrievalNet
 from largescale.models.sharing.folder import Contents
 from largescale.models.sharing.sources import Source, of_network, open_contents, told
+from largescale.models.transform.fused import way_of
 from largescale.models.transform.transform import Transform
 from largescale.models.whitening import Whitening
-from largescale.precision import resolve
+from largescale.precision import Resolved, agreed
 from largescale.program.extras import cv2
 from largescale.program.inputs import seen_by
 from largescale.settings import UserError
@@ -62,6 +63,8 @@ class Context:
     contents: Contents
     """The network, and how it describes an image where `config` does not say otherwise."""
     subject: Subject
+    way: str
+    """In which the network is computed: the ways are equal to rounding, and not to the bit."""
     should_stop: Callable[[], bool]
     seconds: dict[str, float] = field(default_factory=dict)
     """Of each step that was taken."""
@@ -78,9 +81,11 @@ class Context:
         _check_dimensions(contents, config)
         _check_libraries(config)
         config = _as_described(config, contents)
-        subject = Subject(source, network_digest(contents.network), contents.about, _preprocess(config, world))
+        seen = _preprocess(config, world)
+        subject = Subject(source, network_digest(contents.network), contents.about, seen)
+        ways = world.gather(way_of(contents.network, seen["precision"], world.device))
         world.decide(lambda: claim_folders(config))
-        return Context(config, world, EvaluationPlan.open(config), contents, subject, should_stop)
+        return Context(config, world, EvaluationPlan.open(config), contents, subject, " and ".join(sorted({*ways})), should_stop)
 
     @property
     def network(self) -> RetrievalNet:
@@ -92,6 +97,11 @@ class Context:
         return self.subject.source == IN_MEMORY
 
     @property
+    def precision(self) -> Resolved:
+        """In which descriptors are computed, whatever `config` says."""
+        return cast("Resolved", self.subject.preprocess["precision"])
+
+    @property
     def unit(self) -> bool:
         """Whether descriptors have length 1."""
         return self.network.metric == "cosine"
@@ -101,7 +111,7 @@ class Context:
         """Of whole passes: ranks own shards."""
         config = self.config
         return Embedder(
-            config.images, config.batch_size, config.loader, self.world.device, config.precision, should_stop=self.should_stop
+            config.images, config.batch_size, config.loader, self.world.device, self.precision, should_stop=self.should_stop
         )
 
     @property
@@ -123,8 +133,7 @@ class Context:
         return sets
 
     def _scales(self, corpus: Corpus, ids: np.ndarray | None = None, boxes: np.ndarray | None = None) -> Scales:
-        computed = "layer by layer" if self.world.device.type == "cuda" else "fused"  # equal to rounding, and not to the bit
-        identity = {"network": self.subject.digest, "preprocess": self.subject.preprocess, "computed": computed}
+        identity = {"network": self.subject.digest, "preprocess": self.subject.preprocess, "computed": self.way}
         return [
             Descriptors(self.store, corpus, identity, self.network.dim, scale, ids, boxes, self.unit) for scale in self.scales
         ]
@@ -322,7 +331,7 @@ def _rows(parts: Sequence[np.ndarray], position: np.ndarray) -> QueryRows:
 def _preprocess(config: EvaluateConfig, world: World) -> dict[str, Any]:
     """What decides, beside the query's box, which numbers the network sees."""
     images = config.images.model_dump(mode="json", include={"size", "fit", "interpolation", "crop_share", "multiple", "least"})
-    return {**images, "precision": resolve(config.precision, world.device)}
+    return {**images, "precision": agreed(config.precision, world)}
 
 
 def _used(corpus: Corpus) -> CorpusUsed:

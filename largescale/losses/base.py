@@ -1,7 +1,11 @@
 """What all losses share: precision, and the count of what they could not learn from."""
 
+from typing import Any
+
 import torch
 from torch import nn
+
+from largescale.precision import without_autocast
 
 
 def at_least_float32(*tensors: torch.Tensor) -> list[torch.Tensor]:
@@ -10,10 +14,17 @@ def at_least_float32(*tensors: torch.Tensor) -> list[torch.Tensor]:
 
 
 class Loss(nn.Module):
-    """`degenerate` counts what had nothing to learn from (each kind of loss says what) instead of an error or a NaN."""
+    """`degenerate` counts what had nothing to learn from (each kind of loss says what) instead of an error or a NaN.
+
+    Also within a user's autocast it computes in the precision of what it is given, in float32 at least.
+    """
 
     degenerate: torch.Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("degenerate", torch.zeros((), dtype=torch.int64), persistent=False)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with without_autocast(next(iter((*args, *kwargs.values())))):
+            return super().__call__(*args, **kwargs)

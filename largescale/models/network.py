@@ -11,6 +11,7 @@ from largescale.models.backbones.contract import Contract
 from largescale.models.backbones.tokens import Tokens
 from largescale.models.config import Metric, ModelConfig, Pooling
 from largescale.models.pooling import MAC, RMAC, GeM, SPoC, l2_normalize
+from largescale.precision import without_autocast
 from largescale.settings import UserError
 
 ONE_CELL: Mapping[str, Tokens] = {"class_token": "class_token", "class_mean": "class_mean", "own": "own"}
@@ -72,7 +73,7 @@ class RetrievalNet(nn.Module):
 
     def describe(self, features: torch.Tensor) -> torch.Tensor:
         """`(B, C, H / s, W / s) -> (B, D)`: what follows the backbone."""
-        with torch.autocast(features.device.type, enabled=False):
+        with without_autocast(features):
             x = self.pool(features.to(torch.promote_types(features.dtype, torch.float32)))
             if self.config.layer_norm:
                 x = functional.layer_norm(x, x.shape[1:])

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from largescale.distributed import World
 from largescale.models.pooling import l2_normalize
+from largescale.precision import without_autocast
 from largescale.settings import UserError
 
 Form = Literal["cirtorch", "paper"]
@@ -62,7 +63,8 @@ class Whitening:
         """
         x = x if isinstance(x, torch.Tensor) else torch.from_numpy(np.array(x))
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        return l2_normalize((x - self.mean.to(x)) @ self.directions[:dim].to(x).T)
+        with without_autocast(x):
+            return l2_normalize((x - self.mean.to(x)) @ self.directions[:dim].to(x).T)
 
 
 class PCAWhitening(Whitening):

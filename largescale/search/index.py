@@ -7,10 +7,11 @@
 Q queries, D dimensions, n rows.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +30,9 @@ from largescale.settings import UserError
 if TYPE_CHECKING:
     from largescale.corpus.decoding.pictures import Picture
     from largescale.describing.model import Model
+    from largescale.precision import Resolved
 
+log = logging.getLogger(__name__)
 Box = Sequence[float]
 """x0, y0, x1, y1 in pixels of the upright picture."""
 
@@ -89,10 +92,10 @@ class Index:
             what = f"an index; {called('search')} add adds to it" if (folder / FILE).exists() else "something else"
             raise UserError(f"{folder} holds {what}: give another folder, or remove it")
         kind = Kind(factory, memory, min_recall)
-        digest, location = (None, None) if model is None else (model.digest, model.location)
+        made_by = (None, None, None) if model is None else (model.digest, model.precision, model.location)
         with room_on_disk(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            IndexManifest(dim, metric, kind, digest, location, thumbnails).commit(folder)
+            IndexManifest(dim, metric, kind, *made_by, thumbnails).commit(folder)
         return Index(folder, IndexView.open(folder), model)
 
     @staticmethod
@@ -107,7 +110,8 @@ class Index:
     def open(folder: str | Path, model: "Model | None" = None) -> "Index":
         """
         Args:
-            model: the one that made the rows; without it, only rows and keys can be asked for.
+            model: the one that made the rows, which computes in their precision from here on; without it, only rows and keys can
+                be asked for.
 
         Raises:
             UserError: no index, one of another version or altered, or one that another model has made.
@@ -118,7 +122,7 @@ class Index:
                 f"{folder} was made by the model {view.manifest.model or '(rows without a model)'}, and this is {model.digest}: "
                 "their descriptors cannot be compared; give the model that made the index, or build it again"
             )
-        return Index(Path(folder), view, model)
+        return Index(Path(folder), view, model and _as_built(model, view.manifest.precision))
 
     def __len__(self) -> int:
         return self.view.manifest.rows
@@ -251,3 +255,10 @@ class Index:
         if self.model is None:
             raise UserError(f"{self.folder} was opened without its model, so pictures cannot be described: give model=…")
         return self.model
+
+
+def _as_built(model: "Model", precision: str | None) -> "Model":
+    """In the numbers of the rows of its index: rows of others are not compared with them."""
+    if precision != model.precision:
+        log.info("describes in %s, as the rows of the index are, and not in %s as it would here", precision, model.precision)
+    return model.computing_in(cast("Resolved", precision))

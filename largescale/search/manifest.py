@@ -15,7 +15,7 @@ from largescale.program.cli import called
 from largescale.settings import UserError
 
 FORMAT = "largescale index"
-VERSION = 2
+VERSION = 3
 FILE = "index.json"
 Metric = Literal["cosine", "l2"]
 
@@ -74,6 +74,8 @@ class IndexManifest:
     kind: Kind
     model: str | None = None
     """Digest of the network that made the rows; None for rows that came without one."""
+    precision: str | None = None
+    """In which numbers it computed."""
     location: str | None = None
     """Where that network was."""
     thumbnails: int = 192

@@ -45,10 +45,10 @@ def check_loss(
 ) -> None:
     """Raise an AssertionError where a loss breaks a law of this project.
 
-    Half precision is computed with in float32. The order of a batch has no meaning. Batches that a run may meet and that have
-    nothing to learn from (one class, equal descriptors, zeros, ...) give finite values and gradients, and are counted in
-    `degenerate`; others are not. What is not finite in the descriptors is not finite in the loss. Value and gradients are the
-    same on any number of processes.
+    Half precision is computed with in float32, also within an autocast. The order of a batch has no meaning. Batches that a
+    run may meet and that have nothing to learn from (one class, equal descriptors, zeros, ...) give finite values and
+    gradients, and are counted in `degenerate`; others are not. What is not finite in the descriptors is not finite in the
+    loss. Value and gradients are the same on any number of processes.
 
     Args:
         make: a new loss for descriptors of 6 dimensions and labels 0 ... 7, the same at every call; to be called in other
@@ -127,7 +127,7 @@ def check_gradient(case: Case, seed: int) -> None:
 
 
 def check_low_precision(case: Case) -> None:
-    """bf16 descriptors are taken for what they are and computed with in float32."""
+    """bf16 descriptors are taken for what they are and computed with in float32, as others are within an autocast."""
     rough = tuple(x.bfloat16() if x.is_floating_point() else x for x in inputs(case))
     exact = tuple(x.float() if x.is_floating_point() else x for x in rough)
     loss = case.make().float()
@@ -135,8 +135,11 @@ def check_low_precision(case: Case) -> None:
     value, gradients = evaluate(case, rough, loss)
     torch.manual_seed(0)
     expected, wanted = evaluate(case, exact, loss)
-    assert value.dtype == torch.float32
-    torch.testing.assert_close(value, expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.manual_seed(0)
+        within = loss(*exact, **extras(case, exact))
+    assert value.dtype == within.dtype == torch.float32
+    torch.testing.assert_close((value, within), (expected, expected))
     for gradient, want in zip(gradients, wanted, strict=True):
         torch.testing.assert_close(gradient, want.bfloat16())
 

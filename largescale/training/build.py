@@ -13,7 +13,7 @@ from largescale.mining.service.exchange import TrainingExchange
 from largescale.models.build import build_network
 from largescale.models.layers import freeze_idle, layers_of
 from largescale.models.network import RetrievalNet
-from largescale.precision import resolve
+from largescale.precision import agreed, resolve
 from largescale.program.inputs import seen_by, stated, trained_on
 from largescale.tracking import TrackedRun, Tracker
 from largescale.training import callbacks, preflight
@@ -48,6 +48,7 @@ def build_trainer(
         UserError: what would stop the run later: corpus, settings, memory or disk that do not fit.
     """
     own = [own_callback(callback) for callback in config.callbacks]
+    config = config.model_copy(update={"precision": agreed(config.precision, world)})
     corpus = Corpus.open(config.corpus or default_corpus(), config.storage, config.corpus_weights)
     signal = StopSignal(world)
     torch.manual_seed(config.seed)  # all ranks begin with the same weights
@@ -91,7 +92,10 @@ def layers_in(network: RetrievalNet) -> Layers:
 
 def _said(config: TrainConfig, network: RetrievalNet, idle: Sequence[str]) -> list[str]:
     """What a person should know of the network before it trains."""
-    said = [f"{config.model.backbone} sees images with {stated(network.contract, config.images)}"]
+    said = [
+        f"{config.model.backbone} sees images with {stated(network.contract, config.images)}",
+        f"it trains in {config.precision}",
+    ]
     if config.model.weights == "none":
         said.append("it begins with random weights; model.weights=imagenet downloads published ones, or give a file")
     if idle:

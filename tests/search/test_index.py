@@ -283,7 +283,7 @@ def test_an_altered_index_is_an_error_that_names_the_file(tmp_path: Path) -> Non
         Index.open(folder)
     table.write_bytes(whole)
     for change, message in (
-        ({"version": 1}, "expected 'largescale index' version 2, found 'largescale index' version 1"),
+        ({"version": 1}, "expected 'largescale index' version 3, found 'largescale index' version 1"),
         ({"dime": 3}, "lacks or misspells"),
         ({"segments": [values["segments"][0] | {"removed": "../../../x.npy"}]}, r"'../../../x.npy' is no file of segment"),
         ({"segments": [values["segments"][0] | {"lists": "/etc/x.faiss"}]}, "'/etc/x.faiss' is no file of segment"),

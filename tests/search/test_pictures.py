@@ -52,6 +52,20 @@ def test_build_and_search_by_file_picture_key_box_and_several(model: Model, tmp_
 
 
 @pytest.mark.slow
+def test_an_index_stays_in_the_numbers_in_which_it_was_built(model: Model, tmp_path: Path) -> None:
+    """On whatever processor pictures are added and asked for."""
+    assert model.settings.precision == "auto"
+    photos = make_photos(tmp_path / "photos", labels=1)
+    rough, exact = (model.computing_in(precision) for precision in ("bf16", "fp32"))
+    Index.build(exact, photos, tmp_path / "index")
+    index = Index.open(tmp_path / "index", rough)
+    assert index.view.manifest.precision == "fp32"
+    path = next(photos.rglob("*.jpg"))
+    assert np.array_equal(index.describe([path]), exact.embed([path]))
+    assert not np.array_equal(index.describe([path]), rough.embed([path]))
+
+
+@pytest.mark.slow
 def test_questions_that_cannot_be_answered(model: Model, tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos", labels=1)
     index = Index.build(model, photos, tmp_path / "index")

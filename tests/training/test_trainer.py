@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
+import largescale.precision
 from largescale.config import load
 from largescale.corpus.corpus import Corpus
 from largescale.distributed import World
@@ -138,6 +139,7 @@ def test_evaluation_decides_the_best_and_is_not_repeated(settings, tmp_path):
     assert sorted(scores) == [0, 4, 8]
     found = {path.name: json.loads((path / "results.json").read_text()) for path in (directory / "evaluation").iterdir()}
     assert sorted(found) == ["step-000000", "step-000004", "step-000008"]
+    assert {results["preprocess"]["precision"] for results in found.values()} == {"fp32"}  # as it was trained
     best = json.loads((directory / "checkpoints" / "best.json").read_text())
     assert best["score"] == max(scores.values())
     assert scores[best["step"]] == best["score"]
@@ -226,6 +228,9 @@ def test_a_missing_generation_is_an_error_in_the_middle_of_its_epoch(settings, t
 def resume_as_another(world, settings):
     with pytest.raises(UserError, match=r"optim\.lr: 0\.0001 in the checkpoint, 0\.5 now"):
         train(world, [*settings, "optim.lr=0.5"])
+    largescale.precision._fast_on_cpu = lambda: True
+    with pytest.raises(UserError, match="precision: 'fp32' in the checkpoint, 'bf16' now"):
+        train(world, [*settings, "precision=auto"])
 
 
 @pytest.mark.slow

@@ -29,7 +29,8 @@ def as_scored(context: Context, protocols: Sequence[ProtocolResult]) -> Contents
         precision=context.config.precision,
         dim=transform.dim or (network.dim if transform.whitening is None else len(transform.whitening.directions)),
     )
-    about = {**context.contents.about, "scores": scores(protocols), "scored on": asdict(context.task.gallery.used)}
+    scored = {"scored on": asdict(context.task.gallery.used), "scored in": context.precision}
+    about = {**context.contents.about, "scores": scores(protocols), **scored}
     return replace(context.contents, settings=settings, whitening=transform.whitening, about=about)
 
 

@@ -5,9 +5,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from largescale.models.backbones.contract import Contract
 from largescale.models.backbones.tokens import Tokens, chosen
+from largescale.precision import without_autocast
 from largescale.settings import UserError
 
 ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
@@ -87,10 +89,16 @@ class TimmBackbone(nn.Module):
         self.gives_several = not isinstance(features, torch.Tensor)
         self.gives_tokens = self.gives_several or features.ndim == 3
         if self.tokens == "own" or self.gives_several:
-            return self.model.forward_head(features, pre_logits=True).flatten(1)[:, :, None, None]
+            with without_autocast(images):
+                return self.model.forward_head(_in_fp32(features), pre_logits=True).flatten(1)[:, :, None, None]
         if features.ndim == 3:  # (B, T, C)
             return chosen(features, self.prefix, images.shape[2] / images.shape[3], self.tokens)
         return features.permute(0, 3, 1, 2) if self.channels_last else features
+
+
+def _in_fp32(features: Any) -> Any:
+    """One map, or several: the model's own pooling computes as all pooling does."""
+    return tree_map_only(torch.Tensor, lambda x: x.to(torch.promote_types(x.dtype, torch.float32)), features)
 
 
 class _Features(nn.Module):

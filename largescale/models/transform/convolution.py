@@ -74,8 +74,8 @@ class OfPixels(Convolution):
         return super().forward(padded, other)
 
     def round_to_bf16(self, mean: Tensor) -> None:
-        """It sees pixels less a middle brightness from now on: whole numbers up to 141 are exact, and what their products add up to
-        is no small difference of large numbers, which rounded weights would make large."""
+        """It sees pixels less a middle brightness from now on: whole numbers up to 141 are exact, and what their products add up
+        to is no small difference of large numbers, which rounded weights would make large."""
         self.middle = round(float(self.mean.mean()))
         self.bias = (cast("Tensor", self.bias).double() + self.middle * self.weight.double().sum((1, 2, 3))).float()
         super().round_to_bf16(mean - self.middle)

@@ -6,14 +6,18 @@ the result is the same for every number of threads and processes.
 """
 
 import logging
+from collections.abc import MutableMapping
 from functools import lru_cache
+from itertools import chain
 from typing import cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from largescale.models.backbones.timm_backbones import TimmBackbone
+from largescale.models.modes import in_evaluation_mode
 from largescale.models.network import RetrievalNet
 from largescale.models.transform.graph import Graph
 from largescale.models.transform.multiscale import AtScales
@@ -22,6 +26,7 @@ from largescale.precision import Resolved, autocast
 Network = RetrievalNet | AtScales
 log = logging.getLogger(__name__)
 CPU = torch.device("cpu")
+FUSED, BY_LAYER = "fused", "layer by layer"
 SIDE = 96
 """Pixels of the pictures on which a fused network is tried."""
 TOLERANCE = 1e-4
@@ -30,8 +35,10 @@ NEAR = 0.9998
 """Cosine of descriptors in bf16 to those in fp32 that is enough; else they must be as near as those of the network itself. Of
 photographs the least is some four times as far from 1 (MobileNetV2)."""
 EXACT = 2
-"""First convolutions that stay in fp32 where without them descriptors are not near enough: what follows from edges and from channels
-that hardly vary (MobileNetV2) magnifies their rounding."""
+"""First convolutions that stay in fp32 where descriptors are not near enough without: what follows from edges, and from channels
+that hardly vary, magnifies their rounding (MobileNetV2)."""
+_REFUSED: MutableMapping[nn.Module, dict[Resolved, list[int]]] = WeakKeyDictionary()
+"""Backbones that could not be rewritten, and the versions of their weights: a pass need not try again."""
 
 
 def fused(network: Network, precision: Resolved) -> Network:
@@ -52,17 +59,36 @@ def is_fused(network: Network) -> bool:
     return isinstance(getattr(first, "backbone", None), fx.GraphModule)
 
 
+def way_of(network: Network, precision: Resolved, device: torch.device) -> str:
+    """How passes compute it; the two ways are equal to rounding, and not to the bit."""
+    if device.type == "cuda":
+        return BY_LAYER
+    with in_evaluation_mode(network):
+        return FUSED if is_fused(fused(network, precision)) else BY_LAYER
+
+
 def _fused(network: RetrievalNet, precision: Resolved) -> RetrievalNet:
     if not isinstance(network, RetrievalNet) or is_fused(network):
         return network
-    other, how = network, "layer by layer: it is no sequence of convolutions"
+    refused, weights = _REFUSED.setdefault(network.backbone, {}), _versions(network.backbone)
+    if refused.get(precision) == weights:
+        return network
+    other, how = network, f"{BY_LAYER}: it is no sequence of convolutions"
     if (layers := _layers(network)) is not None:
         try:
             other, how = _in_fp32(network, layers) if precision == "fp32" else _in_bf16(network, layers)
         except Exception as error:  # what its code does cannot be followed, or the processor has no such kernels
-            how = f"layer by layer: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            how = f"{BY_LAYER}: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    if other is network:
+        refused[precision] = weights
     _say(f"{network.config.backbone} describes in {precision}, {how}")
     return other
+
+
+def _versions(backbone: nn.Module) -> list[int]:
+    """Which change when weights do."""
+    tensors = chain(backbone.parameters(), backbone.buffers())
+    return [-1 if tensor.is_inference() else tensor._version for tensor in tensors]
 
 
 def _layers(network: RetrievalNet) -> nn.Module | None:
@@ -85,7 +111,7 @@ def _in_fp32(network: RetrievalNet, layers: nn.Module) -> tuple[RetrievalNet, st
     pixels = _pictures(network)
     exact, found = network.features(network.contract.normalize(pixels)).float(), other.features(pixels).float()
     if (apart := float((found - exact).abs().max() / exact.abs().max())) > TOLERANCE:
-        return network, f"layer by layer: fused, its features differ by {apart:.2g}"
+        return network, f"{BY_LAYER}: fused, its features differ by {apart:.2g}"
     return other, f"with {len(graph.convolutions)} fused convolutions"
 
 
@@ -103,7 +129,7 @@ def _in_bf16(network: RetrievalNet, layers: nn.Module) -> tuple[RetrievalNet, st
         if (near := _nearness(rows, other, pixels)) >= enough:
             how = f"with {len(graph.convolutions)} fused convolutions"
             return other, f"{how}, the first {exact} in fp32" if exact else how
-    return network, f"layer by layer: fused, its descriptors are within {near:.4f} of those in fp32, else {usual:.4f}"
+    return network, f"{BY_LAYER}: fused, its descriptors are within {near:.4f} of those in fp32, else {usual:.4f}"
 
 
 def _nearness(rows: Tensor, network: RetrievalNet, images: Tensor) -> float:

@@ -22,7 +22,7 @@ class _Tracer(fx.Tracer):
 
 
 class Graph:
-    """`module` computes of pixels, in fp32, what `backbone` does of normalized images; `convolutions` are those that were fused."""
+    """`module` computes of pixels, in fp32, what `backbone` does of normalized images; `convolutions` are what was fused."""
 
     def __init__(self, backbone: nn.Module, contract: Contract) -> None:
         backbone = copy.deepcopy(backbone)  # tracing leaves marks, as in maps that a layer keeps for each device

@@ -84,6 +84,7 @@ def stage_config(config: TrainConfig, out: Path) -> EvaluateConfig:
         images=settings.images or config.images.model_copy(update={"augment": None}),
         loader=config.loader,
         storage=config.storage,
+        precision=config.precision,
         out=out,
     )
 

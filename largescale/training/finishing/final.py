@@ -51,7 +51,8 @@ def finals(config: TrainConfig) -> list[Final]:
 
 def _settings(config: TrainConfig, name: str, final: FinalEvaluationConfig) -> EvaluateConfig:
     folder = config.directory / SCORES
-    values: dict[str, Any] = {"loader": config.loader, "storage": config.storage, "store": folder / "descriptors"}
+    of_run = {"loader": config.loader, "storage": config.storage, "precision": config.precision}
+    values: dict[str, Any] = {**of_run, "store": folder / "descriptors"}
     return check(EvaluateConfig, values | read_yaml(final.file) | dict(final.settings) | {"out": folder / name})
 
 

@@ -44,7 +44,8 @@ def _plain(config: TrainConfig, weights: Path) -> Contents:
     """As the run's own evaluations describe images."""
     contents, evaluation = open_contents(weights)[0], config.directory / "evaluation" / weights.stem
     seen = seen_by(contents.network.contract, stage_config(config, evaluation).images)
-    settings = contents.settings.model_copy(update=seen.model_dump(include={"size", "fit", "interpolation"}))
+    own = {**seen.model_dump(include={"size", "fit", "interpolation"}), "precision": config.precision}
+    settings = contents.settings.model_copy(update=own)
     return replace(contents, settings=settings, about={**contents.about, **_scores(evaluation)})
 
 
@@ -53,4 +54,5 @@ def _scores(evaluation: Path) -> Mapping[str, Any]:
     if not (evaluation / RESULTS).exists():
         return {}
     results = read_results(evaluation)
-    return {"scores": scores(results.protocols), "scored on": asdict(results.gallery)}
+    scored = {"scored on": asdict(results.gallery), "scored in": results.preprocess["precision"]}
+    return {"scores": scores(results.protocols), **scored}

@@ -227,15 +227,16 @@ def _miner(config: TrainConfig, mining: MiningConfig, world: World, corpus: Corp
 def _teacher(config: TrainConfig, loss: LRMLConfig, world: World, corpus: Corpus) -> Teacher | PublishedTeacher | None:
     if loss.teacher is None:
         return None
+    precision = resolve(config.precision, world.device)
     if loss.teacher.is_dir():
         store = config.directory / "teacher"
-        return PublishedTeacher(loss.teacher, loss.teacher_neighbors, loss.ranking, world, corpus, store)
+        return PublishedTeacher(loss.teacher, loss.teacher_neighbors, loss.ranking, world, corpus, store, precision)
     if loss.teacher_neighbors:
         raise UserError(
             f"loss.teacher_neighbors={loss.teacher_neighbors} looks among descriptors of the corpus, which a model folder makes; "
             f"{loss.teacher} is none: give one, or use loss.teacher_neighbors=0"
         )
-    return Teacher(loss.teacher, loss.ranking, world, resolve(config.precision, world.device))
+    return Teacher(loss.teacher, loss.ranking, world, precision)
 
 
 def step_seed(seed: int, step: int) -> int:

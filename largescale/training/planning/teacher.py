@@ -64,9 +64,14 @@ class PublishedTeacher:
         UserError: no model folder.
     """
 
-    def __init__(self, folder: Path, neighbors: int, ranking: Ranking, world: World, corpus: Corpus, store: Path) -> None:
-        self.model, self.neighbors, self.ranking = load(folder, world.device), neighbors, ranking
-        self.world, self.corpus, self.store = world, corpus, store / f"{corpus.manifest.fingerprint}-{self.model.digest[:16]}"
+    def __init__(
+        self, folder: Path, neighbors: int, ranking: Ranking, world: World, corpus: Corpus, store: Path, precision: Resolved
+    ) -> None:
+        model = load(folder, world.device)
+        self.model = model.computing_in(precision) if model.settings.precision == "auto" else model
+        self.neighbors, self.ranking = neighbors, ranking
+        rows = f"{corpus.manifest.fingerprint}-{model.digest[:16]}-{self.model.precision}"
+        self.world, self.corpus, self.store = world, corpus, store / rows
         self._rows: np.ndarray | None = None
         self._asked: dict[int, int] = {}
         self._expanded = np.empty((0, self.model.dim), np.float32)

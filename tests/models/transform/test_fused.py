@@ -13,8 +13,9 @@ from largescale.models.backbones.contract import Contract
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
 from largescale.models.network import RetrievalNet
-from largescale.models.transform.convolution import Convolution
-from largescale.models.transform.fused import fused, is_fused
+from largescale.models.transform import fused as fusing
+from largescale.models.transform.convolution import NONE, Convolution
+from largescale.models.transform.fused import fused, is_fused, way_of
 from largescale.models.transform.graph import Graph
 from largescale.models.transform.max_pool import MaxPoolOfBits
 from largescale.models.transform.multiscale import AtScales
@@ -126,6 +127,42 @@ def test_in_bf16_a_fused_network_is_near_fp32_or_as_near_as_the_network_itself(m
     assert is_fused(fused(network, "bf16"))
     monkeypatch.setattr(Convolution, "forward", lambda layer, x, other=None: torch.zeros(()) * _FORWARD(layer, x, other))
     assert fused(network, "bf16") is network
+
+
+def test_what_could_not_be_rewritten_is_tried_again_with_other_weights_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried, network = [], learned("timm:test_resnet.r160_in1k")
+    monkeypatch.setattr(Graph, "__init__", lambda graph, layers, contract: tried.append(contract) or {}["no such graph"])
+    for _ in range(3):
+        assert fused(AtScales([network] * 2, (1.0, 0.5)), "fp32").networks[0] is network
+        assert way_of(network, "fp32", torch.device("cpu")) == "layer by layer"
+    assert len(tried) == 1
+    fused(network, "bf16")
+    assert len(tried) == 2
+    with torch.no_grad():
+        next(network.backbone.parameters()).mul_(2)
+    fused(network, "fp32")
+    assert len(tried) == 3
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@torch.inference_mode()
+def test_rounded_weights_add_nothing_on_average(groups: int) -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Conv2d(16, 8, 3, groups=groups), torch.rand(4, 16, 32, 32).bfloat16()
+    convolution = Convolution(layer, NONE, adds=False)
+    expected = convolution(x.float()).mean((0, 2, 3))
+    convolution.round_to_bf16(x.double().mean((0, 2, 3)))
+    with autocast("bf16", torch.device("cpu")):
+        usual, found = (part(x).float().mean((0, 2, 3)) for part in (layer, convolution))
+    assert (found - expected).abs().max() < 0.1 * (usual - expected).abs().max()
+
+
+@torch.inference_mode()
+def test_in_bf16_the_first_convolutions_stay_fp32_where_that_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fusing, "NEAR", 1.1)  # more than there can be
+    monkeypatch.setattr(fusing, "_nearness", lambda rows, network, images: 0.9)
+    layers = [module for module in fused(learned("resnet18"), "bf16").modules() if isinstance(module, Convolution)]
+    assert [layer.dtype for layer in layers] == [torch.float32] * 2 + [torch.bfloat16] * (len(layers) - 2)
 
 
 @pytest.mark.slow

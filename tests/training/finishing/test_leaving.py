@@ -20,11 +20,11 @@ def test_a_finished_run_leaves_a_model_of_its_best_weights(tmp_path: Path) -> No
     corpus = make_corpus(tmp_path / "corpus", labels=8, per_label=4, shards=3, size=48)
     plan = ["tuples={per_step: 4, per_epoch: 8}", "mining.negatives=2", "epochs=1", f"evaluation.gallery={corpus}"]
     model = ["model={backbone: 'timm:test_resnet', weights: none}", "images.size=48", "loader.workers=0", "tracking.wandb=off"]
-    settings = [f"corpus={corpus}", *plan, *model, f"runs={tmp_path}", "name=first"]
+    settings = [f"corpus={corpus}", *plan, *model, f"runs={tmp_path}", "name=first", "precision=fp32"]
     with alone() as world:
         train(world, settings)
     folder = leave_model(load(TrainConfig, settings))
-    weights = largescale.load(tmp_path / "first/weights/step-000002.safetensors", "cpu")
+    weights = largescale.load(tmp_path / "first/weights/step-000002.safetensors", "cpu").computing_in("fp32")
     found, pictures = largescale.load(tmp_path / "first", "cpu"), [photograph(1, 0, 48, 40)]
     assert np.array_equal(found.embed(pictures), weights.embed(pictures))
     about = found.contents.about
@@ -32,7 +32,8 @@ def test_a_finished_run_leaves_a_model_of_its_best_weights(tmp_path: Path) -> No
     score = about["scores"][f"{result.protocol}/{result.main}"]
     assert score["value"] == result.metrics[result.main].value
     assert score["low"] <= score["value"] <= score["high"]
-    assert (about["run"], about["corpus"]) == ("first", str(corpus))
+    assert (about["run"], about["corpus"], about["scored in"]) == ("first", str(corpus), "fp32")
+    assert found.settings.precision == found.precision == "fp32"
     assert score["protocol"] == result.hash
     assert f"| {result.protocol}/{result.main} | {score['value']:.4f} |" in (folder / "README.md").read_text()
     with pytest.raises(FileNotFoundError):
