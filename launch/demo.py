@@ -15,6 +15,7 @@ from largescale.program.running import run_program
 from largescale.settings import UserError
 
 DATA, RUN = Path("data/demo"), Path("runs/demo")
+CORPORA = {"gallery": DATA / "test", "distractors": DATA / "distractors"}
 
 
 def call(*command: str) -> float:
@@ -31,11 +32,6 @@ def torchrun(*command: str) -> float:
     return call("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "largescale", *command)
 
 
-def evaluate(weights: Path, out: Path) -> float:
-    corpora = [f"gallery={DATA / 'test'}", f"distractors={DATA / 'distractors'}"]
-    return torchrun("evaluate", f"weights={weights}", *corpora, f"out={out}")
-
-
 def main(arguments: list[str]) -> None:
     if asked(arguments) is not None:
         print(__doc__)
@@ -43,20 +39,20 @@ def main(arguments: list[str]) -> None:
     if arguments:
         raise UserError(f"{' '.join(arguments)}: the demo has no settings; its recipe is {recipe('demo')}")
     seconds = {"build the corpora": call("largescale", "shards", "demo", str(DATA))}
-    seconds["train"] = torchrun("train", str(recipe("demo")))
+    scored = [f"evaluation.{name}={corpus}" for name, corpus in CORPORA.items()]
+    seconds["train, and evaluate before and after"] = torchrun("train", str(recipe("demo")), *scored, "evaluation.every=10")
     weights = sorted((RUN / "weights").glob("step-*.safetensors"))
-    results = {"before training": weights[0], "after training": weights[-1]}
-    for name, file in results.items():
-        out = RUN / "evaluation" / file.stem
-        seconds[f"evaluate {name}"] = evaluate(file, out)
-        results[name] = out
+    results = {name: RUN / "evaluation" / weights[place].stem for name, place in (("before training", 0), ("after training", -1))}
+    seen = [f"{name}={corpus}" for name, corpus in CORPORA.items()]
+    out = results["after training"]
+    seconds["report"] = call("largescale", "evaluate", "report", f"weights={weights[-1]}", *seen, f"out={out}")
     print(f"\n{'':18}{'map_rectangle':>14}{'95 % interval':>18}{'recall_at_1':>13}")
-    for name, out in results.items():
-        metrics = read_results(out).protocols[0].metrics
+    for name, folder in results.items():
+        metrics = read_results(folder).protocols[0].metrics
         score, recall = metrics["map_rectangle"], metrics["recall_at_1"]
         print(f"{name:18}{100 * score.value:14.2f}{100 * score.low:9.2f} –{100 * score.high:6.2f}{100 * recall.value:13.2f}")
-    print("\n" + "\n".join(f"{name:28}{value:7.1f} s" for name, value in seconds.items()))
-    print(f"\nreport: {results['after training'] / 'report' / 'index.html'}")
+    print("\n" + "\n".join(f"{name:38}{value:7.1f} s" for name, value in seconds.items()))
+    print(f"\nreport: {out / 'report' / 'index.html'}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Scores some training images before the first step and soon after: a run that is worse than no training should say so.
+"""Scores some training images before the first step and a few times after it: a run worse than no training should say so.
 
 n images, D dimensions.
 """
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 AT_ONCE = 64
 PER_LABEL = 8
-SOON = 0.05
-"""Share of the run after which the second score is taken."""
+LOOKS = (0.05, 0.1, 0.25, 0.5)
+"""Shares of the run after which they are scored again. The first alone would tell many that do well later, as losses whose proxies
+are still random: what was worse then is said at the second, where it has not risen since."""
 ERRORS = 3.0
 """Standard errors by which the score must be lower, query by query."""
 
@@ -34,6 +35,8 @@ class QuickScore(Callback):
     def __init__(self, trouble: Trouble) -> None:
         self.trouble = trouble
         self.before: list[float] | None = None
+        self.last = -math.inf
+        """mAP@R at the last look; nothing is said at the first one."""
 
     def at_epoch_boundary(self) -> None:
         if self.trainer.progress.step == 0 and self.trouble.config.quick_images and not self.trainer.stopping:
@@ -41,22 +44,26 @@ class QuickScore(Callback):
 
     def after_step(self, images: "Step", outcome: "Outcome") -> None:
         trainer = self.trainer
-        if self.before is None or trainer.progress.step != math.ceil(SOON * trainer.total_steps):
+        if self.before is None or trainer.progress.step not in {math.ceil(share * trainer.total_steps) for share in LOOKS}:
             return
         after = self._score()
         if after is not None:
             self._compare(np.array(self.before), np.array(after))
 
     def _compare(self, before: np.ndarray, after: np.ndarray) -> None:
-        change = after - before  # (n,)
-        error = change.std() / math.sqrt(len(change))
-        if change.mean() < -ERRORS * error:
+        if self.is_worse(before, after):
             self.trouble.say(
                 "worse than before training",
-                f"mAP@R of {len(change)} training images was {before.mean():.2%} before training and is {after.mean():.2%} after "
+                f"mAP@R of {len(before)} training images was {before.mean():.2%} before training and is {after.mean():.2%} after "
                 f"step {self.trainer.progress.step}: lower optim.lr (now {self.trainer.config.optim.lr:.1e}), lengthen "
                 f"schedule.warmup_steps, or take loss.name=roadmap; torchrun {for_torchrun('rates')} finds a rate",
             )
+
+    def is_worse(self, before: np.ndarray, after: np.ndarray) -> bool:
+        """Whether the queries' scores `(n,)` at one more look are lower than before training, and no higher than at the last."""
+        change, earlier = after - before, self.last
+        self.last = float(after.mean())
+        return bool(change.mean() < -ERRORS * change.std() / math.sqrt(len(change)) and self.last <= earlier)
 
     def _score(self) -> list[float] | None:
         """mAP@R of each query; None after a stop signal, or where no label has two images."""
@@ -74,10 +81,10 @@ class QuickScore(Callback):
         return precision.tolist()
 
     def state(self) -> dict[str, Any]:
-        return {"before": self.before}
+        return {"before": self.before, "last": self.last}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self.before = state["before"]
+        self.before, self.last = state["before"], state["last"]
 
 
 def chosen(label: np.ndarray, images: int) -> np.ndarray:

@@ -97,7 +97,7 @@ class TroubleConfig(Settings):
     on_collapse: Literal["warn", "stop"] = "warn"
     """When the descriptors of a step's images have become nearly equal: say so and go on, or end the run."""
     quick_images: NonNegativeInt = 512
-    """Training images that are scored before the first step and after 5 % of the steps; worse is said. 0 = none."""
+    """Training images that are scored before the first step and after 5, 10, 25 and 50 % of them; worse is said. 0 = none."""
 
 
 def _tuples_only(values: Mapping[str, Any], make: Any) -> Any:

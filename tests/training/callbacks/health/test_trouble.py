@@ -16,7 +16,7 @@ from largescale.settings import UserError
 from largescale.training.callbacks import Callback
 from largescale.training.callbacks.health.trouble import Trouble, effective_rank, mean_similarity, share_tied
 from largescale.training.callbacks.own import own_callback
-from largescale.training.callbacks.quick_score import chosen, leave_one_out
+from largescale.training.callbacks.quick_score import QuickScore, chosen, leave_one_out
 from largescale.training.settings.recipe import TrainConfig, TroubleConfig
 from tests.corpora import encode, make_corpus, photograph, write_corpus
 from tests.training.test_trainer import train
@@ -80,7 +80,7 @@ def test_a_run_that_goes_well_says_nothing(settings: list[str], tmp_path: Path) 
     assert answer["step"] == 24
     log = _log(tmp_path)
     assert not [line for line in log if any(name.startswith("trouble/") for name in line)]
-    assert sum("eval/quick/map_at_r" in line for line in log) == 2
+    assert [line["step"] for line in log if "eval/quick/map_at_r" in line] == [0, 2, 3, 6, 12]
     assert all(math.isfinite(line["train/mean_similarity"]) for line in log if "train/loss" in line)
     assert all("train/effective_rank" in line for line in log if "train/loss" in line)
 
@@ -121,6 +121,16 @@ def test_worse_than_before_training_and_classes_never_drawn(settings: list[str],
     assert "mAP@R of 32 training images was" in said["trouble/worse than before training"]
     assert "8 of 16 classes were in no batch of 1 epochs" in said["trouble/classes never drawn"]
     assert "8 of them have a single image" in said["trouble/classes never drawn"]
+
+
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [((0.3, 0.2, 0.3, 0.6), 1), ((0.3, 0.4, 0.45, 0.6), 0), ((0.6, 0.7, 0.2, 0.1), 2), ((0.4, 0.6, 0.6, 0.7), 0)],
+)
+def test_what_is_worse_early_and_rises_is_not_said(scores: tuple[float, ...], said: int) -> None:
+    """0.5 before training."""
+    look, spread = QuickScore(Trouble(TroubleConfig())), np.linspace(-0.1, 0.1, 100)
+    assert sum(look.is_worse(0.5 + spread, mean + spread[::-1]) for mean in scores) == said
 
 
 class Count(Callback):
