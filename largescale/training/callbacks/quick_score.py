@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 AT_ONCE = 64
 PER_LABEL = 8
 LOOKS = (0.05, 0.1, 0.25, 0.5)
-"""Shares of the run after which they are scored again. The first alone would tell many that do well later, as losses whose proxies
-are still random: what was worse then is said at the second, where it has not risen since."""
+"""Shares of the run after which they are scored again. The first alone would tell many that do well later, as losses whose
+proxies are still random: what was worse then is said at the second, where it has not risen since."""
 ERRORS = 3.0
 """Standard errors by which the score must be lower, query by query."""
 
