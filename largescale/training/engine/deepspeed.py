@@ -110,7 +110,7 @@ class DeepSpeedEngine:
 
     def backward(self, batches: Sequence[Batch]) -> Tensor:
         totals = []
-        for batch, last in passes(self.module, batches, self.chunk, self._prepare):
+        for batch, last in passes(self.engine, self.module.world, batches, self.chunk, self._prepare):
             self.engine.set_gradient_accumulation_boundary(last)
             objective = self.engine(batch)
             if batch.pull is None:

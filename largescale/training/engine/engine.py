@@ -94,7 +94,7 @@ class DDPEngine:
         if not self.settled:
             self._settle(batches[0])
         totals = []
-        for batch, last in passes(self.module, batches, self.chunk, self._prepare):
+        for batch, last in passes(self.wrapped, self.module.world, batches, self.chunk, self._prepare):
             with nullcontext() if last else self.wrapped.no_sync():
                 objective = self.wrapped(batch)
                 if batch.pull is None:

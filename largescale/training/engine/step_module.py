@@ -56,6 +56,8 @@ class Batch:
     """`(B_r, D)` in the order of the plan: descriptors of the images of this rank that are not in this batch."""
     pull: Tensor | None = None
     """`(b, D)`, where the loss has run already: the gradient of the step with respect to these images' descriptors."""
+    describe: bool = False
+    """The descriptors are asked for, not the objective."""
 
     @staticmethod
     def of_tuples(images: Step, tuples: int, total: int, seed: int, extra: Mapping[str, Tensor] | None = None) -> "Batch":
@@ -143,8 +145,13 @@ class StepModule(nn.Module):
         """`(B,)` their labels; None: they are of tuples."""
 
     def forward(self, batch: Batch) -> Tensor:
-        """This rank's part of the objective; of a batch with a `pull`, a product whose gradient is that of the objective."""
+        """This rank's part of the objective; of a batch with a `pull`, a product whose gradient is that of the objective.
+
+        With `describe`, descriptors `(B_r, D)`.
+        """
         x = self.embed(batch)  # (B_r, D)
+        if batch.describe:
+            return x
         if batch.pull is not None:
             return (x * batch.pull).sum()
         if batch.known is not None:

@@ -37,7 +37,7 @@ def _gradients(module: StepModule) -> dict[str, np.ndarray]:
 
 def _in_chunks(world: World, batch: Batch) -> dict[str, np.ndarray]:
     module = _module(world)
-    for part, _ in passes(module, [batch], SIZE, lambda part: part):
+    for part, _ in passes(module, world, [batch], SIZE, lambda part: part):
         torch.rand(world.rank + 1)  # whatever draws between two passes
         graphs = len(module.net.seen)
         module(part).backward()

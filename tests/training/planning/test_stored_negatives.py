@@ -58,7 +58,7 @@ def gradient(world: World, kind: str, parts: int, size: int | None) -> dict[str,
     [whole] = tuple_batches(world, 0)
     batches = replace(whole, stored=rows, further=further[world.share(TUPLES)]).split(parts)
     value = torch.zeros(())
-    for batch, _ in passes(module, batches, size, lambda batch: batch.to(CPU)):
+    for batch, _ in passes(module, world, batches, size, lambda batch: batch.to(CPU)):
         part = module(batch)
         part.backward()
         value += part.detach() if batch.pull is None else 0
