@@ -11,6 +11,7 @@ from largescale.distributed import World
 from tests.training.engine import test_batch_statistics as statistics
 from tests.training.engine import test_class_rows as class_rows
 from tests.training.engine import test_engine as engines
+from tests.training.engine import test_recompute as recomputing
 from tests.world import run_world
 
 Answers = dict[str, Any]
@@ -22,7 +23,8 @@ def _everything(world: World, file: Path, expected: Answers) -> Answers:
     compared = {"stages": engines.assert_stages_equal, "class rows": class_rows.assert_stages_equal}
     for name, compare in compared.items():
         compare(world, file, expected[name])
-    return {"states": states, "compared": list(compared)}
+    recomputing.assert_stage_3_equal(world, file)
+    return {"states": states, "compared": [*compared, "computed again"]}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> list[Answers]:
 
 @pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize("compared", ["stages", "class rows"])
+@pytest.mark.parametrize("compared", ["stages", "class rows", "computed again"])
 def test_every_stage_equals_ddp(answers: list[Answers], compared: str) -> None:
     """The ranks assert it."""
     assert all(compared in answer["compared"] for answer in answers)
