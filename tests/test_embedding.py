@@ -15,6 +15,7 @@ from largescale.embedding import AT_ONCE, Embedded, Embedder
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
 from largescale.models.network import RetrievalNet
+from largescale.precision import Resolved
 from tests.corpora import make_corpus
 from tests.laws import check_coverage
 
@@ -77,11 +78,13 @@ def test_descriptors_are_the_networks_own(network: RetrievalNet, corpus: Corpus)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
-def test_ranks_share_a_pass_without_gap_and_with_the_same_bits(network: RetrievalNet, corpus: Corpus, ranks: int) -> None:
+@pytest.mark.parametrize(("ranks", "precision"), [(1, "fp32"), (2, "fp32"), (3, "fp32"), (7, "fp32"), (3, "bf16")])
+def test_ranks_share_a_pass_without_gap_and_with_the_same_bits(
+    network: RetrievalNet, corpus: Corpus, ranks: int, precision: Resolved
+) -> None:
     wanted = np.sort(np.random.default_rng(0).choice(60, 40, replace=False))
-    ids, descriptors = in_order(run(network, corpus, wanted))
-    shares = [run(network, corpus, wanted, share=(rank, ranks)) for rank in range(ranks)]
+    ids, descriptors = in_order(run(network, corpus, wanted, precision=precision))
+    shares = [run(network, corpus, wanted, share=(rank, ranks), precision=precision) for rank in range(ranks)]
     own = [embedder(share=(rank, ranks)).own_images(corpus, wanted) for rank in range(ranks)]
     np.testing.assert_array_equal(np.concatenate(own), wanted)
     for groups, expected in zip(shares, own, strict=True):
@@ -92,12 +95,14 @@ def test_ranks_share_a_pass_without_gap_and_with_the_same_bits(network: Retrieva
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cores", [1, 3])
-def test_bits_do_not_depend_on_cores(network: RetrievalNet, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
-    expected = in_order(run(network, corpus))[1]
+@pytest.mark.parametrize(("cores", "precision"), [(1, "fp32"), (3, "fp32"), (3, "bf16")])
+def test_bits_do_not_depend_on_cores(
+    network: RetrievalNet, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, cores: int, precision: Resolved
+) -> None:
+    expected = in_order(run(network, corpus, precision=precision))[1]
     monkeypatch.setattr("largescale.embedding.own_cores", lambda: cores)
     torch.set_num_threads(cores)
-    assert torch.equal(in_order(run(network, corpus))[1], expected)
+    assert torch.equal(in_order(run(network, corpus, precision=precision))[1], expected)
 
 
 @pytest.mark.slow

@@ -48,8 +48,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def by_labels(data: Path, out: Path) -> EvaluateConfig:
-    return settings(out, gallery=str(data / "labels"), distractors=str(data / "far"))
+def by_labels(data: Path, out: Path, **values: Any) -> EvaluateConfig:
+    return settings(out, gallery=str(data / "labels"), distractors=str(data / "far"), **values)
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +113,15 @@ def test_number_of_ranks_changes_nothing(size: int, data: Path, tmp_path: Path, 
     results = run_world(size, evaluate_in_world, data / "weights.safetensors", by_labels(data, tmp_path))
     assert what_was_found(tmp_path) == expected
     assert all(found == results[0] for found in results)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_number_of_ranks_changes_nothing_in_bf16(data: Path, tmp_path: Path) -> None:
+    for size in (1, 2):
+        config = by_labels(data, tmp_path / str(size), precision="bf16")
+        run_world(size, evaluate_in_world, data / "weights.safetensors", config)
+    assert what_was_found(tmp_path / "2") == what_was_found(tmp_path / "1")
 
 
 @pytest.mark.slow

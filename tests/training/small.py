@@ -86,7 +86,13 @@ def train(engine: Engine, steps: range, parts: int = 1) -> list[float]:
     return numbers
 
 
-def small_engine(world: World, config: EngineConfig | None = None, loss: nn.Module | None = None, **optim: object) -> Engine:
+def small_engine(
+    world: World,
+    config: EngineConfig | None = None,
+    loss: nn.Module | None = None,
+    precision: Resolved = "fp32",
+    **optim: object,
+) -> Engine:
     config = config or EngineConfig()
     optim = {"lr": 1e-2, "weight_decay": 0.1} | optim
-    return build_engine(config, OptimConfig(**optim), build_module(world, loss))
+    return build_engine(config, OptimConfig(**optim), build_module(world, loss, precision))

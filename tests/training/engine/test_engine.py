@@ -13,6 +13,7 @@ from torch import Tensor
 
 from largescale.distributed import World
 from largescale.losses.tuples.contrastive import ContrastiveLoss
+from largescale.precision import Resolved
 from largescale.settings import UserError
 from largescale.training.engine.deepspeed import compose
 from largescale.training.engine.engine import Engine
@@ -29,10 +30,16 @@ class Setting(NamedTuple):
     parts: int = 1
     chunk: int | None = None
     labels: bool = False
+    precision: Resolved = "fp32"
+
+    @property
+    def rounding(self) -> float:
+        """Most that a number may differ, as a share."""
+        return 2e-5 if self.precision == "fp32" else 5e-2
 
     def engine(self, world: World, **settings: object) -> Engine:
         config = EngineConfig(max_grad_norm=self.clip, **settings)
-        return small_engine(world, config, ProxyLoss() if self.labels else None, name=self.optim)
+        return small_engine(world, config, ProxyLoss() if self.labels else None, self.precision, name=self.optim)
 
     def outcome(self, world: World, **settings: object) -> "Outcome":
         """As it is set."""
@@ -48,6 +55,8 @@ SETTINGS = [
     Setting("sgd", chunk=4),
     Setting(labels=True),
     Setting(clip=0.05, chunk=3, labels=True),
+    Setting("sgd", chunk=3, precision="bf16"),
+    Setting("sgd", labels=True, precision="bf16"),
 ]
 
 Outcome = tuple[list[float], dict[str, np.ndarray]]
@@ -62,11 +71,11 @@ def _outcome(engine: Engine, parts: int = 1) -> Outcome:
     return train(engine, STEPS, parts), _arrays(engine)
 
 
-def _assert_same(found: Outcome, expected: Outcome) -> None:
-    np.testing.assert_allclose(found[0], expected[0], rtol=2e-5)
+def _assert_same(found: Outcome, expected: Outcome, rounding: float = Setting().rounding) -> None:
+    np.testing.assert_allclose(found[0], expected[0], rtol=rounding)
     assert found[1].keys() == expected[1].keys()
     for name, value in expected[1].items():
-        np.testing.assert_allclose(found[1][name], value, rtol=2e-5, atol=2e-6, err_msg=name)
+        np.testing.assert_allclose(found[1][name], value, rtol=rounding, atol=rounding / 10, err_msg=name)
 
 
 def _ddp(world: World) -> dict[int, Outcome]:
@@ -91,7 +100,7 @@ def plain(world: World) -> list[Outcome]:
 def test_ddp_does_not_depend_on_world_or_split(size: int, alone: list[Outcome]) -> None:
     for outcomes in run_world(size, _ddp):
         for index, found in outcomes.items():
-            _assert_same(found, alone[index])
+            _assert_same(found, alone[index], SETTINGS[index].rounding)
 
 
 class _Faulty(ContrastiveLoss):
@@ -150,7 +159,7 @@ def _same_at_every_stage(world: World, file: Path, alone: list[Outcome], plain: 
         engine = partial(Setting().engine, world, kind="deepspeed", zero_stage=stage, deepspeed_config=file)
         for setting, expected in zip(SETTINGS, alone, strict=True):
             found = setting.outcome(world, kind="deepspeed", zero_stage=stage, deepspeed_config=file)
-            _assert_same(found, expected)
+            _assert_same(found, expected, setting.rounding)
         _skips(world, EngineConfig(kind="deepspeed", zero_stage=stage, deepspeed_config=file))
         _hand_over(engine(), small_engine(world), plain)
         _hand_over(small_engine(world), engine(), plain)
@@ -179,10 +188,12 @@ def _on_gpu(world: World, file: Path, alone: list[Outcome]) -> None:
     torch.backends.cudnn.allow_tf32 = False
     for setting, expected in zip(SETTINGS, alone, strict=True):
         exact = setting.outcome(world)
-        np.testing.assert_allclose(exact[0], expected[0], rtol=1e-3)
+        np.testing.assert_allclose(exact[0], expected[0], rtol=max(1e-3, setting.rounding))
         for stage in (0, 1, 2, 3):
-            _assert_same(setting.outcome(world, kind="deepspeed", zero_stage=stage, deepspeed_config=file), exact)
-    rough = small_engine(world, EngineConfig())
+            _assert_same(
+                setting.outcome(world, kind="deepspeed", zero_stage=stage, deepspeed_config=file), exact, setting.rounding
+            )
+    rough = small_engine(world, EngineConfig(), precision="bf16")
     np.testing.assert_allclose(train(rough, STEPS), _outcome(small_engine(world))[0], rtol=5e-2)
     assert rough.module.embed(tuple_batches(world, 0)[0].to(world.device)).dtype == torch.float32
 
