@@ -11,9 +11,10 @@ import numpy as np
 from .facade import Style, facade
 from .obstacles import bank
 from .scene import Atlas, Mesh, Scene, areas, sample_points
-from .textures import TEXELS, Generator
+from .textures import TEXELS, Generator, Texture
 
 POINTS = 384
+SQUARE = np.array([[0.0, 0], [1, 0], [1, 1], [0, 1]])
 
 
 def rectangle(width: float, depth: float, x: float = 0, y: float = 0) -> np.ndarray:
@@ -32,10 +33,10 @@ class Builder:
 
     rng: Generator
     style: Style
-    pictures: list[np.ndarray]
+    pictures: list[Texture]
     parts: list[Mesh] = field(default_factory=list)
 
-    def picture(self, picture: np.ndarray) -> int:
+    def picture(self, picture: Texture) -> int:
         self.pictures.append(picture)
         return len(self.pictures) - 1
 
@@ -59,10 +60,8 @@ class Builder:
         following = (np.arange(count) + 1) % count
         lower, upper = np.column_stack([low, np.full(count, bottom)]), np.column_stack([high, np.full(count, top)])
         quads = np.stack([lower, lower[following], upper[following], upper], 1)  # (N, 4, 3)
-        left = np.arange(count) / count if isinstance(sides, int) else np.zeros(count)
-        right = left + (1 / count if isinstance(sides, int) else 1)
-        zero, one = np.zeros(count), np.ones(count)
-        st = np.stack([np.stack(p, 1) for p in ((left, zero), (right, zero), (right, one), (left, one))], 1)  # (N, 4, 2)
+        left, share = (np.arange(count) / count, 1 / count) if isinstance(sides, int) else (np.zeros(count), 1)
+        st = SQUARE * [share, 1] + np.multiply.outer(left, [[1, 0]])  # (N, 4, 2)
         self._add(quads, st, np.broadcast_to(sides, count))
 
     def lid(self, outline: np.ndarray, height: float, texture: int) -> None:
@@ -73,6 +72,11 @@ class Builder:
         fan = np.arange(1, len(outline) - 1)
         pick = np.stack([np.zeros_like(fan), fan, fan + 1], 1)
         self.parts.append(Mesh(corners[pick], st[pick], np.full(len(fan), texture)))
+
+    def repeat(self, first: int, places: Sequence[tuple[float, float]]) -> None:
+        """Move what was added from the part `first` on by each of `places`: so many copies that are alike."""
+        parts, moves = self.parts[first:], [np.array([x, y, 0]) for x, y in places]
+        self.parts[first:] = [Mesh(part.corners + move, part.st, part.texture) for move in moves for part in parts]
 
     def mesh(self) -> Mesh:
         corners, st, texture = zip(*((part.corners, part.st, part.texture) for part in self.parts), strict=True)

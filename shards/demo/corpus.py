@@ -120,17 +120,18 @@ def compare(scene: Scene, views: list[Viewpoint], size: int) -> dict[str, np.nda
     seen = np.stack([view.sees(scene, size) for view in views])  # (V, P)
     inliers = seen.astype(np.int64) @ seen.T.astype(np.int64)
     overlap = inliers / np.maximum(1, np.diag(inliers))[:, None]
-    magnification = np.stack([view.camera.focal / view.camera.project(scene.points)[1] for view in views])  # (V, P)
-    shared = seen[:, None] & seen[None]  # (V, V, P)
-    with np.errstate(invalid="ignore"):
-        larger = np.where(shared, np.log(magnification[:, None] / magnification[None]), np.inf)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        large = np.log([view.camera.focal / view.camera.project(scene.points.T)[1] for view in views])  # (V, P)
+    one, other = np.triu_indices(len(views))
+    larger = np.where(seen[one] & seen[other], large[one] - large[other], np.inf)
+    scale = np.empty((len(views), len(views)))
+    scale[one, other] = scale[other, one] = np.exp(np.abs(_median(larger, inliers[one, other])))
     position = np.stack([view.camera.position for view in views])
     distance = np.linalg.norm(position[:, None] - position[None], axis=2)
-    return {"inliers": inliers, "overlap": overlap, "scale": np.exp(np.abs(_median(larger, inliers))), "distance": distance}
+    return {"inliers": inliers, "overlap": overlap, "scale": scale, "distance": distance}
 
 
 def _median(values: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """Median over the last axis of `values (V, V, P)`, of which `count (V, V)` are finite; infinite where none is."""
-    ordered = np.sort(values, axis=2)
-    middle = np.stack([np.maximum(0, count - 1) // 2, count // 2 * (count > 0)], 2)
-    return np.take_along_axis(ordered, middle, 2).mean(2)
+    """`(n,)` medians of the rows of `values (n, P)`, of which `count (n,)` are finite; infinite where none is."""
+    middle = np.stack([np.maximum(0, count - 1) // 2, count // 2], 1)
+    return np.take_along_axis(np.sort(values, axis=1), middle, 1).mean(1)

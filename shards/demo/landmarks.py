@@ -42,11 +42,9 @@ def castle(b: Builder) -> None:
     width, depth, height = b.rng.uniform(12, 20), b.rng.uniform(10, 16), b.rng.uniform(7, 12)
     body(b, width, depth, height, ornate=True, roof=b.rng.choice(["flat", "hip"]))
     radius, rise = b.rng.uniform(1.8, 3.2), b.rng.uniform(1.2, 1.7)
-    state = b.rng.bit_generator.state
-    for x in (-1, 1):
-        for y in (-1, 1):
-            b.rng.bit_generator.state = state  # the four are alike
-            tower(b, radius, height * rise, x=x * width / 2, y=y * depth / 2)
+    first = len(b.parts)
+    tower(b, radius, height * rise)
+    b.repeat(first, [(x * width / 2, y * depth / 2) for x in (-1, 1) for y in (-1, 1)])
 
 
 def temple(b: Builder) -> None:

@@ -1,54 +1,61 @@
-"""What stands between a camera and a landmark: upright pictures of trees, people, poles and cars.
-
-The last channel of a picture is 1 where the thing is.
-"""
+"""What stands between a camera and a landmark: upright pictures of trees, people, poles and cars."""
 
 from functools import lru_cache
 
 import numpy as np
 
+from .camera import Camera
 from .facade import GLASS, WOOD
-from .render import Camera
 from .scene import Mesh, Scene
-from .textures import Generator, noise
+from .textures import WHITE, Generator, Texture, noise
 
 
-def tree(rng: Generator) -> np.ndarray:
-    """`(64, 56, 4)`"""
+def _cut_out(shape: np.ndarray, color: np.ndarray) -> Texture:
+    return Texture.plain(color, shape.astype(np.float32))
+
+
+def tree(rng: Generator) -> Texture:
+    """`(64, 56)`"""
     h, w = 64, 56
     x, y = np.linspace(-1, 1, w), np.linspace(-0.75, 1.25, h)[:, None]
     crown = np.hypot(x / 0.75, (y - 0.35) / 0.7) + 0.16 * noise(rng, h, w, 6, 14) < 0.95
     backbone = (np.abs(x + 0.05 * y) < rng.uniform(0.04, 0.1)) & (y < 0.3)
     green = np.array([0.22, 0.33, 0.14]) * rng.uniform(0.6, 1.3, 3)
-    color = np.where(crown[..., None], green * (1 + 0.3 * noise(rng, h, w, 8, 20)[..., None] + 0.25 * y[..., None]), WOOD)
-    return np.dstack([color, crown | backbone])
+    texture = _cut_out(crown | backbone, WOOD)
+    texture.cover(crown, green, np.maximum(0.05, 1 + 0.3 * noise(rng, h, w, 8, 20) + 0.25 * y))
+    return texture
 
 
-def person(rng: Generator) -> np.ndarray:
-    """`(48, 20, 4)`"""
+def person(rng: Generator) -> Texture:
+    """`(48, 20)`"""
     x, y = np.linspace(-1, 1, 20), np.linspace(0, 1, 48)[:, None]
     head, coat = np.hypot(x / 0.35, (y - 0.9) / 0.1) < 1, (np.abs(x) < 0.75 - 0.3 * y) & (y > 0.42) & (y < 0.82)
     legs = (np.abs(np.abs(x) - 0.3) < 0.22) & (y <= 0.42)
-    colors = [np.array([0.65, 0.48, 0.38]), rng.uniform(0.05, 0.8, 3), rng.uniform(0.05, 0.4, 3)]
-    color = np.select([head[..., None], coat[..., None]], colors[:2], colors[2])
-    return np.dstack([color, head | coat | legs])
+    coat_color, leg_color = rng.uniform(0.05, 0.8, 3), rng.uniform(0.05, 0.4, 3)
+    texture = _cut_out(head | coat | legs, leg_color)
+    texture.cover(coat, coat_color)
+    texture.cover(head, np.array([0.65, 0.48, 0.38]))
+    return texture
 
 
-def pole(rng: Generator) -> np.ndarray:
-    """`(64, 16, 4)`: a lamp post or a sign."""
+def pole(rng: Generator) -> Texture:
+    """`(64, 16)`: a lamp post or a sign."""
     x, y = np.linspace(-1, 1, 16), np.linspace(0, 1, 64)[:, None]
     plate = (np.abs(y - rng.uniform(0.75, 0.95)) < rng.uniform(0.04, 0.15)) & (np.abs(x) < 0.9)
-    color = np.where(plate[..., None], rng.uniform(0.1, 0.9, 3), np.array([0.2, 0.2, 0.22]))
-    return np.dstack([color, plate | (np.abs(x) < 0.2)])
+    texture = _cut_out(plate | (np.abs(x) < 0.2), np.array([0.2, 0.2, 0.22]))
+    texture.cover(plate, rng.uniform(0.1, 0.9, 3))
+    return texture
 
 
-def car(rng: Generator) -> np.ndarray:
-    """`(28, 64, 4)`"""
+def car(rng: Generator) -> Texture:
+    """`(28, 64)`"""
     x, y = np.linspace(-1, 1, 64), np.linspace(0, 1, 28)[:, None]
     body, cabin = (np.abs(x) < 0.97) & (y > 0.15) & (y < 0.58), (np.abs(x + 0.05) < 0.85 - 0.5 * y) & (y >= 0.58)
     wheel = np.hypot((np.abs(x) - 0.6) / 0.17, (y - 0.18) / 0.2) < 1
-    color = np.where(cabin[..., None] & (y < 0.9)[..., None], GLASS, rng.uniform(0.05, 0.85, 3))
-    return np.dstack([np.where(wheel[..., None], 0.05, color), body | cabin | wheel])
+    texture = _cut_out(body | cabin | wheel, rng.uniform(0.05, 0.85, 3))
+    texture.cover(cabin & (y < 0.9), GLASS)
+    texture.cover(wheel, WHITE, 0.05)
+    return texture
 
 
 KINDS = {tree: (10, 6.0, 0.9), person: (10, 1.75, 0.42), pole: (6, 5.5, 0.25), car: (8, 1.55, 2.6)}
@@ -56,10 +63,10 @@ KINDS = {tree: (10, 6.0, 0.9), person: (10, 1.75, 0.42), pole: (6, 5.5, 0.25), c
 
 
 @lru_cache(maxsize=1)
-def bank() -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+def bank() -> tuple[tuple[Texture, ...], np.ndarray]:
     """The pictures of what may stand before any landmark, and their `(K, 2)` width and height in metres."""
     rng = np.random.default_rng(0)
-    pictures: list[np.ndarray] = []
+    pictures: list[Texture] = []
     sizes: list[tuple[float, float]] = []
     for paint, (count, height, aspect) in KINDS.items():
         pictures += [paint(rng) for _ in range(count)]

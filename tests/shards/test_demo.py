@@ -10,11 +10,13 @@ from PIL import Image
 
 from largescale.corpus.manifest import Manifest
 from shards.demo import corpus
+from shards.demo.camera import Camera
 from shards.demo.corpus import Demo, DemoSource, build_demo, compare
 from shards.demo.obstacles import place_obstacles
 from shards.demo.photograph import Viewpoint
-from shards.demo.render import Camera, rasterize, visible
+from shards.demo.render import rasterize, visible
 from shards.demo.scene import Atlas, Mesh, Scene
+from shards.demo.textures import WHITE, Texture
 from shards.verify import Unchecked, verify
 
 TINY = Demo(landmarks=4, views=6, test_landmarks=3, test_views=4, distractors=20, size=64)
@@ -45,10 +47,10 @@ def pixels(data: bytes) -> np.ndarray:
 
 def test_rays_and_projection_are_inverse() -> None:
     camera = Camera.aim(np.array([3.0, -20.0, 4.0]), np.array([0.0, 0.0, 5.0]), 0.2, 1.3)
-    places, depth = camera.project(camera.position + 7 * camera.rays(8).astype(float))
+    places, depth = camera.project(camera.position[:, None] + 7 * camera.rays(8, np.arange(64)).astype(float))
     grid = (np.arange(8) + 0.5) / 8
     np.testing.assert_allclose(depth, 7, rtol=1e-5)
-    np.testing.assert_allclose(places.reshape(8, 8, 2), np.stack(np.meshgrid(grid, grid), 2), atol=1e-5)
+    np.testing.assert_allclose(places.reshape(2, 8, 8), np.stack(np.meshgrid(grid, grid)), atol=1e-5)
 
 
 @pytest.mark.slow
@@ -56,7 +58,7 @@ def test_rasterizer_agrees_with_casting_every_ray_at_every_triangle() -> None:
     rng = np.random.default_rng(0)
     corners = rng.normal(0, 1, (40, 1, 3)) + rng.normal(0, 0.7, (40, 3, 3))  # some reach behind the camera
     mesh = Mesh(corners, rng.random((40, 3, 2)), np.zeros(40, int))
-    atlas = Atlas.pack([np.ones((4, 4, 3))])
+    atlas = Atlas.pack([Texture.plain(WHITE, np.ones((4, 4), np.float32))])
     camera, size = Camera.aim(np.array([0.2, -2.5, 0.3]), np.zeros(3), 0.3, 0.9), 48
     hits = rasterize(mesh, atlas, camera, size)
     nearness, triangle, st = cast(mesh, camera, size)
@@ -66,7 +68,7 @@ def test_rasterizer_agrees_with_casting_every_ray_at_every_triangle() -> None:
     assert len(seen) > size * size / 3
     np.testing.assert_array_equal(hits.pixel[order], seen)
     np.testing.assert_array_equal(hits.triangle[order], triangle[seen])
-    np.testing.assert_allclose(hits.st[order], st[seen], atol=2e-3)
+    np.testing.assert_allclose(hits.st.T[order], st[seen], atol=2e-3)
 
 
 def cast(mesh: Mesh, camera: Camera, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -74,7 +76,7 @@ def cast(mesh: Mesh, camera: Camera, size: int) -> tuple[np.ndarray, np.ndarray,
     nearness, triangle, st = np.zeros(size * size), np.full(size * size, -1), np.zeros((size * size, 2))
     for number, (a, b, c) in enumerate(mesh.corners):
         normal = np.cross(b - a, c - a)
-        for pixel, ray in enumerate(camera.rays(size).astype(float)):
+        for pixel, ray in enumerate(camera.rays(size, np.arange(size * size)).T.astype(float)):
             if normal @ ray < 0:
                 u, v, depth = np.linalg.solve(np.stack([b - a, c - a, -ray], 1), camera.position - a)
                 if min(u, v, 1 - u - v) >= 0 and depth > 0 and 1 / depth > nearness[pixel]:
@@ -87,11 +89,10 @@ def test_holes_of_a_texture_show_what_is_behind() -> None:
     square = np.array([[-1, 0, -1], [1, 0, -1], [1, 0, 1], [-1, 0, 1.0]])
     halves = [[0, 1, 2], [0, 2, 3]]
     st = np.array([[0, 0], [1, 0], [1, 1], [0, 1.0]])[halves]
-    left_only = np.ones((2, 2, 4))
-    left_only[:, 1, 3] = 0
+    whole, left_only = (Texture.plain(WHITE, np.array([[1, right]] * 2, np.float32)) for right in (1, 0))
     mesh = Mesh(np.concatenate([square[halves], square[halves] + [0, 3, 0]]), np.tile(st, (2, 1, 1)), np.array([0, 0, 1, 1]))
     camera = Camera.aim(np.array([0, -4.0, 0]), np.zeros(3), 0, 1.5)
-    hits = rasterize(mesh, Atlas.pack([left_only, np.ones((2, 2, 3))]), camera, 32)
+    hits = rasterize(mesh, Atlas.pack([left_only, whole]), camera, 32)
     nearness = hits.nearness.reshape(32, 32)[16]
     np.testing.assert_allclose(nearness[8:15], 1 / 4, rtol=1e-5)
     np.testing.assert_allclose(nearness[17:20], 1 / 7, rtol=1e-5)
@@ -103,13 +104,17 @@ def test_visible_points_have_the_color_of_their_texture(scene: Scene) -> None:
     hits = rasterize(scene.mesh, scene.atlas, view.camera, size)
     seen = visible(scene.points, view.camera, hits)
     picture = np.zeros((size * size, 3))
-    picture[hits.pixel] = scene.atlas.look(scene.mesh.texture[hits.triangle], hits.st)[:, :3]
-    column, row = (view.camera.project(scene.points[seen])[0] * size).astype(int).T
-    truth = scene.atlas.look(scene.points_texture, scene.points_st)[seen, :3]
+    picture[hits.pixel] = colors(scene, scene.mesh.texture[hits.triangle], hits.st)
+    column, row = (view.camera.project(scene.points[seen].T)[0] * size).astype(int)
+    truth = colors(scene, scene.points_texture, scene.points_st.T)[seen]
     difference = np.abs(picture[row * size + column] - truth).max(1)
     assert seen.sum() > 60
     assert np.mean(difference < 0.05) > 0.8
     assert np.mean(np.abs(picture[row * size + column] - truth[::-1]).max(1) < 0.05) < 0.4
+
+
+def colors(scene: Scene, texture: np.ndarray, st: np.ndarray) -> np.ndarray:
+    return scene.atlas.color(scene.atlas.find(texture, st)).T
 
 
 def test_the_back_shares_few_points_with_the_front(scene: Scene) -> None:
@@ -144,7 +149,7 @@ def test_obstacles_stand_on_the_ground_before_the_camera(scene: Scene) -> None:
     mesh = place_obstacles(np.random.default_rng(5), scene, camera)
     assert len(mesh.corners)
     assert mesh.corners[:, :, 2].min() == 0
-    assert (camera.project(mesh.corners.reshape(-1, 3))[1] > 0).all()
+    assert (camera.project(mesh.corners.reshape(-1, 3).T)[1] > 0).all()
 
 
 def test_comparison_is_symmetric_where_it_should_be(train: DemoSource, scene: Scene) -> None:
