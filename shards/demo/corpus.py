@@ -25,6 +25,9 @@ SPLITS = ("train", "test", "distractors")
 MIN_INLIERS = 16
 MIN_OVERLAP = 0.2
 MAX_SCALE = 2.5
+KEPT = str(2**25)
+WORKER_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": KEPT, "MALLOC_TRIM_THRESHOLD_": KEPT}
+"""There is a worker process per core; one that returned its memory after every picture would spend a tenth of its time on it."""
 
 
 class Demo(Settings):
@@ -52,7 +55,8 @@ class Demo(Settings):
 
 def build_demo(out: Path, demo: Demo, workers: int | None = None) -> None:
     """Build the corpora `train`, `test` and `distractors` below `out`; go on where a killed build stopped."""
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # for the worker processes, of which there is one per core
+    for name, value in WORKER_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     for source in demo.sources():
         build(source, out / source.split, workers=workers)
 
