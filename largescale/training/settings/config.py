@@ -24,8 +24,8 @@ class EngineConfig(Settings):
     """Images that a rank runs through the network at once, for steps larger than memory: descriptors first, the loss over
     all of them, then each chunk again with its gradient. The gradient stays the same; forward passes double. null: all."""
     recompute: bool = False
-    """Keep only what enters each block of the backbone (of AlexNet and VGG: each stage up to a pooling) and compute the rest
-    again in the backward pass: of ResNets less than half the memory of a step for a third more time, the same gradient."""
+    """Keep only what enters each block of the backbone and compute the rest again in the backward pass: less than half the
+    memory of a step for a third more time, the same gradient."""
     max_grad_norm: float | None = Field(default=None, gt=0)
     """Largest L2 norm of the gradient; larger ones are scaled down to it. null: no clipping. Class anchors take no part:
     their gradient grows with the number of classes."""
