@@ -9,7 +9,7 @@ Q queries, D dimensions, n rows.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -92,10 +92,12 @@ class Index:
             what = f"an index; {called('search')} add adds to it" if (folder / FILE).exists() else "something else"
             raise UserError(f"{folder} holds {what}: give another folder, or remove it")
         kind = Kind(factory, memory, min_recall)
-        made_by = (None, None, None) if model is None else (model.digest, model.precision, model.location)
+        manifest = IndexManifest(dim, metric, kind, thumbnails=thumbnails)
+        if model is not None:
+            manifest = replace(manifest, model=model.digest, precision=model.precision, location=model.location)
         with room_on_disk(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            IndexManifest(dim, metric, kind, *made_by, thumbnails).commit(folder)
+            manifest.commit(folder)
         return Index(folder, IndexView.open(folder), model)
 
     @staticmethod
