@@ -194,6 +194,10 @@ class World:
         timeout = None if timeout_s is None else timedelta(seconds=timeout_s)
         dist.monitored_barrier(self.control, timeout=timeout, wait_all_ranks=True)
 
+    def group_of(self, tensor: torch.Tensor) -> Any:
+        """The process group that carries a tensor: nccl carries none in the memory of the node, gloo does."""
+        return None if tensor.device.type == self.device.type else self.control
+
     def share(self, count: int, rank: int | None = None) -> slice:
         """The contiguous part of `count` columns of a rank (None: this one): sizes differ by one at most, the first get more."""
         rank = self.rank if rank is None else rank

@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -55,6 +56,17 @@ def test_decisions_are_shared() -> None:
     answers = run_world(3, _decisions)
     assert all(answer[:4] == (41, True, [0, 1, 2], [3.0, 3.0]) for answer in answers)
     assert [column for answer in answers for column in answer[4]] == list(range(7))
+
+
+def _groups(world: World) -> tuple[bool, bool]:
+    row = torch.zeros(1)
+    return world.group_of(row) is None, replace(world, device=torch.device("cuda")).group_of(row) is world.control
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_beside_a_gpu_the_memory_of_the_node_has_a_group_of_its_own() -> None:
+    assert run_world(1, _groups) == [(True, True)]
 
 
 def _agreements(world: World) -> list[int]:

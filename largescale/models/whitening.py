@@ -156,7 +156,7 @@ class Moments:
                 moments.outer.addmm_(block.T, block)
         if world:
             for moment in (moments.sum, moments.outer)[: 1 + outer]:
-                dist.all_reduce(moment)
+                dist.all_reduce(moment, group=world.group_of(moment))
         return moments
 
     @property

@@ -87,10 +87,8 @@ class FactorySearch:
 
     def nearest(self, queries: Tensor, excluded: Tensor, caps: Tensor | None = None) -> Found:
         """As `ExactSearch.nearest`, as far as the index finds it."""
-        home, here = queries.device, self.descriptors.device
-        limits = torch.full((len(queries),), torch.inf, dtype=torch.float64, device=here) if caps is None else caps.to(here)
-        found = self._nearest(queries.to(here), excluded.to(here), limits)
-        return Found(*(column.to(home) for column in found))
+        limits = torch.full((len(queries),), torch.inf, dtype=torch.float64, device=queries.device) if caps is None else caps
+        return self._nearest(queries, excluded, limits)
 
     def _nearest(self, queries: Tensor, excluded: Tensor, caps: Tensor) -> Found:
         found = nothing(len(queries), self.count, queries.device)
@@ -157,7 +155,7 @@ def _sample(world: World, descriptors: Tensor, size: int) -> np.ndarray:
     padded = own.new_zeros((max(sizes), own.shape[1]))
     padded[: len(own)] = own
     parts = [torch.empty_like(padded) for _ in sizes] if world.is_first else None
-    dist.gather(padded, parts, dst=0)
+    dist.gather(padded, parts, dst=0, group=world.group_of(padded))
     return _array(torch.cat([part[:n] for part, n in zip(parts or [], sizes, strict=False)] or [own[:0]]))
 
 

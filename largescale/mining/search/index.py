@@ -41,8 +41,8 @@ class ShardedIndex:
     Descriptors must be `usable`.
 
     Args:
-        descriptors: `(P, D)` items of `space` on this rank, float32, or float16 on a GPU; P may be 0 and may differ between
-            ranks.
+        descriptors: `(P, D)` items of `space` on this rank, float32, or float16 on a GPU and beside one; P may be 0 and may
+            differ between ranks. They are searched where they are, and queries may be elsewhere.
         ids, clusters: `(P,)` int64 image ids and cluster keys (see `cluster_keys`).
         trained: what an earlier index of this configuration learnt, instead of training.
 
@@ -71,6 +71,7 @@ class ShardedIndex:
         self._duplicate = None if duplicate is None else space.inside(torch.tensor(duplicate, dtype=torch.float64)).item()
         kind, parameters = choose(config, images, dim, itemsize)
         chosen = config.model_copy(update={"index": kind, "index_search": parameters})
+        self._place = descriptors.device
         share = descriptors, ids, clusters
         self._factory = None if kind == "exact" else FactorySearch(chosen, world, *share, trained, space)
         self._search: Search = self._factory or ExactSearch(*share, config.negatives, block_bytes)
@@ -133,10 +134,11 @@ class ShardedIndex:
         about = self._gather(torch.cat(columns, 1), room)  # (R * b, X + 1 or X + 2)
         width = excluded.shape[1]
         asked = about[:, width] == 1
-        limits = None if caps is None else about[asked, width + 1].view(torch.float64)
+        limits = None if caps is None else about[asked, width + 1].view(torch.float64).to(self._place)
         found = nothing(len(everyone), self.count, queries.device)
-        for column, part in zip(found, self._search.nearest(everyone[asked], about[asked, :width], limits), strict=True):
-            column[asked] = part
+        nearest = self._search.nearest(everyone[asked].to(self._place), about[asked, :width].to(self._place), limits)
+        for column, part in zip(found, nearest, strict=True):
+            column[asked] = part.to(column.device)
         candidates = self._exchange(found)  # (b, R * N) each
         return select(listed(*(column[own] for column in candidates)), excluded, self.count)
 
