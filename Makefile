@@ -50,8 +50,8 @@ torture: $(READY)  ## kills and flipped bytes, by hand and nightly; make torture
 bench: $(READY)  ## speed, as ratios against a peer or a limit in the same run
 	$(BIN)/python -m tests.benchmarks
 
-gpu-check:  ## what one GPU does, in at most 8 minutes; writes gpu-check.md
-	$(PYTHON) -m tests.benchmarks.gpu_check
+gpu-check:  ## what one GPU does, in at most 8 minutes; writes gpu-check.md; make gpu-check ARGS="search faiss": some parts
+	$(PYTHON) -m tests.benchmarks.gpu_check $(ARGS)
 
 shards: $(READY)  ## make shards SOURCE=… OUT=… [LAYOUT=…] [ARGS="--max-side 512"]
 	$(if $(and $(SOURCE),$(OUT)),,$(error make shards SOURCE=… OUT=…: which pictures, and the folder of the corpus))
