@@ -85,6 +85,7 @@ def rows_of(name: str, part: Part, place: Place) -> Iterator[Row]:
         while reader.poll(max(0.0, end - time.monotonic())):
             row = reader.recv()
             if row is None:
+                process.join(max(0.0, end - time.monotonic()))
                 return
             yield row._replace(what=row.what or name)
         yield Row(name, f"no time: its {part.limit_s} s are over", ok=False)
