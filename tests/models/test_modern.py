@@ -39,6 +39,23 @@ def test_landmarks_have_three_centers_that_the_processes_share() -> None:
     config = load(TrainConfig, [str(MODERN / "gldv2.yaml")])
     assert config.loss.name == "arcface"
     assert config.loss.sub_centers == 3
+    assert config.loss.sample_rate == 0.1
+    assert "gldv2" in config.evaluate
+
+
+@pytest.mark.parametrize("data", ["cars", "cub", "inat", "sop"])
+def test_mined_negatives_for_each_set_of_classes(data: str) -> None:
+    config, other = (load(TrainConfig, [str(MODERN / f"{name}.yaml")]) for name in (f"{data}-infonce", data))
+    assert config.loss.name == "infonce"
+    assert config.mining is not None
+    assert config.mining.negatives == 5
+    assert (config.corpus, config.epochs, config.model, config.images) == (
+        other.corpus,
+        other.epochs,
+        other.model,
+        other.images,
+    )
+    assert (config.evaluation, config.evaluate) == (other.evaluation, other.evaluate)
 
 
 @pytest.mark.slow

@@ -53,6 +53,8 @@ def test_every_published_protocol_has_a_file() -> None:
         "rparis6k",
         "holidays",
         "holidays-upright",
+        "gldv2",
+        "ilias",
         "inshop",
         "ukbench",
         "labels",
