@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from largescale.corpus.corpus import Corpus
 from largescale.evaluation.config import EvaluateConfig
 from largescale.evaluation.protocol.ground_truth import LabelTruth, ListedTruth, Published, Truth, labels_in_gallery
-from largescale.evaluation.protocol.metrics import own_metric
+from largescale.evaluation.protocol.metrics import metric_of
 from largescale.evaluation.protocol.protocols import (
     INSHOP,
     LABELS,
@@ -58,12 +58,12 @@ class EvaluationPlan:
         if published is None:
             of_labels = config.protocol if config.protocol in OF_LABELS else "labels"
             truth, protocols = OF_LABELS[of_labels](gallery, queries)
-            protocols = with_own_metrics(protocols, config.metrics)
+            protocols = with_further_metrics(protocols, config.metrics)
             return EvaluationPlan(gallery, queries, distractors, truth, of_labels, protocols, None, whitening)
         listed = ListedTruth(published, gallery.manifest.keys, queries.manifest.keys)
         boxes = _boxes(listed, queries) if config.crop and any(listed.boxes) else None
         family = published.family if config.protocol == "auto" else config.protocol
-        protocols = with_own_metrics(landmark_protocols(family, config.crop), config.metrics)
+        protocols = with_further_metrics(landmark_protocols(family, config.crop), config.metrics)
         return EvaluationPlan(gallery, queries, distractors, listed, family, protocols, boxes, whitening)
 
     @property
@@ -181,12 +181,12 @@ def _boxes(truth: ListedTruth, queries: Corpus) -> np.ndarray:
     return boxes
 
 
-def with_own_metrics(protocols: Sequence[Protocol], metrics: Sequence[str]) -> list[Protocol]:
-    """The protocols, scored by the metrics of the user's own besides.
+def with_further_metrics(protocols: Sequence[Protocol], metrics: Sequence[str]) -> list[Protocol]:
+    """The protocols, scored by these metrics besides their own.
 
     Raises:
         UserError: there is no such metric.
     """
-    for path in metrics:
-        own_metric(path)
-    return [replace(protocol, metrics=(*protocol.metrics, *metrics)) for protocol in protocols]
+    for name in metrics:
+        metric_of(name)
+    return [replace(protocol, metrics=tuple(dict.fromkeys((*protocol.metrics, *metrics)))) for protocol in protocols]

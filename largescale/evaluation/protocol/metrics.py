@@ -11,6 +11,7 @@ Queries without a positive score NaN and are in no mean.
 Q queries, N rows of the gallery, P positives that were found, of all queries
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -107,6 +108,9 @@ _AT_K: Mapping[str, Callable[[Ranked, int], np.ndarray]] = {
     "precision_cut": _precision_cut,
     "map": _map_at,
 }
+_CUT_AT = re.compile(r"(?P<kind>recall|precision|map)_at_(?P<k>[1-9]\d*)(?P<cut>_cut)?")
+KNOWN = (*_BY_NAME, "recall_at_K", "precision_at_K", "precision_at_K_cut", "map_at_K")
+"""Names of metrics, with a number in place of K."""
 
 
 Metric = Callable[[Ranked], np.ndarray]
@@ -119,12 +123,26 @@ def metric(function: Metric) -> Metric:
     return function
 
 
-def own_metric(path: str) -> Metric:
-    """
+def metric_of(name: str) -> Metric:
+    """The metric of that name, or of that import path.
+
     Raises:
-        UserError: there is no such function, or it is not marked as a metric.
+        UserError: there is no such metric or function, or it is not marked as a metric.
     """
-    found = imported(path)
+    if ":" in name or "." in name:
+        return _own(name)
+    if name in _BY_NAME:
+        return _BY_NAME[name]
+    parts = _CUT_AT.fullmatch(name)
+    at_k = parts and _AT_K.get(parts["kind"] + (parts["cut"] or ""))
+    if not parts or not at_k:
+        raise UserError(f"metrics={name}: there is no such metric; known are {', '.join(KNOWN)}, and package.module:function")
+    k = int(parts["k"])
+    return lambda ranked: at_k(ranked, k)
+
+
+def _own(path: str) -> Metric:
+    found = imported(path, "metrics=")
     if not getattr(found, MARK, False):
         raise UserError(f"metrics={path}: the function is not marked as a metric; write @largescale.evaluation.metric above it")
     return found
@@ -132,13 +150,7 @@ def own_metric(path: str) -> Metric:
 
 def measure(ranked: Ranked, metric: str) -> np.ndarray:
     """`(Q,)` one metric of every query, by its name or import path; NaN for queries without a positive."""
-    if ":" in metric:
-        return np.where(ranked.positives > 0, own_metric(metric)(ranked), np.nan)
-    if metric in _BY_NAME:
-        return _BY_NAME[metric](ranked)
-    kind, _, k = metric.removesuffix("_cut").partition("_at_")
-    values = _AT_K[kind + "_cut" * metric.endswith("_cut")](ranked, int(k))
-    return np.where(ranked.positives > 0, values, np.nan)
+    return np.where(ranked.positives > 0, metric_of(metric)(ranked), np.nan)
 
 
 def precision_at_recall(ranked: Ranked, recall: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from largescale.evaluation.protocol.metrics import (
     evaluate_rankings,
     measure,
     metric,
+    metric_of,
     precision_at_recall,
 )
 from largescale.evaluation.protocol.protocols import Protocol, landmark_protocols
@@ -98,6 +99,19 @@ def test_precision_at_k_is_cut_by_name_only() -> None:
     protocol = replace(CLASSIC, metrics=("precision_at_10", "precision_at_10_cut"))
     ours = evaluate_rankings(np.arange(20)[:, None], [{"ok": [0, 1]}], protocol)
     assert (ours.mean["precision_at_10"], ours.mean["precision_at_10_cut"]) == (0.2, 1)
+
+
+def test_precision_at_1_of_the_first_row() -> None:
+    protocol = replace(CLASSIC, metrics=("precision_at_1",))
+    ranks = np.array([[0, 1], [1, 0], [2, 2]])  # the first query finds its image at once, the second does not
+    ours = evaluate_rankings(ranks, [{"ok": [0, 2]}, {"ok": [2]}], protocol)
+    assert ours.per_query["precision_at_1"].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("name", ["precision_at_0", "precision_at_", "map_at_5_cut", "recall", "presision_at_1"])
+def test_unknown_metrics_name_the_known(name: str) -> None:
+    with pytest.raises(UserError, match=f"metrics={name}: there is no such metric; known are map_trapezoid.*precision_at_K,"):
+        metric_of(name)
 
 
 @pytest.mark.parametrize("level", [EASY, MEDIUM, HARD], ids=["easy", "medium", "hard"])
