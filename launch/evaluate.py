@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from largescale.config import asked, explain, load
 from largescale.evaluation.config import EvaluateConfig
-from largescale.evaluation.results import shown
+from largescale.evaluation.results import lost_by_compression, shown
 from largescale.program.cli import for_torchrun, import_shards
 from largescale.program.running import run_program
 from largescale.settings import UserError
@@ -123,6 +123,7 @@ def table(results: "Results") -> str:
             main = point.metrics[protocol.main]
             number = f"{shown(protocol.main, main.value):>7}{interval(protocol.main, main):>18}"
             lines.append(f"{protocol.protocol:<26}{point.distractors:>12,}  {protocol.main:<16}{number}  {more}")
+    lines += [f"{protocol.protocol}: {said}" for protocol in results.protocols if (said := lost_by_compression(protocol))]
     named = {protocol.incomplete: protocol.protocol for protocol in results.protocols if protocol.incomplete}
     lines += [f"incomplete: {found}; this is no score of {name.partition('-')[0]}" for found, name in named.items()]
     if results.tuned:

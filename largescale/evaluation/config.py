@@ -85,7 +85,7 @@ class ScoreConfig(Settings):
     """Every image of the gallery has its nearest others added (DBA), up to 200,000 images; null: none has."""
     rerank: Literal["none", "k_reciprocal", "diffusion"] = "none"
     """Rankings are made anew from the neighbors of neighbors, up to 200,000 images: k-reciprocal encoding (Zhong 2017), or
-    diffusion on the graph of mutual neighbors (Iscen 2017). Both are blind to the ground truth."""
+    diffusion on the graph of mutual neighbors (Iscen 2017). Both are blind to the ground truth, and need the neighbors of all."""
 
     verification: VerificationConfig | None = None
     """The first rows are compared with the query by local features, and those that are verified come first. Query expansion then
@@ -94,8 +94,8 @@ class ScoreConfig(Settings):
     two_stage: TwoStageConfig | None = None
     """Rankings of a search over class anchors in place of an exhaustive one; null: exhaustive."""
     compression: Literal["none", "int8", "binary"] = "none"
-    """The gallery is ranked by descriptors of a byte or a bit for each dimension, queries stay as they are; up to 200,000 images,
-    compared by the cosine."""
+    """The gallery is ranked by descriptors of a byte or a bit for each dimension, queries stay as they are; compared by the
+    cosine. What the full descriptors score, and what compression loses, stands beside it."""
     rescored: NonNegativeInt = 100
     """So many rows that are first by the compressed descriptors are put in order by the full ones; 0: none."""
 
@@ -151,7 +151,7 @@ class EvaluateConfig(Settings):
     protocol: ProtocolName = "auto"
     """auto: that of the ground truth that comes with the queries, else labels."""
     metrics: tuple[str, ...] = ()
-    """Further metrics of your own, by import path (package.module:function)."""
+    """Further metrics, by name (precision_at_1, recall_at_5, map_at_100) or your own by import path (package.module:function)."""
     crop: bool = True
     """Cut queries to the box in their ground truth before they are resized; part of the protocol's name."""
     images: ImagesConfig = ImagesConfig()

@@ -102,6 +102,15 @@ class Suspects:
 
 
 @dataclass(frozen=True)
+class Full:
+    """What descriptors score before they are compressed."""
+
+    metrics: Mapping[str, Interval]
+    lost: Mapping[str, float]
+    """Of each, by compression; below 0 where it gains."""
+
+
+@dataclass(frozen=True)
 class ProtocolResult:
     """One protocol's scores."""
 
@@ -131,6 +140,8 @@ class ProtocolResult:
     """XXH3 of that file."""
     incomplete: str | None = None
     """`4,961 of 5,063 images` where the gallery lacks some of its benchmark: what was scored is no score of it."""
+    full: Full | None = None
+    """Of the full descriptors, where compressed ones are scored (score.compression)."""
 
 
 @dataclass(frozen=True)
@@ -236,6 +247,14 @@ def scale(metric: str) -> int:
 
 def shown(metric: str, value: float) -> str:
     return f"{scale(metric) * value:.2f}"
+
+
+def lost_by_compression(result: ProtocolResult) -> str | None:
+    """The headline of the full descriptors in a sentence, where compressed ones were scored."""
+    if result.full is None:
+        return None
+    full, lost = result.full.metrics[result.main], result.full.lost[result.main]
+    return f"{result.main} {shown(result.main, full.value)} by the full descriptors; compression loses {shown(result.main, lost)}"
 
 
 _results = TypeAdapter(Results)

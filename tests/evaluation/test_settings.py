@@ -1,6 +1,7 @@
 """What happens between descriptors and scores: each setting against the same by hand, and nothing is embedded again."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,29 @@ import pytest
 import torch
 
 from largescale.distributed import World
-from largescale.evaluation import Published, evaluate, evaluate_descriptors, evaluate_rankings, read_records, stage
+from largescale.evaluation import (
+    Published,
+    evaluate,
+    evaluate_descriptors,
+    evaluate_rankings,
+    read_records,
+    read_results,
+    stage,
+)
 from largescale.evaluation.config import EvaluateConfig, ExpansionConfig, ScoreConfig, TwoStageConfig
 from largescale.evaluation.context import Context
 from largescale.evaluation.descriptors.fitting import images_to_fit, matching_pairs
 from largescale.evaluation.protocol.protocols import landmark_protocols
-from largescale.evaluation.results import Results
+from largescale.evaluation.report import write_report
+from largescale.evaluation.results import Results, lost_by_compression
+from largescale.evaluation.scoring import query_search
 from largescale.evaluation.search.expansion import augment_database, expand_queries
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
 from largescale.models.transform.multiscale import merge_scales
 from largescale.models.whitening import LearnedWhitening, PCAWhitening
 from largescale.settings import UserError
+from launch.evaluate import table
 from shards.sources.landmarks import read_test_set
 from tests.corpora import make_corpus
 from tests.evaluation.small import evaluate_in_world, make_landmarks, make_weights, settings, tiny_network, what_was_found
@@ -151,6 +163,35 @@ def test_expansion_and_augmentation(data: Path, tmp_path: Path, world: World) ->
     results = evaluate(tiny_network(), scored(data, tmp_path / "q", score=ScoreConfig(query_expansion=three)), world)
     others = [expand_queries(rows[q : q + 1], np.delete(rows, q, axis=0), 3, 2)[0] for q in range(24)]  # not with itself
     agree(found_by(results, tmp_path / "q"), np.stack(others), rows)
+
+
+@pytest.mark.slow
+def test_what_compression_loses_stands_beside_its_score(data: Path, tmp_path: Path, world: World) -> None:
+    plain = evaluate(tiny_network(), scored(data, tmp_path / "plain"), world).protocols[0]
+    config = scored(data, tmp_path / "bits", score=ScoreConfig(compression="binary", rescored=2))
+    results = evaluate(tiny_network(), config, world)
+    (bits,) = results.protocols
+    assert plain.full is None
+    assert bits.full is not None
+    assert bits.full.metrics == plain.metrics
+    assert bits.full.lost["map_rectangle"] == plain.metrics["map_rectangle"].value - bits.metrics["map_rectangle"].value != 0
+    assert read_results(tmp_path / "bits").protocols[0].full == bits.full
+    said = lost_by_compression(bits)
+    assert said is not None
+    assert said in table(results)
+    assert said in write_report(tmp_path / "bits", None).read_text()
+    assert "compression loses" not in table(replace(results, protocols=[plain]))
+
+
+@pytest.mark.slow
+def test_neighbors_of_all_have_a_bound_and_compression_none(
+    data: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query_search, "MOST", 40)  # of 44 rows
+    assert evaluate(tiny_network(), scored(data, tmp_path / "bytes", score=ScoreConfig(compression="int8")), world).protocols
+    for rules in (ScoreConfig(rerank="diffusion"), ScoreConfig(database_augmentation=ExpansionConfig())):
+        with pytest.raises(UserError, match=r"need the neighbors of all images, .*at most 40; here are 44"):
+            evaluate(tiny_network(), scored(data, tmp_path / "again", score=rules), world)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from largescale.commit import write_text
 from largescale.evaluation.report import charts
 from largescale.evaluation.report.pictures import Picture, RankedPictures, of_missed, of_neighbor, of_query
-from largescale.evaluation.results import scale, shown
+from largescale.evaluation.results import lost_by_compression, scale, shown
 from largescale.evaluation.scoring.compare import chance
 
 PER_PAGE = 100
@@ -34,6 +34,7 @@ class Site:
             "marks": MARKS,
             "shown": _shown,
             "scale": scale,
+            "lost_by_compression": lost_by_compression,
             "has_pictures": pictures is not None,
             "query_picture": lambda record: self._picture(of_query(record)),
             "picture": lambda neighbor: self._picture(of_neighbor(neighbor)),

@@ -22,7 +22,7 @@ from largescale.evaluation.descriptors.derived import digest_of, gallery_parts, 
 from largescale.evaluation.protocol.relevance import GalleryRows, Judged
 from largescale.evaluation.results import ProtocolResult, record_file
 from largescale.evaluation.scoring.records import QueryBlock
-from largescale.evaluation.scoring.scores import ProtocolScore
+from largescale.evaluation.scoring.scores import ProtocolScore, beside_full
 from largescale.evaluation.scoring.suspects import Outranking
 from largescale.evaluation.search.compression import Compressed
 from largescale.evaluation.search.counting import Counted, RankExchange, count, count_scores, own_chunks, similarities
@@ -96,18 +96,20 @@ class QuerySearch:
         Raises:
             StoppedError: `should_stop` said so on some rank.
         """
+        if self.uncompressed:
+            self.uncompressed.run(world, should_stop)
         for of_number in reversed(self._apart):  # the largest first: it may be too large
             of_number.run(world, should_stop)
         missing = world.decide(self._missing)
         if self._apart or not missing:
             return
         gallery, exchange = self._searched(world), world_exchange(world)
-        rerank = self._again(gallery, world)
+        again = self._compressed(gallery) or self._reranker(gallery, world)
         with _bar(world, gallery, exchange, len(missing)) as progress:
             for start in missing:
                 if world.any(should_stop()):
                     raise StoppedError
-                counted = self._count(start, gallery, rerank, exchange, progress)
+                counted = self._count(start, gallery, again, exchange, progress)
                 world.decide(partial(_write, self._file(start), counted))
 
     def score(self, out: Path | None = None) -> list[ProtocolResult]:
@@ -116,6 +118,11 @@ class QuerySearch:
         Args:
             out: the records of queries are written here, beside the results; None: they are not.
         """
+        if self.uncompressed:
+            return [beside_full(*both) for both in zip(self._scores(out), self.uncompressed.score(), strict=True)]
+        return self._scores(out)
+
+    def _scores(self, out: Path | None) -> list[ProtocolResult]:
         if self._apart:
             *fewer, everything = self._apart
             curves = [of_number.score() for of_number in fewer]
@@ -146,6 +153,13 @@ class QuerySearch:
             for score, collected, path in zip(scores, outranking, written, strict=True)
         ]
 
+    @property
+    def uncompressed(self) -> "QuerySearch | None":
+        """The same search by the full descriptors, where it is by compressed ones."""
+        if self.rules.compression == "none" or self.among is not None:
+            return None
+        return replace(self, rules=self.rules.model_copy(update={"compression": "none"}))
+
     def _missing(self) -> list[int]:
         """Blocks of queries that are not on disk, or damaged."""
         names = [field.name for field in fields(Counted)]
@@ -155,7 +169,7 @@ class QuerySearch:
         self,
         start: int,
         gallery: GalleryRows,
-        rerank: Again | None,
+        again: Compressed | Again | None,
         exchange: RankExchange,
         progress: Callable[[int], object],
     ) -> Counted:
@@ -164,20 +178,22 @@ class QuerySearch:
         if self.anchors is not None and self.rules.two_stage is not None:
             visits = self.anchors, self.rules.two_stage.probes
             return count_visited(queries, gallery, judged, *visits, self.kept, exchange, workers, progress)
-        counted = self._verified(start, count(queries, gallery, judged, self.kept, exchange, workers, progress), judged, gallery)
+        how = self.kept, exchange, workers
         expansion = self.rules.query_expansion
         if expansion:
-            near = without(self._trusted(counted), self.task.truth.own[piece], expansion.neighbors)
+            first = self._verified(start, count(queries, gallery, judged, *how), judged, gallery)
+            near = without(self._trusted(first), self.task.truth.own[piece], expansion.neighbors)
             queries = combine(queries, gallery, near, expansion.alpha)
-            counted = self._verified(start, count(queries, gallery, judged, self.kept, exchange, workers), judged, gallery)
-        if rerank:
-            own = np.array_split(np.arange(len(queries)), exchange.size)[exchange.rank]
-            placed = np.zeros_like(queries)  # at their places: where a row stands in a product decides its last bits
-            placed[own] = queries[own]
-            parts = exchange.gather(rerank(placed, own) if len(own) else None)
-            scores = np.concatenate([part for part in parts if part is not None])
-            counted = count_scores(scores, gallery, judged, self.kept, exchange, workers)
-        return counted
+        if isinstance(again, Compressed):
+            return again.count(queries, judged, self.rules.rescored, *how, progress)
+        if again is None:
+            return self._verified(start, count(queries, gallery, judged, *how, progress), judged, gallery)
+        own = np.array_split(np.arange(len(queries)), exchange.size)[exchange.rank]
+        placed = np.zeros_like(queries)  # at their places: where a row stands in a product decides its last bits
+        placed[own] = queries[own]
+        parts = exchange.gather(again(placed, own) if len(own) else None)
+        scores = np.concatenate([part for part in parts if part is not None])
+        return count_scores(scores, gallery, judged, *how, progress)
 
     def _verified(self, start: int, counted: Counted, judged: Judged, gallery: GalleryRows) -> Counted:
         """With the verified of the first rows before all others, where the rules say so."""
@@ -198,10 +214,10 @@ class QuerySearch:
         """All rows with their groups; each with its nearest others added where the settings say so."""
         gallery, augmentation = _gallery(self.task, self.prefixes), self.rules.database_augmentation
         inside = int((gallery.group >= 0).sum())
-        if (augmentation or self.rules.rerank != "none" or self.rules.compression != "none") and inside > MOST:
+        if (augmentation or self.rules.rerank != "none") and inside > MOST:
             raise UserError(
-                f"database_augmentation, rerank and compression hold scores of all images, at most {MOST:,}; here are "
-                f"{inside:,}: leave them out, or use fewer distractors"
+                f"database_augmentation and rerank need the neighbors of all images, which takes the square of their number: at "
+                f"most {MOST:,}; here are {inside:,}: leave them out, or use fewer distractors"
             )
         if augmentation is None:
             return gallery
@@ -213,26 +229,27 @@ class QuerySearch:
         directory = self.store / f"augmented-{self._digest(augmentation.model_dump(mode='json'))}"
         return replace(gallery, parts=gallery_parts(directory, gallery, augmented, world))
 
-    def _again(self, gallery: GalleryRows, world: World) -> Again | None:
-        """What makes the rankings anew."""
+    def _reranker(self, gallery: GalleryRows, world: World) -> Again | None:
+        """What makes the rankings anew from neighbors of neighbors."""
         rules, augmentation, workers = self.rules, self.rules.database_augmentation, worker_count(LoaderConfig())
-        if rules.rerank != "none":
-            kept = self._digest(rules.rerank, augmentation and augmentation.model_dump(mode="json"))
-            with one_thread():
-                from largescale.evaluation.search.reranking import reranker  # with scipy
+        if rules.rerank == "none":
+            return None
+        kept = self._digest(rules.rerank, augmentation and augmentation.model_dump(mode="json"))
+        with one_thread():
+            from largescale.evaluation.search.reranking import reranker  # with scipy
 
-                rerank = reranker(rules.rerank, gallery, self.store / f"graph-{kept}", world)
-            return lambda queries, own: rerank(_present(similarities(queries, gallery, workers)[own], gallery))
-        if rules.compression == "none":
+            rerank = reranker(rules.rerank, gallery, self.store / f"graph-{kept}", world)
+        return lambda queries, own: rerank(_present(similarities(queries, gallery, workers)[own], gallery))
+
+    def _compressed(self, gallery: GalleryRows) -> Compressed | None:
+        kind = self.rules.compression
+        if kind == "none":
             return None
         if gallery.space != COSINE:
             raise UserError(
-                f"compression={rules.compression} compares by the cosine, this network's descriptors are compared by distance: "
-                "leave it out"
+                f"compression={kind} compares by the cosine, this network's descriptors are compared by distance: leave it out"
             )
-        kept = self._digest(rules.compression, augmentation and augmentation.model_dump(mode="json"))
-        compressed = Compressed(rules.compression, gallery, self.store / f"compressed-{kept}", world)
-        return lambda queries, own: compressed.scores(queries, rules.rescored, workers)[own]
+        return Compressed(kind, gallery)
 
     def _digest(self, *values: Any) -> str:
         return digest_of(self.identity, self.task.truth.left_out.tolist(), self.among, *values)

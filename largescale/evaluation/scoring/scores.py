@@ -4,7 +4,7 @@ Q queries of a block, M judged rows of all queries, P positives, G groups (0 the
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from largescale.evaluation.protocol.ground_truth import Truth
 from largescale.evaluation.protocol.metrics import Ranked, Scores, measure, precision_at_recall, scores
 from largescale.evaluation.protocol.protocols import Protocol, incomplete
 from largescale.evaluation.protocol.relevance import GalleryRows, Judged
-from largescale.evaluation.results import CurvePoint, Histogram, Interval, PrecisionRecall, ProtocolResult, Suspects
+from largescale.evaluation.results import CurvePoint, Full, Histogram, Interval, PrecisionRecall, ProtocolResult, Suspects
 from largescale.evaluation.scoring.statistics import bootstrap
 from largescale.evaluation.search.counting import ALONE, EDGES, Counted, RankExchange, count
 from largescale.settings import UserError
@@ -153,3 +153,9 @@ class ProtocolScore:
             CurvePoint(prefix, dict(zip(names, intervals[i * step : (i + 1) * step], strict=True)))
             for i, prefix in enumerate(self.prefixes)
         ]
+
+
+def beside_full(compressed: ProtocolResult, full: ProtocolResult) -> ProtocolResult:
+    """The result by compressed descriptors, with that by the full ones and what is lost between them."""
+    lost = {name: x.value - compressed.metrics[name].value for name, x in full.metrics.items()}
+    return replace(compressed, full=Full(full.metrics, lost))

@@ -1,55 +1,95 @@
 """Rankings by compressed descriptors, of which the first rows are scored again with the full ones.
 
-Q queries, N rows of the gallery, n rows of a part, D dimensions
+Q queries, N rows of the gallery, n rows of a chunk, D dimensions, K rows that are scored again
 """
 
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
-from largescale.distributed import World
-from largescale.evaluation.descriptors.derived import gallery_parts
-from largescale.evaluation.protocol.relevance import GalleryRows
-from largescale.evaluation.search.counting import similarities
+from largescale.cpu import one_thread
+from largescale.evaluation.protocol.relevance import GalleryRows, Judged
+from largescale.evaluation.search.counting import ALONE, Counted, RankExchange, Scorer, count, count_by
 
 Compression = Literal["int8", "binary"]
 
 
-class Compressed:
-    """A gallery in a byte or a bit of each dimension; queries stay as they are (asymmetric comparison).
+@dataclass(frozen=True)
+class CompressedRows(GalleryRows):
+    """A gallery in a byte or a bit of each dimension.
 
-    int8: each row by its largest value, rounded to 1/127 of it. binary: signs of what differs from the gallery's mean row. The
-    rows are decompressed here, so that the numbers are those of an index of that kind, and not its speed.
-
-    Args:
-        directory: where the rows are kept.
+    int8: each row by its largest value, rounded to 1/127 of it. binary: signs of what differs from the gallery's mean row. Rows
+    are compressed block by block as they are read, so that the numbers are those of an index of that kind, and not its speed.
     """
 
-    def __init__(self, kind: Compression, gallery: GalleryRows, directory: Path, world: World) -> None:
-        self.full = gallery
-        self.center = mean_row(gallery) if kind == "binary" else np.zeros(gallery.parts[0].shape[1], np.float32)
+    kind: Compression = "int8"
 
-        def compressed(rows: np.ndarray, _: slice) -> np.ndarray:
-            return signs(rows - self.center) if kind == "binary" else rounded(rows)
+    @cached_property
+    def center(self) -> np.ndarray:
+        """`(D,)` what is taken from rows and queries."""
+        return mean_row(self) if self.kind == "binary" else np.zeros(self.parts[0].shape[1], np.float32)
 
-        self.rows = replace(gallery, parts=gallery_parts(directory, gallery, compressed, world))
-
-    def scores(self, queries: np.ndarray, first: int, workers: int = 1) -> np.ndarray:
-        """`(Q, D)` -> `(Q, N)` scores in [-1, 1]: the `first` rows by the compressed ones lead, in full order."""
-        coarse = similarities(unit(queries - self.center), self.rows, workers)
-        coarse[:, self.full.group < 0] = -1
-        return rescored(coarse, similarities(queries, self.full, workers), first) if first else coarse
+    def block(self, first: int, buffer: np.ndarray) -> np.ndarray:
+        rows = super().block(first, buffer)
+        return signs(rows - self.center) if self.kind == "binary" else rounded(rows)
 
 
-def rescored(coarse: np.ndarray, full: np.ndarray, first: int) -> np.ndarray:
-    """The `first` columns of each row of `coarse` by their `full` score in [0, 1], the others by their own below 0."""
-    first = min(first, coarse.shape[1])
-    best = np.argpartition(-coarse, first - 1, axis=1)[:, :first]
-    scores = 0.5 * coarse.clip(-1, 1) - 0.5
-    np.put_along_axis(scores, best, 0.5 + 0.5 * np.take_along_axis(full, best, axis=1).clip(-1, 1), axis=1)
-    return scores.astype(np.float32)
+class Compressed:
+    """Counts by a compressed gallery; queries stay as they are (asymmetric comparison)."""
+
+    def __init__(self, kind: Compression, gallery: GalleryRows) -> None:
+        self.full, self.rows = gallery, CompressedRows(gallery.parts, gallery.group, gallery.space, kind)
+
+    def count(
+        self,
+        queries: np.ndarray,
+        judged: Judged,
+        first: int,
+        neighbors: int = 20,
+        exchange: RankExchange = ALONE,
+        workers: int = 1,
+        progress: Callable[[int], object] = lambda rows: None,
+    ) -> Counted:
+        """As `count_by`, in the order of the compressed rows, of which the `first` lead in full order."""
+        coarse = unit(queries - self.rows.center)
+        if not first:
+            return count(coarse, self.rows, judged, neighbors, exchange, workers, progress)
+        nothing = Judged.of([{}] * len(queries), ["right"])
+        best = count(coarse, self.rows, nothing, first, exchange, workers).top_row
+        with one_thread(), ThreadPoolExecutor(workers) as multiplying, ThreadPoolExecutor(workers) as counting:
+            scorers = Scorer(coarse, self.rows, multiplying), Scorer(queries, self.full, multiplying)
+            return count_by(Rescored(*scorers, best), self.full, judged, neighbors, exchange, counting, progress)
+
+
+class Rescored:
+    """Scores of the best rows `(Q, K)` by their full score in [0, 1], of the others by their own below 0."""
+
+    dtype = Scorer.dtype
+
+    def __init__(self, coarse: Scorer, full: Scorer, best: np.ndarray) -> None:
+        self.coarse, self.full, self.best = coarse, full, best
+
+    def look(self, first: int) -> np.ndarray:
+        return self._mixed(first, self.coarse.look(first), self.full.look(first))
+
+    def start(self, first: int) -> None:
+        self.coarse.start(first)
+        self.full.start(first)
+
+    def take(self, first: int) -> np.ndarray:
+        return self._mixed(first, self.coarse.take(first), self.full.take(first))
+
+    def _mixed(self, first: int, coarse: np.ndarray, full: np.ndarray) -> np.ndarray:
+        """`(n, Q)`"""
+        scores = 0.5 * coarse.clip(-1, 1) - 0.5
+        query, place = np.nonzero((self.best >= first) & (self.best < first + len(coarse)))
+        row = self.best[query, place] - first
+        scores[row, query] = 0.5 + 0.5 * full[row, query].clip(-1, 1)
+        return scores
 
 
 def rounded(rows: np.ndarray) -> np.ndarray:

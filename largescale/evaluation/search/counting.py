@@ -110,11 +110,17 @@ def count(
 
 
 def count_scores(
-    scores: np.ndarray, gallery: GalleryRows, judged: Judged, neighbors: int, exchange: RankExchange = ALONE, workers: int = 1
+    scores: np.ndarray,
+    gallery: GalleryRows,
+    judged: Judged,
+    neighbors: int,
+    exchange: RankExchange = ALONE,
+    workers: int = 1,
+    progress: Callable[[int], object] = lambda rows: None,
 ) -> Counted:
     """As `count`, from scores `(Q, N)` that are there already, the same on every rank: those of a re-ranking."""
     with ThreadPoolExecutor(workers) as pool:
-        return count_by(_Given(scores), gallery, judged, neighbors, exchange, pool, lambda rows: None)
+        return count_by(_Given(scores), gallery, judged, neighbors, exchange, pool, progress)
 
 
 def similarities(queries: np.ndarray, gallery: GalleryRows, workers: int = 1) -> np.ndarray:

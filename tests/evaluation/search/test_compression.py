@@ -1,15 +1,18 @@
 """Compressed rankings against plain numpy, and scored again in full."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from largescale.distributed import World
 from largescale.evaluation.config import ScoreConfig
-from largescale.evaluation.protocol.relevance import GalleryRows
-from largescale.evaluation.search.compression import Compressed, rescored, rounded, signs, unit
+from largescale.evaluation.protocol.relevance import GalleryRows, Judged
+from largescale.evaluation.scoring.query_search import world_exchange
+from largescale.evaluation.search import counting
+from largescale.evaluation.search.compression import Compressed, Compression, rounded, signs, unit
+from largescale.evaluation.search.counting import Counted
 from tests.world import run_world
+
+KINDS: tuple[Compression, ...] = ("int8", "binary")
 
 
 def _rows(count: int, seed: int) -> np.ndarray:
@@ -23,42 +26,56 @@ def test_bytes_and_bits() -> None:
     np.testing.assert_allclose(signs(rows)[0], np.array([1, -1, 1]) / np.sqrt(3), rtol=1e-6)
 
 
-def test_first_rows_in_full_order() -> None:
-    coarse, full = np.array([[0.9, 0.8, 0.7, -0.2]]), np.array([[0.1, 0.5, 0.9, 1.0]])
-    scores = rescored(coarse, full, 2)
-    assert np.argsort(-scores[0]).tolist() == [1, 0, 2, 3]
-    assert np.abs(scores).max() <= 1
-    assert np.argsort(-rescored(coarse, full, 9)[0]).tolist() == [3, 2, 1, 0]
+ROWS, QUERIES, LEFT_OUT = 300, 7, 5
 
 
-def _scores(world: World, folder: Path) -> dict[str, np.ndarray]:
-    rows, queries = _rows(300, 0), _rows(7, 1)
-    group = np.zeros(300, np.int8)
-    group[-5:] = -1
-    gallery = GalleryRows([rows[:170], rows[170:]], group)
-    found = {}
-    for kind in ("int8", "binary"):
-        compressed = Compressed(kind, gallery, folder / kind, world)
-        found |= {f"{kind} {first}": compressed.scores(queries, first) for first in (0, 20, 300)}
-    return found
+def _gallery() -> GalleryRows:
+    """In two parts, the last rows left out, some in a group of distractors."""
+    rows, group = _rows(ROWS, 0), np.zeros(ROWS, np.int8)
+    group[40:90], group[-LEFT_OUT:] = 1, -1
+    return GalleryRows([rows[:170], rows[170:]], group)
+
+
+def _expected(kind: Compression, first: int) -> np.ndarray:
+    """`(Q, N)` places of the rows, from the products of all at once."""
+    rows, queries = _rows(ROWS, 0)[:-LEFT_OUT], _rows(QUERIES, 1)
+    center = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+    coarse = queries @ rounded(rows).T if kind == "int8" else unit(queries - center) @ signs(rows - center).T
+    order = np.argsort(-coarse, axis=1, kind="stable")
+    best = np.sort(order[:, :first], axis=1)
+    lead = np.argsort(-np.take_along_axis(queries @ rows.T, best, axis=1), axis=1, kind="stable")
+    return np.concatenate([np.take_along_axis(best, lead, axis=1), order[:, first:]], axis=1)
+
+
+def _counted(world: World, small: bool) -> dict[tuple[Compression, int], Counted]:
+    judged = Judged.of([{"right": [3 * q, 50 + q, 200]} for q in range(QUERIES)], ["right"])
+    with pytest.MonkeyPatch.context() as patch:
+        if small:
+            patch.setattr(counting, "BLOCK", 16)
+            patch.setattr(counting, "CHUNK", 32)
+        return {
+            (kind, first): Compressed(kind, _gallery()).count(_rows(QUERIES, 1), judged, first, 100, world_exchange(world))
+            for kind in KINDS
+            for first in (0, 20, 300)
+        }
 
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_every_world_ranks_as_numpy_does(tmp_path: Path) -> None:
-    rows, queries = _rows(300, 0), _rows(7, 1)
-    center = rows[:295].mean(axis=0, dtype=np.float64).astype(np.float32)
-    expected = {"int8": queries @ rounded(rows).T, "binary": unit(queries - center) @ signs(rows - center).T}
-    for coarse in expected.values():
-        coarse[:, 295:] = -1  # what is not searched takes no place among the first
+@pytest.mark.parametrize("small", [False, True])
+def test_every_world_ranks_as_numpy_does_block_by_block(small: bool) -> None:
+    """In blocks of 16 rows as in one; the counts are those of the places."""
     for size in (1, 2):
-        for found in run_world(size, _scores, tmp_path / str(size)):
-            for kind, coarse in expected.items():
-                np.testing.assert_allclose(found[f"{kind} 0"], coarse, atol=1e-5)
-                order = np.argsort(-(queries @ rows.T), axis=1)
-                np.testing.assert_array_equal(np.argsort(-found[f"{kind} 300"], axis=1)[:, :50], order[:, :50])
-                first = np.sort(np.argsort(-found[f"{kind} 20"], axis=1)[:, :20], axis=1)
-                np.testing.assert_array_equal(first, np.sort(np.argsort(-found[f"{kind} 0"], axis=1)[:, :20], axis=1))
+        for found in run_world(size, _counted, small):
+            for (kind, first), counted in found.items():
+                expected = _expected(kind, first)
+                np.testing.assert_array_equal(counted.top_row, expected[:, :100])
+                for q, row in np.ndindex(QUERIES, 3):
+                    judged = [3 * q, 50 + q, 200]
+                    before = expected[q, : np.flatnonzero(expected[q] == judged[row])[0]]
+                    others = before[~np.isin(before, judged)]
+                    groups = [int((_gallery().group[others] == group).sum()) for group in (0, 1)]
+                    assert counted.before[3 * q + row].tolist() == groups
 
 
 def test_one_way_of_ranking() -> None:
