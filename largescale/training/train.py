@@ -6,6 +6,7 @@ from largescale.training import preflight
 from largescale.training.build import build_trainer
 from largescale.training.dry_run import rehearse
 from largescale.training.finishing import final
+from largescale.training.finishing.farewell import farewell
 from largescale.training.finishing.leaving import leave_model
 from largescale.training.settings.recipe import TrainConfig
 
@@ -20,7 +21,7 @@ def train(config: TrainConfig, dry: bool = False) -> None:
         dry: try everything, write nothing.
 
     Raises:
-        UserError: what would stop the run later: corpus, settings, memory or disk that do not fit.
+        UserError: what would stop the run later: corpus, settings, memory or disk that do not fit; or a callback ended the run.
     """
     preflight.check_machine()
     final.finals(config)
@@ -32,6 +33,8 @@ def train(config: TrainConfig, dry: bool = False) -> None:
         final.announce(config, world)
         trainer.begin()
         trainer.fit()
+        if world.is_first:
+            print(farewell(trainer), flush=True)
         if trainer.finished:
             world.decide(lambda: leave_model(config))
             final.score(config, world)

@@ -13,6 +13,7 @@ from largescale.corpus.corpus import Corpus
 from largescale.corpus.loading import load_steps
 from largescale.distributed import World
 from largescale.models.network import RetrievalNet
+from largescale.settings import UserError
 from largescale.tracking import Tracker
 from largescale.training import preflight
 from largescale.training.callbacks.base import Callback
@@ -48,6 +49,7 @@ class Trainer:
         self.callbacks, self.checkpoints, self.average = callbacks, checkpoints, average
         self.progress = Progress()
         self.stopping: str | None = None
+        self.failure: str | None = None
         for callback in callbacks:
             callback.trainer = self
 
@@ -64,7 +66,11 @@ class Trainer:
         return self.config.epochs * self.planner.steps
 
     def fit(self) -> None:
-        """Train until the last epoch is done or a callback stops the run."""
+        """Train until the last epoch is done or a callback stops the run.
+
+        Raises:
+            UserError: a callback found that it is of no use to go on; the state is saved.
+        """
         for callback in self.callbacks:
             callback.start()
         while self._cross_epoch_boundary():
@@ -83,10 +89,17 @@ class Trainer:
         for callback in self.callbacks:
             callback.finish()
         self.tracker.close()
+        if self.failure:
+            raise UserError(self.failure)
 
     def stop(self, reason: str) -> None:
         """End the run after this step."""
         self.stopping = self.stopping or reason
+
+    def fail(self, reason: str, sentence: str) -> None:
+        """End the run after this step and, once its state is saved, with an error. Every rank calls this."""
+        self.stop(reason)
+        self.failure = sentence
 
     def _cross_epoch_boundary(self) -> bool:
         """Do what belongs between two epochs; whether an epoch, or the rest of one, follows."""

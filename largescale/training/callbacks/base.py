@@ -1,6 +1,6 @@
 """What a feature of training can hook into: one small class per feature, its methods called by the loop in order."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from largescale.corpus.batches.batches import Step
@@ -27,6 +27,7 @@ class Run(Protocol):
     tracker: Tracker
     progress: Progress
     average: WeightAverage | None
+    callbacks: Sequence["Callback"]
     stopping: str | None
     """Why the run ends after this step, if it does."""
 
@@ -46,6 +47,10 @@ class Run(Protocol):
 
     def stop(self, reason: str) -> None:
         """End the run after this step."""
+        ...
+
+    def fail(self, reason: str, sentence: str) -> None:
+        """End the run after this step and, once its state is saved, with an error. Every rank calls this."""
         ...
 
     def log(self, values: Mapping[str, Any]) -> None:

@@ -53,6 +53,15 @@ class Trouble(Callback):
         self.said: list[str] = []
         self.drawn: set[int] = set()
 
+    @property
+    def has_collapsed(self) -> bool:
+        """The descriptors of the last steps look so."""
+        return self.collapsed >= PATIENCE
+
+    def start(self) -> None:
+        if self.has_collapsed:
+            self._heed_collapse()
+
     def votes(self, images: "Step") -> Mapping[str, float]:
         module, size = self.trainer.engine.module, self.trainer.world.size
         if module.seen is None:
@@ -88,18 +97,37 @@ class Trouble(Callback):
             self.first_spread, self.first_rank = spread, rank if math.isfinite(rank) else 0.0
         flat = rank < self.first_rank / FLAT
         self.collapsed = self.collapsed + 1 if self._fallen(spread) and (flat or not tied < MOSTLY) else 0
-        if self.collapsed == PATIENCE:
-            since = self.trainer.progress.step - PATIENCE + 1
+        if self.has_collapsed:
             margin = f", {tied:.0%} of its hardest triplets stand at the margin" if math.isfinite(tied) else ""
             margin += f", and they differ in {rank:.1f} dimensions ({self.first_rank:.1f} at first)" if flat else ""
             self.say(
                 "collapse",
-                f"descriptors have collapsed: the mean similarity of a step's images is {1 - spread:.3f} since step {since} "
-                f"({1 - self.first_spread:.3f} at first){margin}. What is learned from here on is of little use: begin again "
-                f"with a lower rate (optim.lr={self.trainer.config.optim.lr / 3:.1e}) or with loss.name=roadmap",
+                f"descriptors have collapsed: the mean similarity of a step's images is {1 - spread:.3f} since step "
+                f"{self._since} ({1 - self.first_spread:.3f} at first){margin}. What is learned from here on is of little use{self._remedy}",
             )
-            if self.config.on_collapse == "stop":
-                self.trainer.stop("the collapse of its descriptors (trouble.on_collapse=stop)")
+            self._heed_collapse()
+
+    def _heed_collapse(self) -> None:
+        if self.config.on_collapse == "stop":
+            self.trainer.fail(
+                "the collapse of its descriptors",
+                f"the descriptors of {self.trainer.config.directory} have collapsed since step {self._since}, and the run has "
+                f"ended, its state saved (trouble.on_collapse=stop){self._remedy}, under another name; "
+                "trouble.on_collapse=warn goes on with it",
+            )
+
+    @property
+    def _since(self) -> int:
+        """The first of the steps that look collapsed."""
+        return self.trainer.progress.step - self.collapsed + 1
+
+    @property
+    def _remedy(self) -> str:
+        """Where the rate grows by itself, there is no lower one to name."""
+        optim, schedule = self.trainer.config.optim, self.trainer.config.schedule
+        if schedule.name == "range":
+            return ""
+        return f": begin again with a lower rate (optim.lr={optim.lr / 3:.1e}) or with loss.name=roadmap"
 
     def _look_for_explosion(self, norm: float) -> None:
         self.norms.append(norm)

@@ -19,6 +19,7 @@ from largescale.training.callbacks.own import own_callback
 from largescale.training.callbacks.quick_score import QuickScore, chosen, leave_one_out
 from largescale.training.settings.recipe import TrainConfig, TroubleConfig
 from tests.corpora import encode, make_corpus, photograph, write_corpus
+from tests.distributed.runs import losses, run, run_alone
 from tests.training.test_trainer import train
 from tests.world import run_world
 
@@ -87,16 +88,27 @@ def test_a_run_that_goes_well_says_nothing(settings: list[str], tmp_path: Path) 
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_a_collapse_is_named_and_may_end_the_run(settings: list[str], tmp_path: Path) -> None:
-    for size, on_collapse, steps in ((1, "warn", 24), (2, "stop", 13)):
-        runs = tmp_path / on_collapse
-        answers = run_world(size, _run, [*settings, f"runs={runs}"], [Flatten(3)], on_collapse)
-        assert [answer["step"] for answer in answers] == [steps] * size
-        [found] = [line for line in _log(runs) if "trouble/collapse" in line]
-        assert found["step"] == 13
-        assert "mean similarity of a step's images is 1.000 since step 4" in found["trouble/collapse"]
-        assert "100% of its hardest triplets stand at the margin" in found["trouble/collapse"]
-    assert "collapse" in answers[0]["stopping"]
+def test_a_collapse_is_named(settings: list[str], tmp_path: Path) -> None:
+    (answer,) = run_world(1, _run, [*settings, f"runs={tmp_path}"], [Flatten(3)], "warn")
+    assert answer["step"] == 24
+    [found] = [line for line in _log(tmp_path) if "trouble/collapse" in line]
+    assert found["step"] == 13
+    assert "mean similarity of a step's images is 1.000 since step 4" in found["trouble/collapse"]
+    assert "100% of its hardest triplets stand at the margin" in found["trouble/collapse"]
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_run_that_ends_collapsed_ends_with_an_error_again_and_again(settings: list[str], tmp_path: Path) -> None:
+    flatten = "callbacks=[{name: 'tests.training.callbacks.health.test_trouble:Flatten', step: 3}]"
+    given = [*settings, f"runs={tmp_path}", "name=default", flatten]
+    for processes in (2, 1):
+        output = run([*given, "trouble.on_collapse=stop"], processes, status=1)
+        assert "have collapsed since step 4, and the run has ended, its state saved (trouble.on_collapse=stop)" in output
+        assert "To go on" not in output
+        assert max(losses(tmp_path / "default")) == 13
+    assert "is finished: 24 steps" in run_alone([*given, "trouble.on_collapse=warn"])
+    assert "have collapsed since step 4" in run_alone([*given, "trouble.on_collapse=stop"], status=2)
 
 
 @pytest.mark.parametrize(("tied", "rank", "collapsed"), [(0.1, 11.0, 0), (0.9, 11.0, 3), (0.04, 3.3, 3), (math.nan, math.nan, 3)])

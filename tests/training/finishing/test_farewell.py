@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from largescale.training.callbacks.console import _command
+from largescale.training.finishing.farewell import command_of
 
 WORLD = cast(Any, SimpleNamespace(size=2, local_size=2))
 
@@ -18,6 +18,6 @@ def test_the_command_that_goes_on_names_the_program_as_it_was_started(
     program: str, named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", [program, "corpus=a b"])
-    assert _command(WORLD, "first") == f"torchrun --nproc-per-node 2 {named} 'corpus=a b' name=first"
+    assert command_of(WORLD, "first") == f"torchrun --nproc-per-node 2 {named} 'corpus=a b' name=first"
     monkeypatch.setattr(sys, "argv", [program, "name=second"])
-    assert _command(WORLD, "second") == f"torchrun --nproc-per-node 2 {named} name=second"
+    assert command_of(WORLD, "second") == f"torchrun --nproc-per-node 2 {named} name=second"
