@@ -34,8 +34,9 @@ descriptors together and still tell them apart."""
 FLAT = 4.0
 """Where labels are known, a collapse: the effective rank has fallen by so much since the first step. In trainings that collapsed
 it fell by 4 to 10, in one that learned while everything drew together by 2 (docs/results/default-recipe.md)."""
-HISTORY, EXPLOSIONS, TIMES = 100, 5, 10.0
-"""Gradients: so many steps are remembered, of which so many are so many times larger than their median."""
+HISTORY, LEAST, EXPLOSIONS, TIMES = 100, 20, 5, 10.0
+"""Gradients: so many steps are remembered, and judged from so many on, of which so many are so many times larger than their
+median."""
 UNSEEN, ROOM = 0.05, 3
 """Share of classes that may be without an image after EPOCHS in which there was ROOM for each of them, so many times."""
 EPOCHS = 3
@@ -82,7 +83,9 @@ class Trouble(Callback):
         if math.isfinite(tied):
             trainer.tracker.record("train/triplets_at_margin", tied)
         self._look_for_collapse(1 - similarity, tied, outcome.votes["rank"])
-        self._look_for_explosion(outcome.update.norm)
+        self.norms.append(outcome.update.norm)
+        if trainer.progress.step > trainer.config.schedule.warmup_steps:  # before, gradients change with the rate
+            self._look_for_explosion()
 
     def before_line(self) -> None:
         seen = self.trainer.engine.module.seen
@@ -103,7 +106,8 @@ class Trouble(Callback):
             self.say(
                 "collapse",
                 f"descriptors have collapsed: the mean similarity of a step's images is {1 - spread:.3f} since step "
-                f"{self._since} ({1 - self.first_spread:.3f} at first){margin}. What is learned from here on is of little use{self._remedy}",
+                f"{self._since} ({1 - self.first_spread:.3f} at first){margin}. What is learned from here on is of little "
+                f"use{self._remedy}",
             )
             self._heed_collapse()
 
@@ -129,15 +133,14 @@ class Trouble(Callback):
             return ""
         return f": begin again with a lower rate (optim.lr={optim.lr / 3:.1e}) or with loss.name=roadmap"
 
-    def _look_for_explosion(self, norm: float) -> None:
-        self.norms.append(norm)
-        median = float(np.median(self.norms))
+    def _look_for_explosion(self) -> None:
+        norm, median = self.norms[-1], float(np.median(self.norms))
         large = sum(value > TIMES * median for value in self.norms)
-        if len(self.norms) == HISTORY and large >= EXPLOSIONS and norm > TIMES * median:
+        if len(self.norms) >= LEAST and large >= EXPLOSIONS and norm > TIMES * median:
             self.say(
                 "gradient",
                 f"the norm of the gradient is {norm:.3g}, and was more than {TIMES:.0f} times its median ({median:.3g}) at "
-                f"{large} of the last {HISTORY} steps: set engine.max_grad_norm={3 * median:.2g}, or lower optim.lr",
+                f"{large} of the last {len(self.norms)} steps: set engine.max_grad_norm={3 * median:.2g}, or lower optim.lr",
             )
 
     def _see_classes(self) -> None:

@@ -58,6 +58,17 @@ class Flatten(Callback):
             projection.bias.data.fill_(1.0)
 
 
+class Steepen(Callback):
+    """Makes the gradient a thousand times larger after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def after_step(self, images: Any, outcome: Any) -> None:
+        if self.trainer.progress.step == self.step:
+            self.trainer.engine.module.net.projection.weight.register_hook(lambda gradient: 1000 * gradient)
+
+
 def _run(world: World, settings: list[str], first: list[Callback], on_collapse: str) -> dict[str, Any]:
     return train(world, [*settings, f"trouble.on_collapse={on_collapse}"], first)
 
@@ -109,6 +120,19 @@ def test_a_run_that_ends_collapsed_ends_with_an_error_again_and_again(settings: 
         assert max(losses(tmp_path / "default")) == 13
     assert "is finished: 24 steps" in run_alone([*given, "trouble.on_collapse=warn"])
     assert "have collapsed since step 4" in run_alone([*given, "trouble.on_collapse=stop"], status=2)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize(("warmup", "said"), [(0, [23]), (24, [])])
+def test_gradients_that_explode_are_named_in_short_runs_and_not_in_warmup(
+    warmup: int, said: list[int], settings: list[str], tmp_path: Path
+) -> None:
+    given = [*settings, f"runs={tmp_path}", "optim.lr=1e-6", f"schedule.warmup_steps={warmup}"]
+    run_world(1, _run, given, [Steepen(18)], "warn")
+    found = [line for line in _log(tmp_path) if "trouble/gradient" in line]
+    assert [line["step"] for line in found] == said
+    assert all("at 5 of the last 23 steps" in line["trouble/gradient"] for line in found)
 
 
 @pytest.mark.parametrize(("tied", "rank", "collapsed"), [(0.1, 11.0, 0), (0.9, 11.0, 3), (0.04, 3.3, 3), (math.nan, math.nan, 3)])
