@@ -51,7 +51,7 @@ def build_network(config: ModelConfig) -> RetrievalNet:
         freeze_layers(net, config.freeze)
     if config.lora is not None:
         add_adapters(net.backbone, config.lora)
-    return net
+    return net.train()
 
 
 def load_network(path: Path) -> tuple[RetrievalNet, dict[str, Any]]:

@@ -66,7 +66,8 @@ class ModelConfig(Settings):
     """none (random), imagenet (downloaded), or a file: a torchvision or timm state dict (.pth, .pt, .safetensors),
     or a weights file of an earlier run."""
     freeze: int = Field(default=0, ge=-1)
-    """The first so many layers of the backbone (stem, then stages or blocks) do not learn; -1: none of them does."""
+    """The first so many layers of the backbone (stem, then stages or blocks) do not learn, nor do statistics of their batch
+    normalization; -1: none of them does."""
     unfreeze_at: PositiveInt | None = None
     """Update of the weights from which the frozen layers learn as well; null: never."""
     drop_path: float = Field(default=0.0, ge=0, lt=1)

@@ -111,12 +111,11 @@ class RetrievalNet(nn.Module):
         return l2_normalize(x) if self.config.normalize else x
 
     def train(self, mode: bool = True) -> "RetrievalNet":
-        """As `nn.Module.train`, but frozen batch normalization keeps using its running statistics."""
+        """As `nn.Module.train`, but batch normalization that is frozen, or in a frozen layer, keeps its running statistics."""
         super().train(mode)
-        if self.config.freeze_batchnorm:
-            for module in self.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and (self.config.freeze_batchnorm or _is_frozen(module)):
+                module.eval()
         return self
 
 
@@ -125,6 +124,10 @@ def _build_pool(config: ModelConfig, channels: int) -> nn.Module:
         per_channel = config.gem_exponent == "per_channel"
         return GeM(config.gem_p, learned=config.gem_exponent != "fixed", channels=channels if per_channel else 1)
     return {"mac": MAC, "rmac": RMAC}.get(config.pooling or "", SPoC)()
+
+
+def _is_frozen(norm: nn.modules.batchnorm._BatchNorm) -> bool:
+    return norm.weight is not None and not norm.weight.requires_grad
 
 
 def _skips_pixels(backbone: nn.Module) -> bool:

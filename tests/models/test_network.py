@@ -120,6 +120,15 @@ def test_batch_normalization_is_frozen_or_not() -> None:
 
 
 @pytest.mark.slow
+def test_frozen_layers_keep_their_statistics() -> None:
+    net = build_network(ModelConfig(freeze=1, freeze_batchnorm=False))
+    before = {name: x.clone() for name, x in net.backbone.named_buffers() if x.is_floating_point()}
+    net(torch.randn(2, 3, 32, 32))
+    kept = {name for name, x in net.backbone.named_buffers() if name in before and x.equal(before[name])}
+    assert kept == {"bn1.running_mean", "bn1.running_var"}
+
+
+@pytest.mark.slow
 def test_low_precision_stays_in_the_backbone() -> None:
     torch.manual_seed(0)
     net = build_network(ModelConfig(backbone="squeezenet1_1", projection=32)).eval()

@@ -109,6 +109,7 @@ class DeepSpeedEngine:
         self.moments = WholeMoments(module, self.optimizer) if whole else ShardedMoments(module, self.optimizer, self.stage)
 
     def backward(self, batches: Sequence[Batch]) -> Tensor:
+        self.module.hold_statistics(self.updates)
         totals = []
         for batch, last in passes(self.engine, self.module.world, batches, self.chunk, self._prepare):
             self.engine.set_gradient_accumulation_boundary(last)

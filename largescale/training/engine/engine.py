@@ -93,6 +93,7 @@ class DDPEngine:
     def backward(self, batches: Sequence[Batch]) -> Tensor:
         if not self.settled:
             self._settle(batches[0])
+        self.module.hold_statistics(self.updates)
         totals = []
         for batch, last in passes(self.wrapped, self.module.world, batches, self.chunk, self._prepare):
             with nullcontext() if last else self.wrapped.no_sync():

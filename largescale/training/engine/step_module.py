@@ -18,7 +18,7 @@ from largescale.losses.build import Objective
 from largescale.models.backbones.contract import Contract
 from largescale.models.backbones.stochastic_depth import drawn_for
 from largescale.precision import Resolved, autocast
-from largescale.training.engine.batch_statistics import learning_layers, run_together
+from largescale.training.engine.batch_statistics import BATCH_NORM, learning_layers, run_together
 from largescale.training.engine.optim import ONE_LAYER, Layers
 
 
@@ -143,6 +143,18 @@ class StepModule(nn.Module):
         """`(B, D)` the descriptors that the last loss was of."""
         self.seen_labels: Tensor | None = None
         """`(B,)` their labels; None: they are of tuples."""
+
+    def hold_statistics(self, updates: int) -> None:
+        """Batch normalization of layers that learn later keeps its running statistics until then.
+
+        Args:
+            updates: of the weights so far.
+        """
+        if self.layers.first_update:
+            self.train()
+            for name, layer in self.named_modules():
+                if isinstance(layer, BATCH_NORM) and self.layers.starts(f"{name}.weight") > updates:
+                    layer.eval()
 
     def forward(self, batch: Batch) -> Tensor:
         """This rank's part of the objective; of a batch with a `pull`, a product whose gradient is that of the objective.
