@@ -30,8 +30,6 @@ class LoRAConfig(Settings):
     """Rows of the one, columns of the other."""
     alpha: PositiveInt = 32
     """The product counts alpha / rank times."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Of what goes into the adapter."""
 
 
 class ModelConfig(Settings):

@@ -26,7 +26,7 @@ def add_adapters(backbone: nn.Module, config: LoRAConfig) -> None:
     names = [name for name, module in linear.items() if name not in inside and module.weight.requires_grad]
     if not names:
         raise UserError("model.lora: the backbone has no linear layers that learn; adapters are made for transformers")
-    settings = LoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=names)
+    settings = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=names)
     inject_adapter_in_model(settings, backbone)
 
 
