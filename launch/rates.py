@@ -30,7 +30,9 @@ def find(config: RatesConfig) -> None:
 
     preflight.check_machine()
     with World.start() as world:
-        trainer = build_trainer(config.trial(), world, last=[RateRange()])
+        trial = config.trial()
+        world.decide(lambda: preflight.begin_anew(trial.directory))
+        trainer = build_trainer(trial, world, last=[RateRange()])
         trainer.begin()
         trainer.fit()
 

@@ -122,6 +122,19 @@ def clear(directory: Path) -> None:
     remove_directory(directory / "negatives")
 
 
+def begin_anew(directory: Path) -> None:
+    """Remove what an earlier run of the same name left. Rank 0 calls this, before the run is built.
+
+    Raises:
+        UserError: another run writes to it, or it is no run's.
+    """
+    if directory.exists():
+        claim(directory)
+        for name in ("checkpoints", "weights", "negatives"):
+            remove_directory(directory / name)
+        (directory / "rates.json").unlink(missing_ok=True)
+
+
 def checkpoint_bytes(parameters: int) -> int:
     """Weights and two moments in float32."""
     return 12 * parameters
