@@ -17,7 +17,7 @@ from tests.corpora import make_corpus
 from tests.distributed.runs import ENVIRONMENT
 from tests.world import run_world
 
-RATES = np.geomspace(1e-6, 1e-1, 100)
+RATES = np.geomspace(1e-6, 1e-1, 100).tolist()
 NOISE = np.random.default_rng(0).normal(0, 0.02, 100)
 
 
@@ -25,14 +25,14 @@ def test_a_tenth_of_the_best() -> None:
     """Not of the first losses, which are those of single steps, and not below the range."""
     valley = 1 + np.abs(np.arange(100) - 60) / 100 + NOISE
     valley[0] = 0.5
-    assert 1e-4 < (suggested(RATES, valley, 10) or 0) < 3e-4
+    assert 1e-4 < (suggested(RATES, valley.tolist(), 10) or 0) < 3e-4
     early = np.repeat([2.0, 1.0, 3.0], [10, 4, 86])
-    assert suggested(RATES, early, 10) == RATES[0]
+    assert suggested(RATES, early.tolist(), 10) == RATES[0]
 
 
 def test_no_rate_where_none_lowered_the_loss() -> None:
     for losses in (1 + np.arange(100) / 100, 1 + NOISE, 1 + np.arange(100) / 1000 + NOISE, np.ones(8)):
-        assert suggested(RATES, losses, 10) is None
+        assert suggested(RATES, losses.tolist(), 10) is None
     assert verdict(None, 100).startswith("no rate of the range lowered the loss")
 
 

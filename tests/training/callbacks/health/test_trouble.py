@@ -66,7 +66,8 @@ class Steepen(Callback):
 
     def after_step(self, images: Any, outcome: Any) -> None:
         if self.trainer.progress.step == self.step:
-            self.trainer.engine.module.net.projection.weight.register_hook(lambda gradient: 1000 * gradient)
+            network: Any = self.trainer.engine.module.net
+            network.projection.weight.register_hook(lambda gradient: 1000 * gradient)
 
 
 def _run(world: World, settings: list[str], first: list[Callback], on_collapse: str) -> dict[str, Any]:
