@@ -1,6 +1,6 @@
 """What all losses share: precision, and the count of what they could not learn from."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -20,6 +20,8 @@ class Loss(nn.Module):
     """
 
     degenerate: torch.Tensor
+    descriptors: ClassVar[tuple[str, ...]] = ()
+    """Names of the keywords that hold descriptors, beside the arguments that have a place."""
 
     def __init__(self) -> None:
         super().__init__()

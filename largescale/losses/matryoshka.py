@@ -29,9 +29,13 @@ class Matryoshka(nn.Module):
         assert isinstance(whole, Loss)
         return whole.degenerate
 
-    def forward(self, *inputs: torch.Tensor | Gallery | None, **extra: torch.Tensor) -> torch.Tensor:
+    def forward(self, *inputs: torch.Tensor | Gallery | None, **extra: torch.Tensor | Gallery | None) -> torch.Tensor:
         """What the loss takes, descriptors of all dimensions, to a scalar in float32 or float64."""
-        values = [loss(*(first(x, dim) for x in inputs), **extra) for dim, loss in zip(self.dims, self.losses, strict=True)]
+        values = []
+        for dim, loss in zip(self.dims, self.losses, strict=True):
+            assert isinstance(loss, Loss)
+            further = {name: first(x, dim) if name in loss.descriptors else x for name, x in extra.items()}
+            values.append(loss(*(first(x, dim) for x in inputs), **further))
         return torch.stack(values).mean()
 
 

@@ -5,12 +5,14 @@ import torch
 from torch.nn.functional import normalize
 
 from largescale.losses import ContrastiveLoss, CrossBatchMemory, RoadmapLoss
-from largescale.losses.build import build_loss
+from largescale.losses.build import LOSSES, build_loss
+from largescale.losses.labels.base import Gallery
 from largescale.losses.labels.margin_softmax import ArcFaceLoss
 from largescale.losses.matryoshka import Matryoshka, first
-from largescale.losses.settings.labels import ArcFaceConfig
+from largescale.losses.settings.base import LossSettings
+from largescale.losses.settings.labels import ArcFaceConfig, ClassAnchorConfig
 from largescale.losses.settings.ranking import RoadmapConfig
-from largescale.losses.settings.tuples import ContrastiveConfig
+from largescale.losses.settings.tuples import ContrastiveConfig, InfoNCEConfig, LRMLConfig
 from largescale.settings import UserError
 from largescale.testing.loss_laws import Case, batch, check_degenerate, check_faults_show, check_order, tuples
 
@@ -62,3 +64,36 @@ def test_dimensions_that_are_not_there() -> None:
         build_loss(RoadmapConfig(matryoshka=(2, 6)), 8, 6)
     with pytest.raises(ValueError, match="smallest first"):
         RoadmapConfig(matryoshka=(4, 2))
+
+
+def _data(config: LossSettings) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
+    """What a run gives a loss."""
+    if config.kind == "labels":
+        return batch(), {}
+    q, p, n = tuples()
+    if isinstance(config, InfoNCEConfig):
+        return (q, p, n), {"others": torch.cat([q, p]), "allowed": torch.ones(5, 10, dtype=torch.bool)}
+    # as many negatives as the descriptor has dimensions, so that the teacher's distances have the shape of descriptors
+    n = torch.cat([n, n.flip(1)], 1)
+    return (q, p, n), {"distances": torch.rand(5, 6)} if isinstance(config, LRMLConfig) else {}
+
+
+@pytest.mark.parametrize("kind", LOSSES, ids=lambda kind: kind.model_fields["name"].default)
+def test_around_each_loss(kind: type[LossSettings]) -> None:
+    start = {"init": "gaussian"} if kind is ClassAnchorConfig else {}
+    loss = build_loss(kind.model_validate({"matryoshka": [3], **start}), 8, 6)
+    assert isinstance(loss, Matryoshka)
+    inputs, extra = _data(kind())
+    of_three, whole = loss.losses
+    cut = [first(x, 3) for x in inputs]
+    named = {name: first(x, 3) if name == "others" else x for name, x in extra.items()}
+    torch.manual_seed(0)
+    expected = (of_three(*cut, **named) + whole(*inputs, **extra)) / 2
+    torch.manual_seed(0)
+    torch.testing.assert_close(loss(*inputs, **extra), expected)
+
+
+def test_a_gallery_by_its_name() -> None:
+    loss, (x, labels) = build_loss(RoadmapConfig(matryoshka=(3,)), 8, 6), batch()
+    gallery = Gallery(x, labels)
+    torch.testing.assert_close(loss(x, labels, gallery=gallery), loss(x, labels, gallery))

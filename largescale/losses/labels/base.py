@@ -1,6 +1,6 @@
 """What losses over labels share. B batch, G gallery, D dimensions."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -24,6 +24,7 @@ class LabelLoss(Loss):
     may count more, for instance each query without a match.
     """
 
+    descriptors: ClassVar = ("gallery",)
     pairs = True
     """Whether images are compared with images, not with something learned for each label."""
 

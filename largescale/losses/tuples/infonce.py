@@ -1,5 +1,7 @@
 """InfoNCE over tuples: mined, stored and in-batch negatives at once. T tuples, N negatives, M others, D dimensions."""
 
+from typing import ClassVar
+
 import torch
 
 from largescale.losses.choices import Reduction
@@ -18,6 +20,8 @@ class InfoNCELoss(TupleLoss):
         in_batch: compare with the images of all other tuples of the step too, queries included, over all ranks.
         similarity_cap: cosine; None: no negative is left out for it.
     """
+
+    descriptors: ClassVar = ("others",)
 
     def __init__(
         self,
