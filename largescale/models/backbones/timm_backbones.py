@@ -20,13 +20,17 @@ def timm_model(name: str, **options: Any) -> Any:
     """The whole published model.
 
     Raises:
-        UserError: timm has no such model.
+        UserError: timm has no such model, or no weights of that tag for it.
     """
     import timm
 
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), 3, 0)
         raise UserError(f"timm has no model {name!r}; the nearest are {', '.join(near)}")
+    architecture, _, tag = name.partition(".")
+    tagged = timm.list_pretrained(f"{architecture}.*")
+    if tag and name not in tagged:
+        raise UserError(f"timm has no weights {tag!r} of {architecture}; there are {', '.join(tagged) or 'none'}")
     return timm.create_model(name, **options)
 
 
