@@ -15,6 +15,7 @@ from largescale.models.layers import freeze_idle, layers_of
 from largescale.models.network import RetrievalNet
 from largescale.precision import agreed, resolve
 from largescale.program.inputs import seen_by, stated, trained_on
+from largescale.settings import UserError
 from largescale.tracking import TrackedRun, Tracker
 from largescale.training import callbacks, preflight
 from largescale.training.callbacks import Callback
@@ -22,7 +23,7 @@ from largescale.training.callbacks.own import own_callback
 from largescale.training.checkpoints.checkpoint import Checkpoints
 from largescale.training.checkpoints.mirror import RunMirror
 from largescale.training.engine.build import build_engine
-from largescale.training.engine.class_rows import build_loss
+from largescale.training.engine.class_rows import build_loss, learns
 from largescale.training.engine.ema import WeightAverage
 from largescale.training.engine.optim import Layers
 from largescale.training.engine.recompute import recompute
@@ -54,6 +55,8 @@ def build_trainer(
     torch.manual_seed(config.seed)  # all ranks begin with the same weights
     network = build_network(config.model)
     said = [*_said(config, network, freeze_idle(network)), *_left_out(config, corpus)]
+    for line in said if world.is_first else ():
+        log.info("%s", line)
     config = config.model_copy(update={"images": seen_by(network.contract, config.images)})
     network.contract = trained_on(network.contract, config.images)
     identity = {**config.resume_identity(), "fingerprint of the corpus": corpus.manifest.fingerprint}
@@ -65,6 +68,12 @@ def build_trainer(
     if config.engine.recompute:
         recompute(network.backbone)
     loss = build_loss(config.loss, len(corpus.manifest.label_names), network.dim, world)
+    if not learns(loss) and not any(parameter.requires_grad for parameter in network.parameters()):
+        raise UserError(
+            f"nothing would learn: model.freeze={config.model.freeze} freezes all of {config.model.backbone}, and loss.name="
+            f"{config.loss.name} has no weights of its own; freeze fewer layers, set model.projection, or take a loss with "
+            "weights of its own such as arcface"
+        )
     parameters = sum(parameter.numel() for parameter in network.parameters())
     module = StepModule(network, loss, world, resolve(config.precision, world.device), layers_in(network))
     engine = build_engine(config.engine, config.optim, module)
@@ -72,7 +81,7 @@ def build_trainer(
     preflight.check_run(config, world, planner, parameters)
     job = TrackedRun(config.directory, config.model_dump(mode="json"), config.name, config.tracking.group or config.name)
     tracker = Tracker(config.tracking, job, world)
-    features = [*first, *_features(config, world, signal, checkpoints, said, [*own, *last])]
+    features = [*first, *_features(config, world, signal, checkpoints, [*own, *last])]
     average = WeightAverage(engine.network(), config.ema.decay) if config.ema.decay else None
     return Trainer(config, world, corpus, engine, planner, tracker, features, checkpoints, average)
 
@@ -118,7 +127,6 @@ def _features(
     world: World,
     signal: StopSignal,
     checkpoints: Checkpoints,
-    said: Sequence[str],
     further: Sequence[Callback],
 ) -> list[Callback]:
     directory = config.directory
@@ -144,5 +152,5 @@ def _features(
         checkpointing,  # after those whose state it saves
         callbacks.Exchanging(exchange),
         callbacks.Exchanging(mirror),
-        callbacks.Console(said),
+        callbacks.Console(),
     ]

@@ -42,13 +42,14 @@ def rehearse(trainer: Trainer) -> None:
 def describe(trainer: Trainer) -> dict[str, str]:
     """What a run does, reads and writes."""
     config, world, planner = trainer.config, trainer.world, trainer.planner
+    network = trainer.evaluated_model()
     parameters = sum(parameter.numel() for parameter in trainer.engine.module.net.parameters())
     save = checkpoint_bytes(parameters) / GIB
     return {
         "run": str(config.directory),
         "corpus": _describe_corpus(trainer.corpus.manifest),
-        "network": f"{config.model.backbone}, {config.model.pooling}, {parameters:,} parameters; loss {config.loss.name}",
-        "sees": stated(trainer.evaluated_model().contract, config.images),
+        "network": f"{config.model.backbone}, {network.config.pooling}, {parameters:,} parameters; loss {config.loss.name}",
+        "sees": stated(network.contract, config.images),
         "processes": f"{world.size} on {world.size // world.local_size} nodes, {world.device.type}, engine {config.engine.kind}",
         "steps": f"{planner.steps:,} in each of {config.epochs} epochs: {trainer.total_steps:,}",
         "images": f"{planner.images} in a step, {planner.images * trainer.total_steps:,} in the run",

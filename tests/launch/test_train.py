@@ -47,6 +47,8 @@ def test_dry_run_tries_a_step_on_every_rank_and_writes_nothing(small, tmp_path):
     output = run([*small, f"runs={tmp_path}/runs", "--dry-run"], 2)
     for said in ("32 images, 8 labels, 2 shards", "4 in each of 1 epochs: 4", "8 in a step, 32 in the run", "step tried"):
         assert said in output
+    assert "network     squeezenet1_1, gem, " in output
+    assert output.count("it begins with random weights") == 1
     assert not (tmp_path / "runs").exists()
 
 
@@ -76,7 +78,12 @@ def test_more_processes_than_tuples_are_refused(small, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("argument", "said"), [("mining.negatives=40", "set mining.negatives to"), ("corpus=nowhere", "no corpus")]
+    ("argument", "said"),
+    [
+        ("mining.negatives=40", "set mining.negatives to"),
+        ("corpus=nowhere", "no corpus"),
+        ("model={freeze: -1, gem_exponent: fixed}", "nothing would learn: model.freeze=-1 freezes all of squeezenet1_1"),
+    ],
 )
 def test_what_cannot_work_is_said_before_the_first_step(small, tmp_path, argument, said):
     assert said in run_alone([*small, f"runs={tmp_path}", argument], status=2)

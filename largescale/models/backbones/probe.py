@@ -38,6 +38,8 @@ def borne(backbone: nn.Module, published: Contract, name: str) -> Contract:
 def idle_parameters(network: nn.Module, contract: Contract) -> list[str]:
     """Names of the parameters that no descriptor depends on, so that they would never have a gradient."""
     learning = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    if not learning:
+        return []
     side = contract.size if contract.fixed else contract.borne(USUAL)
     with in_evaluation_mode(network):
         total = network(_black(network, side, side)).sum()

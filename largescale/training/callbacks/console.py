@@ -1,7 +1,6 @@
 """What a person sees of a run on its way: progress and scores; rank 0 only."""
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from largescale.corpus.batches.batches import Step
@@ -9,26 +8,13 @@ from largescale.program.progress import progress_bar
 from largescale.training.callbacks.base import Callback
 from largescale.training.progress import Outcome
 
-log = logging.getLogger(__name__)
-
 SHOWN = {"train/loss": "loss {:.4f}", "data/images_per_second": "{:.1f} images/s", "data/wait_percent": "waiting {:.0f} %"}
 
 
 class Console(Callback):
-    """
-    Args:
-        said: lines for the start.
-    """
-
-    def __init__(self, said: Sequence[str] = ()) -> None:
-        self.said = said
-
     def start(self) -> None:
         trainer = self.trainer
         label = "train" if trainer.world.is_first else None
-        if trainer.world.is_first:
-            for line in self.said:
-                log.info("%s", line)
         self.bar = progress_bar(label, trainer.total_steps, "step", trainer.progress.step)
 
     def after_step(self, images: Step, outcome: Outcome) -> None:

@@ -81,6 +81,11 @@ def build_loss(config: LossSettings, num_classes: int, dim: int, world: World) -
     return loss
 
 
+def learns(loss: nn.Module) -> bool:
+    """Whether it has weights of its own, on whichever ranks."""
+    return bool(_shared(loss)) or any(parameter.requires_grad for parameter in loss.parameters())
+
+
 def _shared(loss: nn.Module) -> dict[str, ClassRowsLoss]:
     """The losses whose rows are shared, by the name of their rows."""
     parts = loss.named_modules(prefix="loss")

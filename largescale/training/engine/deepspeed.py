@@ -95,6 +95,8 @@ class DeepSpeedEngine:
     """Optimizer state, gradients and weights sharded over the ranks as `zero_stage` says; fp32 with autocast as under DDP."""
 
     def __init__(self, module: StepModule, config: EngineConfig, optim: OptimConfig) -> None:
+        if not any(parameter.requires_grad for parameter in module.parameters()):
+            raise UserError("engine.kind=deepspeed has nothing to shard where the network does not learn; use engine.kind=ddp")
         self.deepspeed = import_deepspeed(module.world.device)
         # DeepSpeed flattens parameters and takes them for contiguous
         self.module = module.to(module.world.device).to(memory_format=torch.contiguous_format)

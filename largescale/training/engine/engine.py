@@ -87,8 +87,12 @@ class DDPEngine:
         self.moments = WholeMoments(module, self.optimizer)
         self.share = build_share(module.loss, optim)
         warnings.filterwarnings("ignore", STRIDES, UserWarning)
-        self.wrapped = DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
-        self.settled = False
+        averages = any(parameter.requires_grad for parameter in module.parameters())  # else only rows that the ranks share learn
+        self.wrapped = (
+            DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True) if averages else module
+        )
+        self.settled = not averages
+        self.objective = torch.zeros(())
 
     def backward(self, batches: Sequence[Batch]) -> Tensor:
         if not self.settled:
@@ -96,14 +100,16 @@ class DDPEngine:
         self.module.hold_statistics(self.updates)
         totals = []
         for batch, last in passes(self.wrapped, self.module.world, batches, self.chunk, self._prepare):
-            with nullcontext() if last else self.wrapped.no_sync():
+            with nullcontext() if last or not isinstance(self.wrapped, DistributedDataParallel) else self.wrapped.no_sync():
                 objective = self.wrapped(batch)
                 if batch.pull is None:
                     totals.append(shared_objective(objective))
                 else:
                     objective = self._with_loss(objective)
-                poisoned(objective, totals[-1]).backward()
-        return torch.stack(totals).sum()
+                if objective.requires_grad:
+                    poisoned(objective, totals[-1]).backward()
+        self.objective = torch.stack(totals).sum()
+        return self.objective
 
     def _prepare(self, batch: Batch) -> Batch:
         return batch.to(self.module.world.device)
@@ -127,7 +133,7 @@ class DDPEngine:
 
     def step(self, factor: float) -> Update:
         # every rank holds the same averaged gradient: the norm and the decision are the same without asking
-        norm = gradient_norm(self.module)
+        norm = gradient_norm(self.module) + 0 * self.objective
         finite = bool(norm.isfinite())
         if finite:
             self._update(norm, factor)

@@ -58,6 +58,7 @@ def parameter_groups(module: nn.Module, config: OptimConfig, layers: Layers = ON
             flat = parameter.ndim < 2 and role in ("projection", "backbone")
             key = (role, flat, layers.scale(name, config.layer_decay), layers.starts(name))
             groups.setdefault(key, []).append(parameter)
+    groups = groups or {("backbone", False, 1.0, 0): []}  # an optimizer wants one
     return [_group(*key, parameters, config.lr, *rules[key[0]]) for key, parameters in groups.items()]
 
 

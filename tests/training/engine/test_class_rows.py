@@ -13,11 +13,12 @@ from largescale.losses.labels import class_anchor
 from largescale.losses.settings.base import LossSettings
 from largescale.losses.settings.labels import ArcFaceConfig, ClassAnchorConfig, CosFaceConfig
 from largescale.training.engine import class_rows
+from largescale.training.engine.build import build_engine
 from largescale.training.engine.class_rows import RowsShare, build_loss
 from largescale.training.engine.engine import Engine
 from largescale.training.engine.step_module import Batch
-from largescale.training.settings.config import EngineConfig
-from tests.training.small import TUPLES, WIDTH, images, small_engine
+from largescale.training.settings.config import EngineConfig, OptimConfig
+from tests.training.small import TUPLES, WIDTH, build_module, images, small_engine
 from tests.world import run_world
 
 CLASSES, DIM, STEPS = 9, 5, 3
@@ -154,3 +155,28 @@ def assert_stages_equal(world: World, file: Path, whole: Outcome) -> None:
             numbers = _train(first, range(1))
             second.load(first.state())
             _assert_same((numbers + _train(second, range(1, STEPS)), _arrays(second)), whole)
+
+
+def _frozen(world: World, chunk: int | None) -> Outcome:
+    """Of a network that does not learn, so that no engine has anything to average."""
+    torch.manual_seed(8)
+    module = build_module(world, build_loss(CosFaceConfig(), CLASSES, DIM, world))
+    module.net.requires_grad_(False)
+    before = {name: x.clone() for name, x in module.net.state_dict().items()}
+    engine = build_engine(EngineConfig(gradcache_chunk=chunk), OptimConfig(lr=1e-2), module)
+    outcome = _outcome(engine)
+    assert all(x.equal(before[name]) for name, x in module.net.state_dict().items())
+    module.net.projection.bias.data.fill_(torch.nan)
+    engine.backward([Batch.of_labels(images(0, range(len(LABELS))[world.share(len(LABELS))]), LABELS, 0)])
+    assert engine.step(1.0).skipped
+    engine.load({name: torch.from_numpy(x) for name, x in outcome[1].items()})
+    assert _arrays(engine)["model.loss.centers"].tolist() == outcome[1]["model.loss.centers"].tolist()
+    return outcome
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_centers_learn_where_the_network_does_not() -> None:
+    alone, chunked = run_world(1, _frozen, None)[0], run_world(2, _frozen, 2)[0]
+    assert len({*alone[0]}) == STEPS
+    _assert_same(chunked, alone)
