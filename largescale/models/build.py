@@ -50,7 +50,7 @@ def build_network(config: ModelConfig) -> RetrievalNet:
     if config.freeze and config.unfreeze_at is None:
         freeze_layers(net, config.freeze)
     if config.lora is not None:
-        add_adapters(net.backbone, config.lora)
+        add_adapters(net.backbone, contract, config.lora)
     return net.train()
 
 

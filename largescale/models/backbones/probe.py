@@ -40,11 +40,30 @@ def idle_parameters(network: nn.Module, contract: Contract) -> list[str]:
     learning = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     if not learning:
         return []
-    side = contract.size if contract.fixed else contract.borne(USUAL)
-    with in_evaluation_mode(network):
-        total = network(_black(network, side, side)).sum()
+    total = _seen(network, contract).sum()
     found = torch.autograd.grad(total, list(learning.values()), allow_unused=True)
     return [name for name, gradient in zip(learning, found, strict=True) if gradient is None]
+
+
+def called_layers(network: nn.Module, contract: Contract) -> set[str]:
+    """Names of the layers that are called; the weights of others may still be read."""
+    called: set[str] = set()
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: called.add(name))  # type: ignore[misc]
+        for name, module in network.named_modules()
+    ]
+    _seen(network, contract)
+    for hook in hooks:
+        hook.remove()
+    return called
+
+
+def _seen(network: nn.Module, contract: Contract) -> torch.Tensor:
+    """What a network makes of an image that it bears."""
+    side = contract.size if contract.fixed else contract.borne(USUAL)
+    with in_evaluation_mode(network):
+        features: torch.Tensor = network(_black(network, side, side))
+    return features
 
 
 def _two_sides(multiple: int) -> tuple[int, int]:
