@@ -84,6 +84,12 @@ def export(contents: Contents, kind: Runtime, out: Path, pictures: Sequence[np.n
     Raises:
         UserError: the network cannot be exported so, or what was written computes something else; nothing is left then.
     """
+    contract = contents.network.contract
+    if contract.fixed:
+        raise UserError(
+            f"{contents.network.config.backbone} bears pictures of {contract.size} x {contract.size} pixels and no others, and "
+            f"an exported file is for pictures of any size: export a model with another backbone, or use this one from the folder"
+        )
     module, path = Standalone(contents), out / FILES[kind]
     batches = [torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None] for picture in pictures]
     with committed_file(path) as temporary, torch.inference_mode(), warnings.catch_warnings():

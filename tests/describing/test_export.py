@@ -60,6 +60,14 @@ def test_regions_are_not_exported(tmp_path: Path, kind: Runtime) -> None:
 
 
 @pytest.mark.slow
+def test_networks_of_one_size_are_not_exported(tmp_path: Path) -> None:
+    network = build_network(ModelConfig(backbone="timm:test_vit_relpos")).eval()
+    with pytest.raises(UserError, match="bears pictures of 160 x 160 pixels and no others, and an exported file is for"):
+        export(Contents(network, DescriptorConfig(size=160)), "onnx", tmp_path, PICTURES)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
 def test_a_cut_is_inside() -> None:
     network = tiny_network().eval()
     cut = Standalone(Contents(network, DescriptorConfig(size=64, dim=8)))

@@ -107,7 +107,7 @@ def test_a_recipe_with_an_exponent_takes_transformers_too() -> None:
 def test_unknown_names() -> None:
     with pytest.raises(UserError, match="resnet50"):
         build_backbone("timm:resnett50")
-    with pytest.raises(UserError, match="no weights .foo. of test_vit; there are test_vit"):
+    with pytest.raises(UserError, match=r"no weights .foo. of test_vit; there are test_vit\."):
         build_backbone("timm:test_vit.foo")
     with pytest.raises(ValueError, match="the nearest is squeezenet1_1"):
         ModelConfig(backbone="squeezenet1")
