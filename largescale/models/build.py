@@ -1,7 +1,10 @@
 """Networks from settings, and from the interchange file of a run."""
 
+import logging
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from largescale.models.backbones.backbones import (
     build_backbone,
@@ -11,14 +14,17 @@ from largescale.models.backbones.backbones import (
     named_as_published,
     source_keys,
 )
-from largescale.models.backbones.probe import borne
+from largescale.models.backbones.contract import Contract
+from largescale.models.backbones.probe import borne, negative_share
 from largescale.models.backbones.tokens import Tokens
-from largescale.models.config import ModelConfig
+from largescale.models.config import ModelConfig, Pooling
 from largescale.models.layers import freeze_layers
 from largescale.models.lora import add_adapters
 from largescale.models.network import ONE_CELL, RetrievalNet
 from largescale.models.weights import FORMAT, State, Weights, load_exactly, load_weights, read_pickle, read_safetensors
 from largescale.settings import UserError
+
+log = logging.getLogger(__name__)
 
 
 def build_network(config: ModelConfig) -> RetrievalNet:
@@ -34,17 +40,13 @@ def build_network(config: ModelConfig) -> RetrievalNet:
             f"pooling={config.pooling} of {config.backbone}: it makes several maps of an image, which its own head puts "
             "together; use pooling=own, or leave it out"
         )
-    if config.pooling in (None, "gem") and gives_tokens(backbone):
-        if config.pooling == "gem":
-            raise UserError(
-                f"pooling=gem of {config.backbone}: about half of the numbers in the tokens of a transformer are negative, and "
-                "GeM takes them for 0; use pooling=own, class_token, class_mean, spoc or mac, or leave it out"
-            )
-        config = config.model_copy(update={"pooling": "own"})
-        backbone, published = build_backbone(config.backbone, "own", config.drop_path)
-        contract = borne(backbone, published, config.backbone)
-    elif config.pooling is None:
-        config = config.model_copy(update={"pooling": "gem"})
+    if config.pooling == "gem":
+        _check_gem(config.backbone, backbone, contract)
+    if config.pooling is None:
+        config = config.model_copy(update={"pooling": _default_pooling(config.backbone, backbone, contract)})
+        if config.pooling == "own":
+            backbone, published = build_backbone(config.backbone, "own", config.drop_path)
+            contract = borne(backbone, published, config.backbone)
     net = RetrievalNet(config, backbone, contract)
     _initialize(net, config.weights)
     if config.freeze and config.unfreeze_at is None:
@@ -74,6 +76,29 @@ def restored(weights: Weights, source: str) -> RetrievalNet:
     net = RetrievalNet(config, build_backbone(config.backbone, _tokens(config))[0], weights.contract)
     load_exactly(net, weights.state, source)
     return net
+
+
+def _check_gem(name: str, backbone: nn.Module, contract: Contract) -> None:
+    """Raise UserError where it is of tokens; say it where it is of a map with negative numbers."""
+    if gives_tokens(backbone):
+        raise UserError(
+            f"pooling=gem of {name}: about half of the numbers in the tokens of a transformer are negative, and "
+            "GeM takes them for 0; use pooling=own, class_token, class_mean, spoc or mac, or leave it out"
+        )
+    if share := negative_share(backbone, contract):
+        log.warning("pooling=gem of %s: %.0f %% of its map are negative, and GeM takes them for 0", name, 100 * share)
+
+
+def _default_pooling(name: str, backbone: nn.Module, contract: Contract) -> Pooling:
+    """GeM of maps without negative numbers; of others and of tokens what the model itself does, or the mean."""
+    if gives_tokens(backbone):
+        return "own"
+    share = negative_share(backbone, contract)
+    if not share:
+        return "gem"
+    found: Pooling = "own" if name.startswith("timm:") else "spoc"
+    log.info("pooling=%s of %s: %.0f %% of its map are negative, which GeM would take for 0", found, name, 100 * share)
+    return found
 
 
 def _tokens(config: ModelConfig) -> Tokens:

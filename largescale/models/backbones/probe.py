@@ -58,6 +58,15 @@ def called_layers(network: nn.Module, contract: Contract) -> set[str]:
     return called
 
 
+@torch.no_grad()
+def negative_share(backbone: nn.Module, contract: Contract) -> float:
+    """The share of the numbers of a feature map that are negative, of an image of noise; 0 after a rectifier."""
+    side = contract.size if contract.fixed else contract.borne(USUAL)
+    noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    with in_evaluation_mode(backbone):
+        return float((backbone(noise.to(_black(backbone, side, side))) < 0).float().mean())
+
+
 def _seen(network: nn.Module, contract: Contract) -> torch.Tensor:
     """What a network makes of an image that it bears."""
     side = contract.size if contract.fixed else contract.borne(USUAL)

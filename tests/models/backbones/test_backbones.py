@@ -104,6 +104,33 @@ def test_a_recipe_with_an_exponent_takes_transformers_too() -> None:
         build_network(ModelConfig(backbone="timm:test_vit", pooling="gem"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "pooling"),
+    [
+        *((name, "gem") for name in ("alexnet", "resnet18", "squeezenet1_1", "mobilenet_v2", "timm:test_resnet")),
+        *((f"timm:test_{name}", "own") for name in ("convnext", "efficientnet", "nfnet", "maxvit", "coatnet", "mambaout")),
+        ("swin_t", "spoc"),
+    ],
+)
+def test_maps_with_negative_numbers_are_not_pooled_by_gem_unless_it_is_named(
+    name: str, pooling: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "largescale")
+    state = torch.get_rng_state()
+    assert build_network(ModelConfig(backbone=name)).config.pooling == pooling
+    if pooling == "gem":
+        assert not caplog.text
+        after = torch.get_rng_state()
+        torch.set_rng_state(state)
+        build_backbone(name)
+        assert torch.get_rng_state().equal(after)
+    else:
+        assert f"pooling={pooling} of {name}" in caplog.text
+        assert build_network(ModelConfig(backbone=name, pooling="gem")).config.pooling == "gem"
+        assert f"pooling=gem of {name}" in caplog.text
+
+
 def test_unknown_names() -> None:
     with pytest.raises(UserError, match="resnet50"):
         build_backbone("timm:resnett50")
