@@ -17,9 +17,9 @@ from largescale.models.config import LoRAConfig
 from largescale.settings import UserError
 
 ADAPTER = re.compile(r"(?P<layer>.*?)(\.parametrizations\.(?P<read>\w+)\.0)?\.lora_(?P<part>[AB])(\.default\.weight)?")
-"""Names of what an adapter learns: A of peft's is `LAYER.lora_A.default.weight`, ours `LAYER.parametrizations.WEIGHT.0.lora_A`."""
-ADAPTED = re.compile(r"\.base_layer(?=\.)|\.parametrizations(?=\.\w+\.original$)|(?<=\w)\.original$")
-"""What adapters put into the names of the weights that they are added to."""
+"""What an adapter learns: A of peft's is `LAYER.lora_A.default.weight`, of ours `LAYER.parametrizations.WEIGHT.0.lora_A`."""
+ADAPTED = re.compile(r"\.base_layer(\.\w+)$|\.parametrizations(\.\w+)\.original$")
+"""Weights that they are added to; what they put into the name is around that of the weight."""
 
 
 class LowRank(nn.Module):
@@ -63,7 +63,7 @@ def add_adapters(backbone: nn.Module, contract: Contract, config: LoRAConfig) ->
 def merged(state: Mapping[str, torch.Tensor], config: LoRAConfig) -> dict[str, torch.Tensor]:
     """The state dict of a network with adapters as that of one without, which gives the same descriptors."""
     adapters = {name: match for name in state if (match := ADAPTER.fullmatch(name))}
-    plain = {ADAPTED.sub("", name): x for name, x in state.items() if name not in adapters}
+    plain = {ADAPTED.sub(r"\1\2", name): x for name, x in state.items() if name not in adapters}
     for name, match in adapters.items():
         if match["part"] == "A":
             weight = f"{match['layer']}.{match['read'] or 'weight'}"

@@ -63,7 +63,7 @@ def test_regions_are_not_exported(tmp_path: Path, kind: Runtime) -> None:
 def test_networks_of_one_size_are_not_exported(tmp_path: Path) -> None:
     network = build_network(ModelConfig(backbone="timm:test_vit_relpos")).eval()
     with pytest.raises(UserError, match="bears pictures of 160 x 160 pixels and no others, and an exported file is for"):
-        export(Contents(network, DescriptorConfig(size=160)), "onnx", tmp_path, PICTURES)
+        export(Contents(network, DescriptorConfig(size=160, dim=network.dim)), "onnx", tmp_path, PICTURES)
     assert not list(tmp_path.iterdir())
 
 
