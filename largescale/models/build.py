@@ -90,15 +90,14 @@ def _check_gem(name: str, backbone: nn.Module, contract: Contract) -> None:
 
 
 def _default_pooling(name: str, backbone: nn.Module, contract: Contract) -> Pooling:
-    """GeM of maps without negative numbers; of others and of tokens what the model itself does, or the mean."""
+    """GeM of maps without negative numbers; their mean of others; of tokens what the model itself does."""
     if gives_tokens(backbone):
         return "own"
     share = negative_share(backbone, contract)
     if not share:
         return "gem"
-    found: Pooling = "own" if name.startswith("timm:") else "spoc"
-    log.info("pooling=%s of %s: %.0f %% of its map are negative, which GeM would take for 0", found, name, 100 * share)
-    return found
+    log.info("pooling=spoc of %s: %.0f %% of its map are negative, which GeM would take for 0", name, 100 * share)
+    return "spoc"
 
 
 def _tokens(config: ModelConfig) -> Tokens:

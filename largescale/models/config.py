@@ -41,8 +41,8 @@ class ModelConfig(Settings):
     pooling: Pooling | None = None
     """How a feature map becomes a vector: gem (generalized mean), mac (maximum), spoc (mean), rmac (regions); of transformers
     class_token, class_mean (it and the mean of the patches side by side); own (as timm's model pools by itself: attention,
-    class token, normalized mean ...). null: gem of maps without negative numbers (ResNet), which it would take for 0; else own
-    (transformers, ConvNeXt), or spoc where the network has none."""
+    class token, normalized mean ...). null: own of transformers, spoc of maps with negative numbers (ConvNeXt, Swin),
+    which gem would take for 0, gem of all others."""
     gem_p: PositiveFloat = 3.0
     """The exponent of GeM, or its initial value; other poolings have none."""
     gem_exponent: Literal["learned", "fixed", "per_channel"] = "learned"

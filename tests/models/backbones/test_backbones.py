@@ -109,7 +109,7 @@ def test_a_recipe_with_an_exponent_takes_transformers_too() -> None:
     ("name", "pooling"),
     [
         *((name, "gem") for name in ("alexnet", "resnet18", "squeezenet1_1", "mobilenet_v2", "timm:test_resnet")),
-        *((f"timm:test_{name}", "own") for name in ("convnext", "efficientnet", "nfnet", "maxvit", "coatnet", "mambaout")),
+        *((f"timm:test_{name}", "spoc") for name in ("convnext", "efficientnet", "nfnet", "maxvit", "coatnet", "mambaout")),
         ("swin_t", "spoc"),
     ],
 )
