@@ -52,7 +52,7 @@ def add_adapters(backbone: nn.Module, contract: Contract, config: LoRAConfig) ->
     called = called_layers(backbone, contract) & {layer for layer, weight in weights if weight == "weight"}
     backbone.requires_grad_(False)
     if called:
-        settings = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=called)
+        settings = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=sorted(called))
         inject_adapter_in_model(settings, backbone)
     for layer, weight in weights:
         if layer not in called:
