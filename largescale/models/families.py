@@ -1,17 +1,23 @@
-"""What works with which family of timm: `python -m largescale.models.families > docs/reference/families.md`.
+"""What works with which family of timm: `torchrun --nproc-per-node 2 -m largescale.models.families > docs/reference/families.md`.
 
-One small model of each family, with random weights, is built and asked for a descriptor and a gradient.
+One small model of each family, with random weights, is built, asked for a descriptor and a gradient, trained for two steps on
+all processes, exported and read again.
 """
 
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from largescale.distributed import World
 from largescale.models.backbones.backbones import gives_tokens
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
 from largescale.models.layers import freeze_idle, layers_of
+from largescale.models.network import RetrievalNet
 from largescale.settings import UserError
+from largescale.training.trial import reload_difference, trial_batch, trial_engine
 
 FAMILIES = {
     "ResNet, ResNeXt, RegNet, ECA": "test_resnet",
@@ -48,7 +54,11 @@ HEAD = (
     "layers to freeze",
     "adapters",
     "without gradient",
+    "two steps, two processes",
+    "export, reload",
 )
+CLOSE = 1e-5
+"""Descriptors of a file that was read again differ by no more from those of its network."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +73,8 @@ class FamilyRow:
         return "| " + " | ".join((self.family, f"`{self.model}`", *self.cells)) + " |"
 
 
-def tried(family: str, model: str) -> FamilyRow:
-    """Build the model, and run it forward and backward."""
+def tried(family: str, model: str, world: World, folder: Path) -> FamilyRow:
+    """Build the model, run it forward and backward, and train, export and read it again."""
     try:
         net = build_network(ModelConfig(backbone=f"timm:{model}"))
     except UserError as error:
@@ -83,23 +93,46 @@ def tried(family: str, model: str) -> FamilyRow:
         str(max(layers_of(net.backbone).values()) + 1),
         "yes" if linear else "no",
         str(len(idle)) if idle else "none",
+        "yes" if learns_alike(net, world) else "no",
+        "yes" if reload_difference(net, folder / f"{model}.safetensors", trial_batch(net, world, 2).groups[1]) <= CLOSE else "no",
     )
     return FamilyRow(family, model, cells)
 
 
+def learns_alike(net: RetrievalNet, world: World) -> bool:
+    """Whether two steps change the network, and on every process to the same."""
+    net.zero_grad()
+    engine, before = trial_engine(net, world), _weights(net)
+    for step in range(2):
+        engine.backward([trial_batch(net, world, step)])
+        engine.step(1.0)
+    after = _weights(net)
+    return not after.equal(before) and len(set(world.gather(float(after.double().sum())))) == 1
+
+
+def _weights(net: RetrievalNet) -> torch.Tensor:
+    """All of them in a row, a copy."""
+    return torch.cat([parameter.detach().reshape(-1) for parameter in net.parameters()])
+
+
 PAGE = """# Families of timm
 
-Made by `python -m largescale.models.families`: a model of each family with random weights, built and run forward and backward.
+Made by `torchrun --nproc-per-node 2 -m largescale.models.families`: a model of each family with random weights, built, run
+forward and backward, trained for two steps on two processes that end with the same weights, exported, and read again to give the
+same descriptors.
 Parameters without a gradient are those that the descriptor does not use; they are frozen, and named at the start of a run.
 """
 
 
 def main() -> None:
     torch.manual_seed(0)
-    print(PAGE)
-    print("| " + " | ".join(HEAD) + " |\n|" + " --- |" * len(HEAD))
-    for family, model in FAMILIES.items():
-        print(tried(family, model), flush=True)
+    with World.start() as world, tempfile.TemporaryDirectory() as folder:
+        if world.is_first:
+            print(f"{PAGE}\n| {' | '.join(HEAD)} |\n|{' --- |' * len(HEAD)}")
+        for family, model in FAMILIES.items():
+            row = tried(family, model, world, Path(folder))
+            if world.is_first:
+                print(row, flush=True)
 
 
 if __name__ == "__main__":

@@ -9,16 +9,14 @@ import torch
 
 from largescale.distributed import World
 from largescale.losses.tuples.contrastive import ContrastiveLoss
-from largescale.models.build import build_network, load_network
+from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
 from largescale.models.layers import freeze_idle
-from largescale.models.network import RetrievalNet
-from largescale.models.weights import save_weights
-from largescale.training.build import layers_in
 from largescale.training.engine.build import build_engine
 from largescale.training.engine.ema import WeightAverage
-from largescale.training.engine.step_module import Batch, StepModule
+from largescale.training.engine.step_module import StepModule
 from largescale.training.settings.config import EngineConfig, OptimConfig
+from largescale.training.trial import reload_difference, trial_batch, trial_engine
 from tests.world import run_world
 
 FAMILIES = (
@@ -37,16 +35,6 @@ SETTINGS = {
 }
 
 
-def _batch(net: RetrievalNet, world: World, step: int) -> Batch:
-    """A tuple of a query, a positive and two negatives on each rank, of two shapes where the network bears them."""
-    contract, random = net.contract, torch.Generator().manual_seed(10 * step + world.rank)
-    side = contract.borne(32)
-    shapes = [(side, side), (side, side + contract.multiple)] if not contract.fixed else [(side, side)] * 2
-    groups = tuple(torch.randint(256, (2, 3, *shape), generator=random, dtype=torch.uint8) for shape in shapes)
-    places = (torch.tensor([0, 2]), torch.tensor([1, 3]))
-    return Batch(groups, places, tuple(4 * world.rank + place for place in places), step, tuples=1, total=world.size)
-
-
 def _two_steps(world: World, folder: Path, names: list[str]) -> dict[str, float]:
     """The largest difference between a descriptor of the trained network and of the file that was exported."""
     differences = {}
@@ -54,12 +42,11 @@ def _two_steps(world: World, folder: Path, names: list[str]) -> dict[str, float]
         torch.manual_seed(0)
         net = build_network(ModelConfig(**{"backbone": f"timm:{name}"} | SETTINGS[name]))
         freeze_idle(net)
-        module = StepModule(net, ContrastiveLoss(0.9), world, layers=layers_in(net))
-        engine = build_engine(EngineConfig(), OptimConfig(lr=1e-3, layer_decay=0.7), module)
+        engine = trial_engine(net, world)
         average = WeightAverage(engine.network(), 0.5)
         before = {key: x.clone() for key, x in net.state_dict().items() if x.is_floating_point()}
         for step in range(2):
-            engine.backward([_batch(net, world, step)])
+            engine.backward([trial_batch(net, world, step)])
             assert not engine.step(1.0).skipped
             average.update(engine.network())
             if name.startswith("late") and step == 0:
@@ -67,19 +54,11 @@ def _two_steps(world: World, folder: Path, names: list[str]) -> dict[str, float]
         moved = [key for key, x in before.items() if not net.state_dict()[key].equal(x)]
         assert moved
         assert any("running_mean" in key for key in moved) == ("statistics" in name)
-        path, images = folder / f"{name}-{world.rank}.safetensors", _batch(net, world, 5).groups[1]
+        path, images = folder / f"{name}-{world.rank}.safetensors", trial_batch(net, world, 5).groups[1]
         differences[name] = max(
-            _exported(network, path, images) for network in ((net, average.network) if "adapters" in name else (net,))
+            reload_difference(network, path, images) for network in ((net, average.network) if "adapters" in name else (net,))
         )
     return differences
-
-
-@torch.no_grad()
-def _exported(net: RetrievalNet, path: Path, images: torch.Tensor) -> float:
-    save_weights(net, path, {})
-    again, pixels = load_network(path)[0], net.contract.normalize(images)
-    assert again.config.lora is None
-    return float((again.eval()(pixels) - net.eval()(pixels)).abs().max())
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +82,7 @@ def _said(world: World) -> list[str]:
         net = build_network(ModelConfig(backbone="timm:crossvit_tiny_240"))
         engine = build_engine(EngineConfig(), OptimConfig(), StepModule(net, ContrastiveLoss(0.9), world))
         for step in range(2):
-            engine.backward([_batch(net, world, step)])
+            engine.backward([trial_batch(net, world, step)])
             engine.step(1.0)
     return [str(warning.message) for warning in said]
 
