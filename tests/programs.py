@@ -25,7 +25,6 @@ import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import pairwise
 from multiprocessing import forkserver, process, resource_tracker, util
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -165,7 +164,7 @@ def _begin(
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     for number, writer in enumerate((writers[0], writers[-1]), 1):
         os.dup2(writer.fileno(), number)
-    os.closerange(3, 4096)
+    _forget_files()
     _become(command, env, folder)
 
 
@@ -197,6 +196,14 @@ def _become(command: Sequence[str], env: Mapping[str, str], folder: str | None) 
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status or 0)
+
+
+def _forget_files(keep: Sequence[int] = ()) -> None:
+    """What inherited objects have open becomes the null device: they may close it at any time, and were its number free, it would
+    be another's file by then (gloo's, which aborts the process)."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in {*map(int, os.listdir("/proc/self/fd"))} - {0, 1, 2, null, *keep}:
+        os.dup2(null, number, inheritable=False)
 
 
 def _forget_relatives() -> None:
@@ -242,8 +249,7 @@ def _fork_server(path: bytes, arguments: Sequence[Any], keep: Sequence[int]) -> 
     if pid == 0:
         try:
             _forget_pytest()
-            for low, high in pairwise([2, *sorted(keep), 4096]):
-                os.closerange(low + 1, high)
+            _forget_files(keep)
             _forget_relatives()
             select.select(keep, [], [])  # nothing is imported for nobody
             exec(code, {})
@@ -288,7 +294,7 @@ def _take_place(command: Sequence[str], asked: Mapping[str, Any]) -> None:
         for number, name in enumerate(("p2cread", "c2pwrite", "errwrite")):
             if asked[name] != -1:
                 os.dup2(asked[name], number)
-        os.closerange(3, 4096)
+        _forget_files()
         _become(command, asked["env"] or dict(os.environ), asked["cwd"])
     finally:
         os._exit(1)

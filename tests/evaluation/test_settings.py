@@ -191,7 +191,7 @@ def test_neighbors_of_all_have_a_bound_and_compression_none(
     assert evaluate(tiny_network(), scored(data, tmp_path / "bytes", score=ScoreConfig(compression="int8")), world).protocols
     for rules in (ScoreConfig(rerank="diffusion"), ScoreConfig(database_augmentation=ExpansionConfig())):
         with pytest.raises(UserError, match=r"need the neighbors of all images, .*at most 40; here are 44"):
-            evaluate(tiny_network(), scored(data, tmp_path / "again", score=rules), world)
+            evaluate(tiny_network(), scored(data, tmp_path / "again", store=tmp_path / "store", score=rules), world)
 
 
 @pytest.mark.slow
