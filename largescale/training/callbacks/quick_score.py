@@ -51,7 +51,7 @@ class QuickScore(Callback):
             self._compare(np.array(self.before), np.array(after))
 
     def _compare(self, before: np.ndarray, after: np.ndarray) -> None:
-        if self.is_worse(before, after):
+        if self.is_worse(before, after) and self.trainer.progress.step > self.trainer.config.schedule.warmup_steps:
             self.trouble.say(
                 "worse than before training",
                 f"mAP@R of {len(before)} training images was {before.mean():.2%} before training and is {after.mean():.2%} after "
