@@ -20,7 +20,7 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
 	@touch $@
 
-demo: $(READY)  ## build the demo corpus, train, evaluate before and after; about 8 minutes on 2 cores
+demo: $(READY)  ## build the demo corpus, train, evaluate before and after; about 5 minutes on 2 cores
 	$(BIN)/python launch/demo.py
 
 check: $(READY)  ## lint, types and the fast tests, side by side: about a minute
@@ -29,7 +29,7 @@ check: $(READY)  ## lint, types and the fast tests, side by side: about a minute
 fast: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow and not distributed and not gpu"
 
-test: $(READY)  ## the whole suite, seven minutes on 2 cores; make test T=tests/losses: a part of it
+test: $(READY)  ## the whole suite, eight to nine minutes on 2 cores; make test T=tests/losses: a part of it
 ifdef T
 	$(BIN)/python -m pytest $(T)
 else
