@@ -24,7 +24,7 @@ from largescale.corpus.loading import images_of, load_pass, parts_of, read_pass
 from largescale.cpu import own_cores, single_threads
 from largescale.distributed import World
 from largescale.models.modes import in_evaluation_mode
-from largescale.models.transform.fused import Network, fused, is_fused
+from largescale.models.transform.fused import Network, as_computed, is_fused
 from largescale.precision import Precision, Resolved, autocast, resolve
 from largescale.program.inputs import seen_by
 from largescale.program.progress import progress_bar
@@ -110,7 +110,7 @@ class Embedder:
             in_evaluation_mode(network),
             single_threads(threads) as pool,
         ):
-            ready = network if self.device.type == "cuda" else fused(network, precision)
+            ready = as_computed(network, precision, self.device)
             run = partial(_embed_group, ready, self.device, precision)
             wanted = takewhile(
                 lambda _: not self.should_stop(), self._groups(corpus, parts, seen_by(network.contract, self.images))

@@ -19,11 +19,10 @@ from largescale.corpus.decoding.pictures import Picture, given
 from largescale.corpus.decoding.pixels import BadImageError
 from largescale.corpus.images import decode_into, target_shape, target_shapes
 from largescale.embedding import Embedder
-from largescale.models.modes import in_evaluation_mode
 from largescale.models.sharing.folder import Contents, DescriptorConfig
 from largescale.models.sharing.sources import Source, open_contents
 from largescale.models.sizes import least_side
-from largescale.models.transform.fused import BY_LAYER, FUSED, Network, fused, is_fused
+from largescale.models.transform.fused import Network, as_computed
 from largescale.models.transform.multiscale import AtScales
 from largescale.precision import Resolved, resolve
 from largescale.program.inputs import seen_by
@@ -175,25 +174,16 @@ class Model:
             boxes: `(n, 4)` regions (x0, y0, x1, y1) in pixels, one for each of `ids`, that are cut out first.
             embedder: how the pass is run (see `Model.embedder`).
         """
-        scales, transform, network = self.settings.scales, self.contents.transform, self._at_scales
+        scales, transform, network = self.settings.scales, self.contents.transform, self.at_scales
         for group in (embedder or self.embedder()).embed(network, corpus, ids, boxes=boxes):
             rows = group.descriptors.cpu().numpy().reshape(len(group.ids), len(scales), network.dim)
             yield PictureRows(group.ids, transform([*rows.swapaxes(0, 1)]), group.bad)
 
     @cached_property
-    def _at_scales(self) -> Network:
+    def at_scales(self) -> Network:
         """As passes compute it, which each of them would make of it again."""
         network, scales = self.contents.network, self.settings.scales
-        several = AtScales([network] * len(scales), scales)
-        if self.device.type == "cuda":
-            return several
-        with in_evaluation_mode(network):
-            return fused(several, self.precision)
-
-    @property
-    def way(self) -> str:
-        """How its passes compute (see `way_of`)."""
-        return FUSED if is_fused(self._at_scales) else BY_LAYER
+        return as_computed(AtScales([network] * len(scales), scales), self.precision, self.device)
 
     def too_small(self, corpus: Corpus, ids: np.ndarray, boxes: np.ndarray | None = None) -> dict[int, str]:
         """Of sorted image ids, those of which the network makes no feature, and why."""

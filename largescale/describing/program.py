@@ -18,6 +18,7 @@ from largescale.describing.parts import PassParts, describe_parts
 from largescale.describing.result import RESULT, changed_files, write_result
 from largescale.distributed import World
 from largescale.locks import take
+from largescale.models.transform.fused import ways_of
 from largescale.precision import agreed
 from largescale.processes import StoppedError
 from largescale.settings import UserError
@@ -65,7 +66,7 @@ def describe_source(
     about = {
         "model": model.digest,
         "precision": model.precision,
-        "computed": " and ".join(sorted({*world.gather(model.way)})),
+        "computed": ways_of(model.at_scales, world),
         "metric": model.metric,
         "source": config.source,
         "images": source.corpus.manifest.fingerprint,

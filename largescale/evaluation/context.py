@@ -27,7 +27,7 @@ from largescale.models.metric import COSINE, Space
 from largescale.models.network import RetrievalNet
 from largescale.models.sharing.folder import Contents
 from largescale.models.sharing.sources import Source, of_network, open_contents, told
-from largescale.models.transform.fused import way_of
+from largescale.models.transform.fused import as_computed, ways_of
 from largescale.models.transform.transform import Transform
 from largescale.models.whitening import Whitening
 from largescale.precision import Resolved, agreed
@@ -83,9 +83,9 @@ class Context:
         config = _as_described(config, contents)
         seen = _preprocess(config, world)
         subject = Subject(source, network_digest(contents.network), contents.about, seen)
-        ways = world.gather(way_of(contents.network, seen["precision"], world.device))
+        way = ways_of(as_computed(contents.network, seen["precision"], world.device), world)
         world.decide(lambda: claim_folders(config))
-        return Context(config, world, EvaluationPlan.open(config), contents, subject, " and ".join(sorted({*ways})), should_stop)
+        return Context(config, world, EvaluationPlan.open(config), contents, subject, way, should_stop)
 
     @property
     def network(self) -> RetrievalNet:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from largescale.distributed import World
 from largescale.models.backbones.timm_backbones import TimmBackbone
 from largescale.models.modes import in_evaluation_mode
 from largescale.models.network import RetrievalNet
@@ -59,12 +60,17 @@ def is_fused(network: Network) -> bool:
     return isinstance(getattr(first, "backbone", None), fx.GraphModule)
 
 
-def way_of(network: Network, precision: Resolved, device: torch.device) -> str:
-    """How passes compute it; the two ways are equal to rounding, and not to the bit."""
+def as_computed(network: Network, precision: Resolved, device: torch.device) -> Network:
+    """As passes compute it on a device: fused on a CPU, where it can be."""
     if device.type == "cuda":
-        return BY_LAYER
+        return network
     with in_evaluation_mode(network):
-        return FUSED if is_fused(fused(network, precision)) else BY_LAYER
+        return fused(network, precision)
+
+
+def ways_of(network: Network, world: World) -> str:
+    """How all ranks compute a network that is `as_computed`: the ways are equal to rounding, and not to the bit."""
+    return " and ".join(sorted({*world.gather(FUSED if is_fused(network) else BY_LAYER)}))
 
 
 def _fused(network: RetrievalNet, precision: Resolved) -> RetrievalNet:

@@ -15,7 +15,7 @@ from largescale.models.config import ModelConfig
 from largescale.models.network import RetrievalNet
 from largescale.models.transform import fused as fusing
 from largescale.models.transform.convolution import NONE, Convolution
-from largescale.models.transform.fused import fused, is_fused, way_of
+from largescale.models.transform.fused import as_computed, fused, is_fused
 from largescale.models.transform.graph import Graph
 from largescale.models.transform.max_pool import MaxPoolOfBits
 from largescale.models.transform.multiscale import AtScales
@@ -134,7 +134,7 @@ def test_what_could_not_be_rewritten_is_tried_again_with_other_weights_only(monk
     monkeypatch.setattr(Graph, "__init__", lambda graph, layers, contract: tried.append(contract) or {}["no such graph"])
     for _ in range(3):
         assert fused(AtScales([network] * 2, (1.0, 0.5)), "fp32").networks[0] is network
-        assert way_of(network, "fp32", torch.device("cpu")) == "layer by layer"
+        assert as_computed(network, "fp32", torch.device("cpu")) is network
     assert len(tried) == 1
     fused(network, "bf16")
     assert len(tried) == 2
