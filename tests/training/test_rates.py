@@ -36,6 +36,12 @@ def test_no_rate_where_none_lowered_the_loss() -> None:
     assert verdict(None, 100).startswith("no rate of the range lowered the loss")
 
 
+def test_noise_alone_suggests_a_rate_in_few_ranges() -> None:
+    draws = np.random.default_rng(0).normal(1, 0.1, size=(200, 100))
+    found = [suggested(RATES, losses.tolist(), 10) for losses in draws]
+    assert sum(rate is not None for rate in found) <= 12
+
+
 def test_the_loss_is_smoothed_without_bias() -> None:
     assert smoothed([2.0] * 5) == pytest.approx([2.0] * 5)
     assert smoothed([1.0, 2.0])[1] == pytest.approx((0.9 * 1 + 2) / 1.9)
