@@ -1,4 +1,6 @@
-"""The shared softmax head against insightface's PartialFC written plainly: `python -m tests.benchmarks.bench_head [CLASSES]`.
+"""The shared softmax head against insightface's PartialFC written plainly.
+
+`python -m tests.benchmarks.bench_head [CLASSES [DIM]]`
 
 C classes over the ranks, of which a rank holds C_r and compares with n_r, B images, D dimensions.
 """
@@ -21,7 +23,7 @@ from tests.benchmarks.bench_losses import extra_memory
 from tests.benchmarks.table import Row, report
 from tests.world import run_world
 
-BATCH, DIM, RANKS, STEPS = 256, 512, 2, 3
+BATCH, RANKS, STEPS = 256, 2, 3
 SCALE, MARGIN = 64.0, 0.35
 SGD: dict[str, Any] = {"name": "sgd", "momentum": 0.9, "lr": 0.1}
 
@@ -54,12 +56,12 @@ class CrossEntropy(torch.autograd.Function):
 class PartialFC(nn.Module):
     """The published formula: normalized copies of the sampled rows, clamped cosines, the margin, the shared cross entropy."""
 
-    def __init__(self, world: World, classes: int, rate: float) -> None:
+    def __init__(self, world: World, classes: int, dim: int, rate: float) -> None:
         super().__init__()
         self.own, self.rate = world.share(classes), rate
         count = self.own.stop - self.own.start
-        self.weight = nn.Parameter(0.01 * torch.randn(count, DIM))
-        self.momentum = torch.zeros(count, DIM)
+        self.weight = nn.Parameter(0.01 * torch.randn(count, dim))
+        self.momentum = torch.zeros(count, dim)
 
     def step(self, x: Tensor, labels: Tensor) -> None:
         places = torch.where((labels >= self.own.start) & (labels < self.own.stop), labels - self.own.start, -1)
@@ -92,20 +94,20 @@ class PartialFC(nn.Module):
             self.weight[index], self.momentum[index] = rows, momentum
 
 
-def _inputs(classes: int, step: int) -> tuple[Tensor, Tensor]:
+def _inputs(classes: int, dim: int, step: int) -> tuple[Tensor, Tensor]:
     torch.manual_seed(step)
-    return torch.randn(BATCH, DIM), torch.randint(classes, (BATCH,))
+    return torch.randn(BATCH, dim), torch.randint(classes, (BATCH,))
 
 
-def _ours(world: World, classes: int, rate: float) -> tuple[float, float]:
+def _ours(world: World, classes: int, dim: int, rate: float) -> tuple[float, float]:
     """Seconds of a step, and the megabytes of everything."""
 
     def run(count: int) -> float:
-        loss = build_loss(CosFaceConfig(margin=MARGIN, scale=SCALE, sample_rate=rate), count, DIM, world)
+        loss = build_loss(CosFaceConfig(margin=MARGIN, scale=SCALE, sample_rate=rate), count, dim, world)
         share = build_share(loss, OptimConfig(**SGD))
 
         def step(number: int) -> None:
-            x, labels = _inputs(count, number)
+            x, labels = _inputs(count, dim, number)
             loss(x.requires_grad_(), labels).backward()
             share.step(1.0)
             share.zero()
@@ -115,10 +117,10 @@ def _ours(world: World, classes: int, rate: float) -> tuple[float, float]:
     return _measured(run, classes)
 
 
-def _theirs(world: World, classes: int, rate: float) -> tuple[float, float]:
+def _theirs(world: World, classes: int, dim: int, rate: float) -> tuple[float, float]:
     def run(count: int) -> float:
-        head = PartialFC(world, count, rate)
-        return fastest(lambda number: head.step(*_inputs(count, number)))
+        head = PartialFC(world, count, dim, rate)
+        return fastest(lambda number: head.step(*_inputs(count, dim, number)))
 
     return _measured(run, classes)
 
@@ -139,13 +141,13 @@ def fastest(step: Any) -> float:
     return min(times)
 
 
-def head(classes: int) -> Iterator[Row]:
+def head(classes: int, dim: int) -> Iterator[Row]:
     for rate in (1.0, 0.1):
-        ours, theirs = (run_world(RANKS, work, classes, rate, timeout_s=1800) for work in (_ours, _theirs))
+        ours, theirs = (run_world(RANKS, work, classes, dim, rate, timeout_s=1800) for work in (_ours, _theirs))
         seconds = [max(answer[0] for answer in answers) for answers in (ours, theirs)]
         memory = [max(answer[1] for answer in answers) for answers in (ours, theirs)]
-        what = f"CosFace, {classes:,} x {DIM}, batch {BATCH}, {RANKS} processes, rate {rate:g}"
-        mega = 4 * classes / RANKS * DIM / 2**20
+        what = f"CosFace, {classes:,} x {dim}, batch {BATCH}, {RANKS} processes, rate {rate:g}"
+        mega = 4 * classes / RANKS * dim / 2**20
         yield Row(f"{what} (s a step), PartialFC", *seconds, 0.8 if rate == 1 else 1.0, True)
         yield Row(f"{what} (MB), PartialFC", *memory, 1, True)
         yield Row(f"{what} (MB), weights, momentum, gradient", memory[0], (2 + rate) * mega, 1.1, True)
@@ -153,7 +155,8 @@ def head(classes: int) -> Iterator[Row]:
 
 
 def main() -> None:
-    sys.exit(not report(head(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)))
+    classes, dim = [*map(int, sys.argv[1:]), *(1_000_000, 512)[len(sys.argv) - 1 :]]
+    sys.exit(not report(head(classes, dim)))
 
 
 if __name__ == "__main__":
