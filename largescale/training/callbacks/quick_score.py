@@ -27,6 +27,9 @@ LOOKS = (0.05, 0.1, 0.25, 0.5)
 proxies are still random: what was worse then is said at the second, where it has not risen since."""
 ERRORS = 3.0
 """Standard errors by which the score must be lower, query by query."""
+EARLY_LOSS = 0.2
+"""Share of its first value that the score must have lost before the last look: of runs that lost an eighth by a quarter of their
+steps some end above their start, of those that lost a quarter by then none did (docs/results/default-recipe.md)."""
 
 
 class QuickScore(Callback):
@@ -51,19 +54,22 @@ class QuickScore(Callback):
             self._compare(np.array(self.before), np.array(after))
 
     def _compare(self, before: np.ndarray, after: np.ndarray) -> None:
-        if self.is_worse(before, after) and self.trainer.progress.step > self.trainer.config.schedule.warmup_steps:
+        trainer = self.trainer
+        early = trainer.progress.step < LOOKS[-1] * trainer.total_steps
+        if self.is_worse(before, after, early) and trainer.progress.step > trainer.config.schedule.warmup_steps:
             self.trouble.say(
                 "worse than before training",
                 f"mAP@R of {len(before)} training images was {before.mean():.2%} before training and is {after.mean():.2%} after "
-                f"step {self.trainer.progress.step}: lower optim.lr (now {self.trainer.config.optim.lr:.1e}), lengthen "
+                f"step {trainer.progress.step}: lower optim.lr (now {trainer.config.optim.lr:.1e}), lengthen "
                 f"schedule.warmup_steps, or take loss.name=roadmap; torchrun {for_torchrun('rates')} finds a rate",
             )
 
-    def is_worse(self, before: np.ndarray, after: np.ndarray) -> bool:
+    def is_worse(self, before: np.ndarray, after: np.ndarray, early: bool) -> bool:
         """Whether the queries' scores `(n,)` at one more look are lower than before training, and no higher than at the last."""
         change, earlier = after - before, self.last
         self.last = float(after.mean())
-        return bool(change.mean() < -ERRORS * change.std() / math.sqrt(len(change)) and self.last <= earlier)
+        lost = max(ERRORS * change.std() / math.sqrt(len(change)), EARLY_LOSS * before.mean() if early else 0.0)
+        return bool(-change.mean() > lost and self.last <= earlier)
 
     def _score(self) -> list[float] | None:
         """mAP@R of each query; None after a stop signal, or where no label has two images."""
