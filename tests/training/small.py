@@ -1,7 +1,11 @@
 """A network, losses and steps small enough for many processes. T tuples, N negatives, B images, D dimensions."""
 
+from typing import Any
+
 import numpy as np
+import timm
 import torch
+from timm.models import register_model
 from torch import Tensor, nn
 
 from largescale.corpus.batches.batches import Step
@@ -37,6 +41,15 @@ class SmallNet(nn.Module):
     def train(self, mode: bool = True) -> "SmallNet":
         self.backbone[1].eval()
         return self
+
+
+@register_model
+def short_vit(**settings: Any) -> nn.Module:
+    """timm's test_vit with two of its six blocks: DeepSpeed takes its time for each."""
+    return timm.create_model("test_vit", depth=2, **settings)
+
+
+SHORT_VIT = "timm:short_vit"
 
 
 class ProxyLoss(nn.Module):

@@ -2,12 +2,14 @@
 
 import contextlib
 import copy
+import importlib
 import io
 import json
 import logging
 import os
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,8 @@ DECIDED = {
     "amp": "precision",
 }
 """Keys of DeepSpeed's configuration, and the settings of ours that decide them."""
+MUON = "deepspeed.runtime.zero.muon.muon_optimizer"
+"""An optimizer that no setting of ours chooses; every ZeRO stage imports it to ask whether it is the one."""
 RENAMED = r"`torch\.distributed\.\w+_tensor` is deprecated"
 """What torch says of collectives that DeepSpeed calls by their old names."""
 
@@ -46,13 +50,37 @@ def import_deepspeed(device: torch.device) -> Any:
     """DeepSpeed without its log lines, and without the operator that it would compile at its first start on a CPU."""
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     deepspeed: Any = Extra("deepspeed", "deepspeed", "engine.kind=deepspeed")
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), _without_mlflow():
         deepspeed.__version__  # noqa: B018
-
+    _import_muon()
     warnings.filterwarnings("ignore", RENAMED, FutureWarning)
     deepspeed.utils.logger.setLevel(logging.ERROR)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
+
+
+@contextlib.contextmanager
+def _without_mlflow() -> Iterator[None]:
+    """Within it there is none, unless it has been imported: DeepSpeed takes it, seconds long, for a tuner that we do not call."""
+    if "mlflow" in sys.modules:
+        yield
+        return
+    sys.modules["mlflow"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["mlflow"]
+
+
+def _import_muon() -> None:
+    """As it is imported it would have torch compile its kernels, and torch would import its compiler: longer than all else."""
+    compiler: Any = importlib.import_module("deepspeed.runtime.compiler")
+    theirs, compiler.compile = compiler.compile, lambda *_, **__: lambda function: function
+    try:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(MUON)
+    finally:
+        compiler.compile = theirs
 
 
 def compose(config: EngineConfig) -> dict[str, Any]:

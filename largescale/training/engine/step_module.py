@@ -174,18 +174,24 @@ class StepModule(nn.Module):
         everyone = gather_with_gradient(x)  # (B, D)
         self.seen, self.seen_labels = everyone.detach(), batch.labels
         # a loss that draws samples draws the same on every rank
-        torch.manual_seed(batch.seed)
+        self._draw_from(batch.seed)
         return self.loss(everyone, batch.labels)
 
     def embed(self, batch: Batch) -> Tensor:
         """Descriptors `(B_r, D)` in fp32, in the order of the plan; again the same, where layers draw random numbers."""
-        torch.manual_seed(batch.seed + self.world.rank)
+        self._draw_from(batch.seed + self.world.rank)
         groups = list(zip(batch.groups, batch.ids, strict=True))
         repeated = [(batch.groups[0][:1], batch.ids[0][:1])] * (batch.passes - len(groups))
         learning = learning_layers(self.net)
         runs = [partial(self._run, *group, batch.seed % 2**32) for group in (groups if learning else groups + repeated)]
         rows = run_together(runs, learning, self.world.device) if learning else [run() for run in runs]
         return torch.cat(rows)[torch.cat(batch.places).argsort()]
+
+    def _draw_from(self, seed: int) -> None:
+        """`torch.manual_seed` of this rank's devices: for any other that a build knows, it writes down a stack at each call."""
+        torch.default_generator.manual_seed(seed)
+        if self.world.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def _run(self, images: Tensor, ids: Tensor, seed: int) -> Tensor:
         with drawn_for(self.net, ids, seed), autocast(self.precision, self.world.device):

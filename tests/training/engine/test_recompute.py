@@ -25,9 +25,10 @@ from largescale.training.engine.step_module import Batch, StepModule
 from largescale.training.settings.config import EngineConfig, OptimConfig
 from largescale.training.settings.recipe import TrainConfig
 from tests.laws import same
+from tests.training.small import SHORT_VIT
 from tests.world import run_world
 
-VIT = ModelConfig(backbone="timm:test_vit", weights="none", pooling="class_token", drop_path=0.1)
+VIT = ModelConfig(backbone=SHORT_VIT, weights="none", pooling="class_token", drop_path=0.1)
 """It holds a parameter itself, its class token, and leaves branches out."""
 CHUNK, ROUNDING = 3, {"fp32": 1e-6, "bf16": 2e-4}
 """Images of a chunk; most that a weight may differ after two steps of another engine, or in chunks."""

@@ -120,3 +120,11 @@ def test_split_covers_each_tuple_once() -> None:
         assert sum(part.tuples for part in split) == TUPLES
         assert all(sorted(torch.cat(part.places).tolist()) == list(range(part.tuples * WIDTH)) for part in split)
         assert all(part.total == TUPLES for part in split)
+
+
+def test_draws_are_those_of_the_seed() -> None:
+    module = StepModule(SmallNet(), ContrastiveLoss(0.7), World(0, 1, 0, 1, torch.device("cpu"), None))
+    torch.manual_seed(2**32 + 7)
+    expected = torch.rand(3)
+    module._draw_from(2**32 + 7)
+    assert torch.equal(torch.rand(3), expected)
