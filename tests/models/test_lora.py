@@ -7,7 +7,9 @@ from torchvision.models import SwinTransformer, VisionTransformer
 
 from largescale.models.backbones.contract import Contract
 from largescale.models.backbones.torchvision_backbones import TorchvisionTransformer
-from largescale.models.config import LoRAConfig
+from largescale.models.build import build_network
+from largescale.models.config import LoRAConfig, ModelConfig
+from largescale.models.layers import layers_of
 from largescale.models.lora import add_adapters, merged
 from largescale.settings import UserError
 
@@ -61,6 +63,18 @@ def test_each_adapter_learns_and_is_merged(make: type[nn.Module]) -> None:
     plain.load_state_dict(state)
     torch.testing.assert_close(plain(images), found)
     assert not torch.allclose(found, expected)
+
+
+@pytest.mark.slow
+def test_an_adapter_is_of_the_layer_of_its_weight() -> None:
+    """So it learns at the rate of that layer."""
+    plain, adapted = (
+        layers_of(build_network(ModelConfig(backbone="timm:test_vit", lora=lora)).backbone) for lora in (None, CONFIG)
+    )
+    found = {name: number for name, number in adapted.items() if ".lora_" in name}
+    assert len(found) == 2 * 4 * 6  # two matrices of two weights of attention and two of the MLP, in each block
+    assert found == {name: plain[f"{name.partition('.lora_')[0]}.weight"] for name in found}
+    assert max(adapted.values()) == max(plain.values())
 
 
 def test_nothing_to_adapt() -> None:

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from largescale.training.callbacks import Callback
 from largescale.training.settings.recipe import TrainConfig
 from tests.corpora import make_corpus
 from tests.distributed.runs import lines, losses
+from tests.training.small import SHORT_VIT
 from tests.world import run_world
 
 SCORE = "eval/labels-leave-one-out/map_rectangle"
@@ -212,6 +213,34 @@ def test_batch_normalization_that_learns_resumes_exactly(settings, tmp_path):
     statistics = [name for name in sums[0] if "running_" in name]
     assert statistics
     assert [sums[0][name] for name in statistics] == [sums[1][name] for name in statistics]
+
+
+WAYS = {
+    "late": [f"model={{backbone: '{SHORT_VIT}', freeze: 2, unfreeze_at: 5, drop_path: 0.5}}", "optim.layer_decay=0.7"],
+    "adapters": [f"model={{backbone: '{SHORT_VIT}', lora: {{rank: 2}}}}", "optim.layer_decay=0.7"],
+}
+"""Of a backbone to learn."""
+
+
+def train_whole_and_in_parts(world: World, settings: Sequence[str], stops: Mapping[str, Sequence[int]]) -> None:
+    """Each way without a stop and with stops; both runs end with the same tensors."""
+    for way, steps in stops.items():
+        arguments = [*settings, *WAYS[way]]
+        whole = train(world, [*arguments, f"name={way}-whole"])
+        for stop in steps:
+            train(world, [*arguments, f"name={way}-parts"], [], [SignalAt("step", stop)])
+        assert train(world, [*arguments, f"name={way}-parts"]) == whole | {"counts": []}
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_what_learns_late_or_in_adapters_goes_on_to_the_last_bit(settings, tmp_path):
+    """Stopped before the update from which frozen layers learn, and after it; what is mined in between is the same too."""
+    arguments = [*settings[:4], *settings[5:], f"runs={tmp_path}"]
+    run_world(1, train_whole_and_in_parts, arguments, {"late": (2, 6), "adapters": (4,)})
+    for way in WAYS:
+        assert losses(tmp_path / f"{way}-parts") == losses(tmp_path / f"{way}-whole")
+        assert len(losses(tmp_path / f"{way}-whole")) == 8
 
 
 def is_png(path: Path) -> bool:

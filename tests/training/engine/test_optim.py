@@ -4,12 +4,16 @@ import itertools
 import math
 
 import pytest
+import timm.optim
 import torch
 from torch.optim import SGD, lr_scheduler
 
 from largescale.distributed import World
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
+from largescale.models.layers import layers_of
+from largescale.models.network import RetrievalNet
+from largescale.training.build import layers_in
 from largescale.training.engine.optim import build_optimizer, parameter_groups, rate_factor, set_rates
 from largescale.training.engine.step_module import StepModule
 from largescale.training.settings.config import OptimConfig, ScheduleConfig
@@ -104,3 +108,23 @@ def test_milestones_need_their_schedule() -> None:
         ScheduleConfig(name="cosine", milestones=(3,))
     with pytest.raises(ValueError, match="milestones"):
         ScheduleConfig(name="step")
+
+
+def _ours(net: RetrievalNet, decay: float) -> dict[str, float]:
+    """The factor on the rate of each parameter of timm's model, by its name there."""
+    module = StepModule(net, ProxyLoss(), ALONE, layers=layers_in(net))
+    groups = parameter_groups(module, OptimConfig(lr=1.0, layer_decay=decay), module.layers)
+    factors = {id(parameter): group["base_lr"] for group in groups for parameter in group["params"]}
+    return {name: factors[id(x)] for name, x in net.backbone.model.named_parameters() if x.requires_grad}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_resnet"])
+def test_layers_decay_by_timms_own_grouping(name: str) -> None:
+    net = build_network(ModelConfig(backbone=f"timm:{name}"))
+    model, found = net.backbone.model, _ours(net, 0.7)
+    theirs = timm.optim.param_groups_layer_decay(model, weight_decay=0.1, layer_decay=0.7)
+    factors = {id(parameter): group["lr_scale"] for group in theirs for parameter in group["params"]}
+    assert found == pytest.approx({name: factors[id(parameter)] for name, parameter in model.named_parameters()})
+    assert len({*found.values()}) == max(layers_of(net.backbone).values()) + 1 > 3
+    assert max(found.values()) == 1
