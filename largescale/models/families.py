@@ -1,10 +1,11 @@
 """What works with which family of timm: `torchrun --nproc-per-node 2 -m largescale.models.families > docs/reference/families.md`.
 
 One small model of each family, with random weights, is built, asked for a descriptor and a gradient, trained for two steps on
-all processes, exported and read again.
+all processes, exported and read again. With names of models (`... largescale.models.families test_vit`), of their families only.
 """
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
 from largescale.models.layers import freeze_idle, layers_of
 from largescale.models.network import RetrievalNet
+from largescale.program.running import run_program
 from largescale.settings import UserError
 from largescale.training.trial import reload_difference, trial_batch, trial_engine
 
@@ -115,25 +117,39 @@ def _weights(net: RetrievalNet) -> torch.Tensor:
     return torch.cat([parameter.detach().reshape(-1) for parameter in net.parameters()])
 
 
-PAGE = """# Families of timm
+COMMAND = "torchrun --nproc-per-node 2 -m largescale.models.families"
+PAGE = f"""# Families of timm
 
-Made by `torchrun --nproc-per-node 2 -m largescale.models.families`: a model of each family with random weights, built, run
-forward and backward, trained for two steps on two processes that end with the same weights, exported, and read again to give the
-same descriptors.
+Made by `{COMMAND} > docs/reference/families.md`: a model of each family
+with random weights, built, run forward and backward, trained for two steps on two processes that end with the same weights,
+exported, and read again to give the same descriptors.
+`{COMMAND} MODEL ...` tries those of the column *tried* that are named.
 Parameters without a gradient are those that the descriptor does not use; they are frozen, and named at the start of a run.
 """
 
 
-def main() -> None:
+def chosen(models: Sequence[str]) -> dict[str, str]:
+    """The families of the models; without any, all families.
+
+    Raises:
+        UserError: no family is tried with such a model.
+    """
+    if unknown := sorted({*models} - {*FAMILIES.values()}):
+        raise UserError(f"no family is tried with {', '.join(unknown)}; there are {', '.join(FAMILIES.values())}")
+    return {family: model for family, model in FAMILIES.items() if model in models or not models}
+
+
+def main(models: Sequence[str]) -> None:
+    families = chosen(models)
     torch.manual_seed(0)
     with World.start() as world, tempfile.TemporaryDirectory() as folder:
         if world.is_first:
             print(f"{PAGE}\n| {' | '.join(HEAD)} |\n|{' --- |' * len(HEAD)}")
-        for family, model in FAMILIES.items():
+        for family, model in families.items():
             row = tried(family, model, world, Path(folder))
             if world.is_first:
                 print(row, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)
