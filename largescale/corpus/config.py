@@ -43,6 +43,9 @@ class AugmentConfig(Settings):
     """Probability of a Gaussian blur (deviation 0.1 to 2 pixels)."""
     erasing: float = Field(default=0, ge=0, le=1)
     """Probability that a random rectangle is erased."""
+    test_scale: float = Field(default=1, ge=1, le=2)
+    """How much larger than `images.size` images are after training, in evaluations and in use: a random crop shows things larger
+    than a whole image does (Touvron et al. 2019)."""
 
     @property
     def distorts(self) -> bool:

@@ -1,7 +1,7 @@
 from .checkpoints.checkpoint import Checkpoint as Checkpoint
 from .checkpoints.checkpoint import Checkpoints as Checkpoints
+from .engine.average import WeightAverage as WeightAverage
 from .engine.build import build_engine as build_engine
-from .engine.ema import WeightAverage as WeightAverage
 from .engine.engine import Engine as Engine
 from .engine.engine import Update as Update
 from .engine.step_module import Batch as Batch

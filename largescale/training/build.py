@@ -14,7 +14,7 @@ from largescale.models.build import build_network
 from largescale.models.layers import freeze_idle, layers_of
 from largescale.models.network import RetrievalNet
 from largescale.precision import agreed, resolve
-from largescale.program.inputs import seen_by, stated, trained_on
+from largescale.program.inputs import after_training, seen_by, stated, trained_on
 from largescale.settings import UserError
 from largescale.tracking import TrackedRun, Tracker
 from largescale.training import callbacks, preflight
@@ -22,9 +22,9 @@ from largescale.training.callbacks import Callback
 from largescale.training.callbacks.own import own_callback
 from largescale.training.checkpoints.checkpoint import Checkpoints
 from largescale.training.checkpoints.mirror import RunMirror
+from largescale.training.engine.average import WeightAverage
 from largescale.training.engine.build import build_engine
 from largescale.training.engine.class_rows import build_loss, learns
-from largescale.training.engine.ema import WeightAverage
 from largescale.training.engine.optim import Layers
 from largescale.training.engine.recompute import recompute
 from largescale.training.engine.step_module import StepModule
@@ -82,7 +82,7 @@ def build_trainer(
     job = TrackedRun(config.directory, config.model_dump(mode="json"), config.name, config.tracking.group or config.name)
     tracker = Tracker(config.tracking, job, world)
     features = [*first, *_features(config, world, signal, checkpoints, [*own, *last])]
-    average = WeightAverage(engine.network(), config.ema.decay) if config.ema.decay else None
+    average = WeightAverage(engine.network(), config.average) if config.average else None
     return Trainer(config, world, corpus, engine, planner, tracker, features, checkpoints, average)
 
 
@@ -105,6 +105,9 @@ def _said(config: TrainConfig, network: RetrievalNet, idle: Sequence[str]) -> li
         f"{config.model.backbone} sees images with {stated(network.contract, config.images)}",
         f"it trains in {config.precision}",
     ]
+    if config.images.augment and config.images.augment.test_scale != 1:
+        after = stated(network.contract, after_training(seen_by(network.contract, config.images)))
+        said.append(f"after training, in evaluations and in use, it sees them with {after}")
     if config.model.weights == "none":
         said.append("it begins with random weights; model.weights=imagenet downloads published ones, or give a file")
     if idle:

@@ -18,7 +18,7 @@ from largescale.tracking import Tracker
 from largescale.training import preflight
 from largescale.training.callbacks.base import Callback
 from largescale.training.checkpoints.checkpoint import Checkpoint, Checkpoints
-from largescale.training.engine.ema import WeightAverage
+from largescale.training.engine.average import WeightAverage
 from largescale.training.engine.engine import Engine
 from largescale.training.engine.optim import rate_factor
 from largescale.training.engine.optimizer_state import Tensors

@@ -12,8 +12,8 @@ from largescale.losses.tuples.contrastive import ContrastiveLoss
 from largescale.models.build import build_network
 from largescale.models.config import ModelConfig
 from largescale.models.layers import freeze_idle
+from largescale.training.engine.average import WeightAverage
 from largescale.training.engine.build import build_engine
-from largescale.training.engine.ema import WeightAverage
 from largescale.training.engine.step_module import StepModule
 from largescale.training.settings.config import EngineConfig, OptimConfig
 from largescale.training.trial import reload_difference, trial_batch, trial_engine

@@ -128,7 +128,7 @@ def test_stop_is_heeded_in_mining_and_in_steps(settings, whole, tmp_path, place,
 @pytest.mark.distributed
 def test_evaluation_decides_the_best_and_is_not_repeated(settings, tmp_path):
     gallery = settings[0].partition("=")[2]
-    arguments = [*settings, f"runs={tmp_path}", f"evaluation.gallery={gallery}", "checkpoint.keep=2", "ema.decay=0.5"]
+    arguments = [*settings, f"runs={tmp_path}", f"evaluation.gallery={gallery}", "checkpoint.keep=2", "average=0.5"]
     directory = tmp_path / "default"
     (stopped,) = run_world(1, train, [*arguments, "tracking.wandb=offline", "evaluation.strips=3"], [], [SignalAt("step", 4)])
     assert stopped["stopping"] == "a stop signal"
@@ -156,11 +156,11 @@ def test_evaluation_decides_the_best_and_is_not_repeated(settings, tmp_path):
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_exported_weights_are_the_average(settings, tmp_path):
-    (done,) = run_world(1, train, [*settings, f"runs={tmp_path}", "ema.decay=0.5", "epochs=1"])
+    (done,) = run_world(1, train, [*settings, f"runs={tmp_path}", "average=0.5", "epochs=1"])
     exported = load_file(tmp_path / "default" / "weights" / "step-000004.safetensors")
-    averages = {name: value for name, value in done["sums"].items() if name.startswith("ema.")}
-    assert {f"ema.{name}": float(tensor.double().sum()) for name, tensor in exported.items()} == averages
-    assert any(done["sums"][f"model.net.{name}"] != averages[f"ema.{name}"] for name in exported)
+    averages = {name: value for name, value in done["sums"].items() if name.startswith("average.")}
+    assert {f"average.{name}": float(tensor.double().sum()) for name, tensor in exported.items()} == averages
+    assert any(done["sums"][f"model.net.{name}"] != averages[f"average.{name}"] for name in exported)
 
 
 ROUNDING = pytest.mark.parametrize(("precision", "rounding"), [("fp32", 1e-3), ("bf16", 5e-2)])

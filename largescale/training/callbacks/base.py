@@ -8,7 +8,7 @@ from largescale.corpus.corpus import Corpus
 from largescale.distributed import World
 from largescale.models.network import RetrievalNet
 from largescale.tracking import Tracker
-from largescale.training.engine.ema import WeightAverage
+from largescale.training.engine.average import WeightAverage
 from largescale.training.engine.engine import Engine
 from largescale.training.engine.optimizer_state import Tensors
 from largescale.training.planning.planners import Planner

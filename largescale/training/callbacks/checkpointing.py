@@ -65,7 +65,7 @@ class Checkpointing(Callback):
         if trainer.config.loss.matryoshka:
             about["matryoshka"] = trainer.config.loss.matryoshka
         network = cast(RetrievalNet, trainer.engine.module.net)
-        weights = part(tensors, "model.net." if trainer.average is None else "ema.")
+        weights = part(tensors, "model.net." if trainer.average is None else "average.")
         file = self.weights / f"step-{self.saved:06d}.safetensors"
         save_weights(network, file, about, weights)
         _export_anchors(file.with_suffix(".anchors.npy"), tensors)

@@ -17,6 +17,7 @@ from largescale.evaluation.report.pictures import RankedPictures
 from largescale.evaluation.report.strips import strip
 from largescale.evaluation.results import AXES, ProtocolResult, Results, distractor_curve, read_records, shown
 from largescale.processes import StoppedError
+from largescale.program.inputs import after_training
 from largescale.training.callbacks.base import Callback
 from largescale.training.callbacks.checkpointing import Checkpointing
 from largescale.training.checkpoints.checkpoint import best_of
@@ -75,13 +76,13 @@ class Evaluation(Callback):
 
 
 def stage_config(config: TrainConfig, out: Path) -> EvaluateConfig:
-    """The stage's settings: images as in training, without augmentation."""
+    """The stage's settings: images as they are after training, where the recipe says nothing else."""
     settings = config.evaluation
     return EvaluateConfig(
         gallery=settings.gallery,
         queries=settings.queries,
         distractors=settings.distractors,
-        images=settings.images or config.images.model_copy(update={"augment": None}),
+        images=settings.images or after_training(config.images),
         loader=config.loader,
         storage=config.storage,
         precision=config.precision,

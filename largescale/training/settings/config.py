@@ -1,12 +1,14 @@
 """The settings of training: engine, optimizer, schedule, average of weights, checkpoints."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
 from largescale.names import Location
 from largescale.settings import Settings
+
+Averaging = Literal["mean"] | Annotated[float, Field(gt=0, lt=1)]
 
 
 class EngineConfig(Settings):
@@ -96,13 +98,6 @@ class OwnCallbackConfig(Settings):
 
     name: str
     """package.module:Class, a subclass of largescale.training.callbacks.Callback; or an entry point of largescale.callbacks."""
-
-
-class EMAConfig(Settings):
-    """An exponential moving average of the weights, used in place of them for evaluation, mining and export."""
-
-    decay: float | None = Field(default=None, gt=0, lt=1)
-    """Weight of the old average per step, for example 0.999. null: off."""
 
 
 class CheckpointConfig(Settings):

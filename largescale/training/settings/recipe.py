@@ -18,8 +18,8 @@ from largescale.precision import Precision
 from largescale.settings import Settings
 from largescale.tracking import TrackingConfig
 from largescale.training.settings.config import (
+    Averaging,
     CheckpointConfig,
-    EMAConfig,
     EngineConfig,
     OptimConfig,
     OwnCallbackConfig,
@@ -139,7 +139,9 @@ class TrainConfig(Settings):
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     engine: EngineConfig = EngineConfig()
-    ema: EMAConfig = EMAConfig()
+    average: Averaging | None = None
+    """What is evaluated, mined with and exported in place of the weights: mean, that of the weights after every update (Polyak);
+    or a number, the weight of the old average in an exponential one, for example 0.999. null: the weights themselves."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     non_finite: NonFiniteConfig = NonFiniteConfig()
     trouble: TroubleConfig = TroubleConfig()

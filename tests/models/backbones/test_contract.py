@@ -16,7 +16,7 @@ from largescale.models.backbones.probe import borne
 from largescale.models.build import build_network, load_network
 from largescale.models.config import ModelConfig
 from largescale.models.weights import save_weights
-from largescale.program.inputs import seen_by, stated, trained_on
+from largescale.program.inputs import after_training, seen_by, stated, trained_on
 from largescale.settings import UserError
 
 
@@ -72,6 +72,17 @@ def test_images_as_the_network_wants_them() -> None:
     assert center_crop((0, 0, 256, 128), ImagesConfig(size=64, fit="squash_crop", crop_share=0.875)) == (16, 8, 240, 120)
     assert "longest side 364 (not 362, which the network does not bear)" in stated(patches, ImagesConfig(size=362))
     assert seen_by(Contract(fixed=True, size=224, multiple=224, least=224), ImagesConfig(size=362)).fit == "squash"
+
+
+def test_images_are_larger_after_training_by_the_scale_of_its_crops() -> None:
+    images = ImagesConfig(size=100, augment=AugmentConfig(crop_scale=(0.6, 1.0), test_scale=1.25))
+    after = after_training(images)
+    assert (after.size, after.augment, after_training(after)) == (125, None, after)
+    assert trained_on(Contract(), images).size == 125
+    assert trained_on(Contract(multiple=14, least=14), images).size == 126  # 1.25 x 98
+    assert trained_on(Contract(size=90), ImagesConfig(augment=AugmentConfig(test_scale=1.25))).size == 112
+    assert trained_on(Contract(fixed=True, size=224), images).size == 224
+    assert trained_on(Contract(), images.model_copy(update={"augment": None})).size == 100
 
 
 def test_shapes_are_multiples_and_no_side_is_too_short() -> None:
