@@ -140,6 +140,9 @@ def chosen(models: Sequence[str]) -> dict[str, str]:
 
 
 def main(models: Sequence[str]) -> None:
+    if {"-h", "--help"} & {*models}:
+        print(__doc__)
+        return
     families = chosen(models)
     torch.manual_seed(0)
     with World.start() as world, tempfile.TemporaryDirectory() as folder:
