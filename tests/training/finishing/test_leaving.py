@@ -19,8 +19,8 @@ from tests.training.test_trainer import train
 def test_a_finished_run_leaves_a_model_of_its_best_weights(tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "corpus", labels=8, per_label=4, shards=3, size=48)
     plan = ["tuples={per_step: 4, per_epoch: 8}", "mining.negatives=2", "epochs=1", f"evaluation.gallery={corpus}"]
-    model = ["model={backbone: 'timm:test_resnet', weights: none}", "average=mean", "images={size: 40, augment: {test_scale: 1.2}}"]
-    usual = ["loader.workers=0", "tracking.wandb=off", f"runs={tmp_path}", "name=first", "precision=fp32"]
+    model = ["model={backbone: 'timm:test_resnet', weights: none}", "images={size: 40, augment: {test_scale: 1.2}}"]
+    usual = ["average=mean", "loader.workers=0", "tracking.wandb=off", f"runs={tmp_path}", "name=first", "precision=fp32"]
     settings = [f"corpus={corpus}", *plan, *model, *usual]
     with alone() as world:
         train(world, settings)
