@@ -41,6 +41,11 @@ def learned(backbone: str) -> RetrievalNet:
 TIMMS = [f"timm:test_{name}" for name in ("resnet.r160_in1k", "efficientnet", "byobnet", "convnext")]
 
 
+BF16 = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN has no convolution in bf16 for this processor"
+)
+
+
 @pytest.fixture(scope="module", params=["squeezenet1_1", "resnet18", "mobilenet_v2", *TIMMS])
 def network(request: pytest.FixtureRequest) -> RetrievalNet:
     return learned(request.param)
@@ -122,6 +127,7 @@ def test_a_network_that_cannot_be_rewritten_is_not_changed_by_the_attempt(backbo
 
 
 @torch.inference_mode()
+@BF16
 def test_in_bf16_a_fused_network_is_near_fp32_or_as_near_as_the_network_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     network = learned("squeezenet1_1")
     assert is_fused(fused(network, "bf16"))
@@ -146,6 +152,7 @@ def test_what_could_not_be_rewritten_is_tried_again_with_other_weights_only(monk
 
 @pytest.mark.parametrize("groups", [1, 4])
 @torch.inference_mode()
+@BF16
 def test_rounded_weights_add_nothing_on_average(groups: int) -> None:
     torch.manual_seed(0)
     layer, x = nn.Conv2d(16, 8, 3, groups=groups), torch.rand(4, 16, 32, 32).bfloat16()
@@ -176,6 +183,7 @@ def test_bf16_is_near_fp32_where_the_processor_has_it_and_where_not(network: Ret
 
 
 @torch.inference_mode()
+@BF16
 def test_in_bf16_the_first_convolution_is_no_less_exact_than_of_normalized_pixels() -> None:
     """Products of raw pixels are large and nearly cancel in what follows from edges; a network of one such layer shows it."""
     layer = nn.Conv2d(3, 8, 3)
