@@ -29,7 +29,7 @@ check: $(READY)  ## lint, types and the fast tests, side by side: about a minute
 fast: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow and not distributed and not gpu"
 
-test: $(READY)  ## the whole suite, eight to nine minutes on 2 cores; make test T=tests/losses: a part of it
+test: $(READY)  ## the whole suite, eight to fifteen minutes on 2 cores; make test T=tests/losses: a part of it
 ifdef T
 	$(BIN)/python -m pytest $(T)
 else
