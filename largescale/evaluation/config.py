@@ -31,7 +31,7 @@ Source = Annotated[
     Annotated[str, Tag("value")] | Annotated[ModelConfig, Tag(ModelConfig.__name__)],
     Discriminator(lambda value: ModelConfig.__name__ if isinstance(value, dict | ModelConfig) else "value"),
 ]
-FITTED = ("pca", "learned", "learned_paper")
+FITTED = ("pca", "learned", "learned_paper", "learned_shrunk")
 SCALES: Mapping[str, tuple[float, ...]] = {"single": (1.0,), "multi": (1.0, 2**-0.5, 0.5), "multi_up": (2**0.5, 1.0, 2**-0.5)}
 
 
@@ -73,10 +73,10 @@ class ScoreConfig(Settings):
 
     exponent: Literal["auto"] | PositiveFloat = "auto"
     """Of the mean over scales; auto: GeM's own where its result is the descriptor, else 1 (cirtorch)."""
-    whitening: Literal["own", "none", "pca", "learned", "learned_paper"] = "own"
+    whitening: Literal["own", "none", "pca", "learned", "learned_paper", "learned_shrunk"] = "own"
     """own: that of the model folder or checkpoint, where it has one; else fitted on the descriptors of `whitening_corpus`, at the
-    same scales: from principal components, or learned from its matching pairs, as cirtorch computes it or as the paper has it
-    (Radenović 2018, §3.4)."""
+    same scales: from principal components, or learned from its matching pairs, as cirtorch computes it, as the paper has it
+    (Radenović 2018, §3.4), or shrunk, which bears few pairs and alters a good network the least."""
     dim: PositiveInt | None = None
     """Dimensions that are kept: after whitening, or of a network trained to be cut there (loss.matryoshka); null: all."""
     query_expansion: ExpansionConfig | None = None

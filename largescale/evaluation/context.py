@@ -35,8 +35,8 @@ from largescale.program.extras import cv2
 from largescale.program.inputs import seen_by
 from largescale.settings import UserError
 
-Network = RetrievalNet | Source
-"""In memory, or what `open_contents` opens."""
+Network = RetrievalNet | Contents | Source
+"""In memory, alone or with all that its descriptors depend on, or what `open_contents` opens."""
 Scales = Sequence[Descriptors]
 IN_MEMORY = "a network in memory"
 TYPICAL = 10_000
@@ -72,7 +72,9 @@ class Context:
     @staticmethod
     def open(network: Network, config: EvaluateConfig, world: World, should_stop: Callable[[], bool]) -> "Context":
         if isinstance(network, RetrievalNet):
-            source, contents = IN_MEMORY, of_network(network, {})
+            network = of_network(network, {})
+        if isinstance(network, Contents):
+            source, contents = IN_MEMORY, network
         else:
             source = told(network)
             contents, _ = open_contents(network, multiscale=config.scales not in (None, "single"))

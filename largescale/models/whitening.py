@@ -17,6 +17,8 @@ from largescale.precision import without_autocast
 from largescale.settings import UserError
 
 Form = Literal["cirtorch", "paper"]
+SHRINKAGE = 2 / 3
+"""Chosen on held-back classes of six data sets: docs/results/default-recipe.md."""
 BLOCK = 8192
 # variances below this share of the largest are rounding errors: nothing divides by them
 FLOOR = 1e-10
@@ -101,14 +103,17 @@ class LearnedWhitening(Whitening):
         positives: Sequence[int] | np.ndarray,
         form: Form = "cirtorch",
         world: World | None = None,
+        shrinkage: float = 0.0,
     ) -> "LearnedWhitening":
         """From descriptors `(N, D)` and the row numbers `(n,)` of matching pairs.
 
         Differences that span fewer than D dimensions (fewer pairs than dimensions, say) leave the others with the floor of
-        1e-10 of the largest variance, which magnifies them: fit from many more pairs than dimensions.
+        1e-10 of the largest variance, which magnifies them: fit from many more pairs than dimensions, or shrink.
 
         Args:
             world: its ranks, which all have `x` and the pairs, share the work.
+            shrinkage: the share that a sphere of the mean variance has in the covariance of the differences (Ledoit & Wolf
+                2004): 0 takes them as they are, 1 only centers and turns.
         """
         queries, positives = np.asarray(queries), np.asarray(positives)
         if len(queries) != len(positives) or not len(queries):
@@ -118,6 +123,7 @@ class LearnedWhitening(Whitening):
         everything, differences = Moments.of(x, world=world), Moments.of(x, queries, minus=positives, world=world)
         mean = everything.mean if form == "paper" else Moments.of(x, queries, outer=False, world=world).mean
         variances, components = _eigh_descending(differences.covariance(about=torch.zeros_like(mean)))
+        variances = (1 - shrinkage) * variances + shrinkage * variances.mean()
         floor = FLOOR * (variances[0] if variances[0] > 0 else 1.0)
         whiten = components / variances.clamp(min=floor).sqrt()[:, None]  # (D, D): whiten S whiten' = 1
         spread = everything.between(differences) if form == "paper" else everything.covariance(about=mean)

@@ -138,7 +138,7 @@ def _features(
     exchange = TrainingExchange(url, directory) if url and world.is_first else None
     copies = config.checkpoint.mirror
     mirror = RunMirror(copies, directory) if copies and world.is_first else None
-    trouble = callbacks.Trouble(config.trouble)
+    trouble, whitening = callbacks.Trouble(config.trouble), callbacks.FittedWhitening(signal, checkpointing)
     return [
         callbacks.Preemption(signal),
         callbacks.Garbage(),
@@ -150,7 +150,8 @@ def _features(
         callbacks.Descriptors(config.evaluation.strips),
         callbacks.Throughput(),
         callbacks.Memory(),
-        callbacks.Evaluation(config, signal, checkpointing),
+        whitening,
+        callbacks.Evaluation(config, signal, checkpointing, whitening),
         *further,
         checkpointing,  # after those whose state it saves
         callbacks.Exchanging(exchange),

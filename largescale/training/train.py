@@ -35,7 +35,7 @@ def train(config: TrainConfig, dry: bool = False) -> None:
         trainer.fit()
         if world.is_first:
             print(farewell(trainer), flush=True)
-        if trainer.finished:
+        if trainer.finished and not trainer.stopping:
             world.decide(lambda: leave_model(config))
             final.score(config, world)
             model = world.decide(lambda: leave_model(config))  # again: as these evaluations have it

@@ -27,6 +27,7 @@ from largescale.evaluation import evaluate
 from largescale.evaluation.config import EvaluateConfig
 from largescale.program.inputs import after_training
 from largescale.training.build import build_trainer
+from largescale.training.finishing.final import scored_weights
 from largescale.training.settings.default_recipe import LABELS
 from largescale.training.settings.recipe import TrainConfig
 
@@ -107,7 +108,8 @@ def measure(run: Run) -> None:
             if not trainer.finished:  # stopped by a signal
                 return
         trained = time.time()
-        results = evaluate(trainer.evaluated_model(), run.evaluation(folder, config), world)
+        found = trainer.evaluated_model() if run.method == "before" else scored_weights(config.directory)
+        results = evaluate(found, run.evaluation(folder, config), world)
     row: dict[str, Any] = {"run": run.key, "seconds": round(trained - began), "score_seconds": round(time.time() - trained)}
     row |= {name: round(100 * results.protocols[0].metrics[name].value, 2) for name in METRICS}
     row["trouble"] = troubles(folder / "run" / "log.jsonl")

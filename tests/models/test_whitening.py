@@ -103,6 +103,32 @@ def test_the_papers_form() -> None:
     np.testing.assert_allclose(whitener.directions, signs * expected, rtol=1e-9)
 
 
+def test_shrinking() -> None:
+    """The covariance of the differences gives way to a sphere: (1 - s) S + s (tr S / D) 1 becomes white."""
+    random = np.random.default_rng(0)
+    x, (queries, positives) = random.normal(size=(60, 6)) * [1, 2, 3, 4, 5, 6], random.integers(60, size=(2, 40))
+    same = (x[queries] - x[positives]).T @ (x[queries] - x[positives]) / 40
+    for share in (0.25, 1.0):
+        directions = LearnedWhitening.fit(x, queries, positives, shrinkage=share).directions.numpy()
+        np.testing.assert_allclose(
+            directions @ ((1 - share) * same + share * np.trace(same) / 6 * np.eye(6)) @ directions.T, np.eye(6), atol=1e-9
+        )
+    turned = LearnedWhitening.fit(x, queries, positives, shrinkage=1.0)
+    centered = x - turned.mean.numpy()
+    cosines = centered @ centered.T / np.outer(*[np.linalg.norm(centered, axis=1)] * 2)
+    np.testing.assert_allclose(turned.apply(x) @ turned.apply(x).T, cosines, atol=1e-5)  # l2_normalize adds 1e-6 to lengths
+
+
+def test_shrinking_bears_fewer_pairs_than_dimensions() -> None:
+    """What no pair spans is scaled as if it had the mean variance, and not by 1e5."""
+    x = np.random.default_rng(0).normal(size=(6, 40))
+    scales = [
+        np.linalg.svd(LearnedWhitening.fit(x, [0, 2], [1, 3], shrinkage=share).directions, compute_uv=False) for share in (0, 0.5)
+    ]
+    assert scales[0].max() / scales[0].min() > 1e4
+    assert scales[1].max() / scales[1].min() < 10
+
+
 def _fit_in_world(world: World) -> list[np.ndarray]:
     random = np.random.default_rng(0)
     x, (queries, positives) = random.normal(size=(301, 8)).astype(np.float32), random.integers(301, size=(2, 90))

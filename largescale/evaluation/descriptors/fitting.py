@@ -3,7 +3,7 @@
 n images, P pairs, D dimensions
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,15 @@ from largescale.corpus.manifest import Manifest
 from largescale.cpu import one_thread
 from largescale.distributed import World
 from largescale.evaluation.descriptors.derived import readable
-from largescale.models.whitening import LearnedWhitening, PCAWhitening, RowParts, Whitening
+from largescale.models.whitening import SHRINKAGE, Form, LearnedWhitening, PCAWhitening, RowParts, Rows, Whitening
 from largescale.settings import UserError
+
+LEARNED: Mapping[str, tuple[Form, float]] = {
+    "learned": ("cirtorch", 0.0),
+    "learned_paper": ("paper", 0.0),
+    "learned_shrunk": ("cirtorch", SHRINKAGE),
+}
+"""Form and shrinkage of each kind."""
 
 
 def matching_pairs(manifest: Manifest) -> np.ndarray:
@@ -46,7 +53,7 @@ def fitted(path: Path, kind: str, manifest: Manifest, ids: np.ndarray, parts: Se
     """The whitening in `path`; where there is none, rank 0 fits it.
 
     Args:
-        kind: pca, learned or learned_paper.
+        kind: pca, or one of `LEARNED`.
         ids: `(n,)` the images whose descriptors `parts` hold, side by side.
 
     Raises:
@@ -58,7 +65,7 @@ def fitted(path: Path, kind: str, manifest: Manifest, ids: np.ndarray, parts: Se
             return
         rows = RowParts(parts)
         with one_thread():
-            whitening = PCAWhitening.fit(rows) if kind == "pca" else _learned(manifest, ids, rows, kind)
+            whitening = PCAWhitening.fit(rows) if kind == "pca" else learned(kind, manifest, ids, rows)
         with committed_file(path) as temporary, temporary.open("wb") as file:
             np.savez(file, mean=whitening.mean.numpy(), directions=whitening.directions.numpy())
 
@@ -67,9 +74,19 @@ def fitted(path: Path, kind: str, manifest: Manifest, ids: np.ndarray, parts: Se
         return Whitening(torch.from_numpy(file["mean"]), torch.from_numpy(file["directions"]))
 
 
-def _learned(manifest: Manifest, ids: np.ndarray, rows: RowParts, kind: str) -> Whitening:
+def learned(kind: str, manifest: Manifest, ids: np.ndarray, rows: Rows, world: World | None = None) -> Whitening:
+    """From the matching pairs among some images.
+
+    Args:
+        kind: one of `LEARNED`.
+        ids: `(n,)` the images whose descriptors `(n, D)` are given.
+        world: its ranks, which all have them, share the work.
+
+    Raises:
+        UserError: there are no pairs.
+    """
     pairs = pairs_among(manifest, ids)
     if not len(pairs):
         raise UserError(f"whitening={kind}: {manifest.name} has neither pairs nor labels of two images; use whitening=pca")
-    queries, positives = pairs.T
-    return LearnedWhitening.fit(rows, queries, positives, "paper" if kind == "learned_paper" else "cirtorch")
+    (queries, positives), (form, shrinkage) = pairs.T, LEARNED[kind]
+    return LearnedWhitening.fit(rows, queries, positives, form, world, shrinkage)

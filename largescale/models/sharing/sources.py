@@ -1,6 +1,7 @@
 """Whatever a trained network may be in: a folder, the hub, a run, a weights file, a published checkpoint."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,14 @@ from largescale.models.sharing.folder import CONFIG, MODEL, Contents, Descriptor
 from largescale.models.sharing.hub import PREFIX, fetch
 from largescale.models.sharing.released import read_released
 from largescale.models.weights import load_weights
+from largescale.models.whitening import Whitening
 from largescale.settings import UserError
+from largescale.tensors import read_tensors, write_tensors
 
 Source = str | Path | ModelConfig
+WHITENING = ".whitening.safetensors"
+FITTED = "learned_shrunk"
+"""The kind of it, as evaluations name it."""
 
 
 def open_contents(source: Source, multiscale: bool = False) -> tuple[Contents, str]:
@@ -47,7 +53,7 @@ def open_contents(source: Source, multiscale: bool = False) -> tuple[Contents, s
         raise UserError(f"there is no model {path}: give a folder, hub:USER/NAME, a run, a weights file or a checkpoint")
     if path.suffix == ".safetensors":
         weights = load_weights(path)
-        contents = of_network(restored(weights, str(path)).eval(), weights.metadata, _anchors(path))
+        contents = of_network(restored(weights, str(path)).eval(), weights.metadata, read_whitening(path), _anchors(path))
     else:
         contents = read_released(path, multiscale)
     return contents, digest_of(contents)
@@ -58,10 +64,32 @@ def told(source: Source) -> str:
     return f"{source.backbone}, weights={source.weights}" if isinstance(source, ModelConfig) else str(source)
 
 
-def of_network(network: RetrievalNet, about: Mapping[str, Any], anchors: torch.Tensor | None = None) -> Contents:
-    """With the size and fit of its training, or as published."""
-    settings = DescriptorConfig.seen_as(network.contract, exponent=network.scale_exponent, dim=network.dim)
-    return Contents(network, settings, None, anchors, about)
+def of_network(
+    network: RetrievalNet, about: Mapping[str, Any], whitening: Whitening | None = None, anchors: torch.Tensor | None = None
+) -> Contents:
+    """With the size and fit of its training, or as published.
+
+    Args:
+        whitening: that training fitted.
+    """
+    fitted = {} if whitening is None else {"whitening": FITTED}
+    settings = DescriptorConfig.seen_as(network.contract, exponent=network.scale_exponent, dim=network.dim, **fitted)
+    return Contents(network, settings, whitening, anchors, about)
+
+
+def write_whitening(weights: Path, whitening: Whitening) -> None:
+    """Beside a weights file."""
+    write_tensors(weights.with_suffix(WHITENING), asdict(whitening))
+
+
+def read_whitening(weights: Path) -> Whitening | None:
+    """That beside a weights file, where there is one.
+
+    Raises:
+        DamagedError: it is not what was written.
+    """
+    file = weights.with_suffix(WHITENING)
+    return Whitening(**read_tensors(file)[0]) if file.exists() else None
 
 
 def _anchors(weights: Path) -> torch.Tensor | None:

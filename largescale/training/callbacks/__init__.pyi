@@ -3,6 +3,7 @@ from .checkpointing import Checkpointing as Checkpointing
 from .console import Console as Console
 from .evaluation import Evaluation as Evaluation
 from .exchanging import Exchanging as Exchanging
+from .fitted_whitening import FittedWhitening as FittedWhitening
 from .garbage import Garbage as Garbage
 from .health.bad_images import BadImages as BadImages
 from .health.degenerate import Degenerate as Degenerate

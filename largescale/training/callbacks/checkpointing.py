@@ -10,6 +10,7 @@ from torch import Tensor
 from largescale.commit import complete_directories, own_paths, write_array
 from largescale.corpus.loading import Step
 from largescale.models.network import RetrievalNet
+from largescale.models.sharing.sources import WHITENING
 from largescale.models.weights import save_weights
 from largescale.training.callbacks.base import Callback
 from largescale.training.checkpoints.checkpoint import NAME, WEIGHTS_NAME, Checkpoints, step_of
@@ -68,6 +69,7 @@ class Checkpointing(Callback):
         weights = part(tensors, "model.net." if trainer.average is None else "average.")
         file = self.weights / f"step-{self.saved:06d}.safetensors"
         save_weights(network, file, about, weights)
+        file.with_suffix(WHITENING).unlink(missing_ok=True)  # of other weights
         _export_anchors(file.with_suffix(".anchors.npy"), tensors)
         kept = {0, self.saved, *map(step_of, complete_directories(self.checkpoints.directory, NAME))}
         for file in own_paths(self.weights, WEIGHTS_NAME):

@@ -16,10 +16,11 @@ from largescale.evaluation.config import EvaluateConfig
 from largescale.evaluation.report.pictures import RankedPictures
 from largescale.evaluation.report.strips import strip
 from largescale.evaluation.results import AXES, ProtocolResult, Results, distractor_curve, read_records, shown
+from largescale.models.sharing.sources import of_network
 from largescale.processes import StoppedError
-from largescale.program.inputs import after_training
 from largescale.training.callbacks.base import Callback
 from largescale.training.callbacks.checkpointing import Checkpointing
+from largescale.training.callbacks.fitted_whitening import FittedWhitening
 from largescale.training.checkpoints.checkpoint import best_of
 from largescale.training.settings.recipe import TrainConfig
 
@@ -29,19 +30,19 @@ log = logging.getLogger(__name__)
 class Evaluation(Callback):
     """Results go to RUN/evaluation/step-000123; what is there already is read back."""
 
-    def __init__(self, config: TrainConfig, signal: StopSignal, checkpointing: Checkpointing) -> None:
-        self.config, self.signal, self.checkpointing = config, signal, checkpointing
+    def __init__(self, config: TrainConfig, signal: StopSignal, checkpointing: Checkpointing, whitening: FittedWhitening) -> None:
+        self.config, self.signal, self.checkpointing, self.whitening = config, signal, checkpointing, whitening
 
     def at_epoch_boundary(self) -> None:
-        settings, trainer = self.config.evaluation, self.trainer
-        due = trainer.finished or (settings.every and trainer.progress.epoch % settings.every == 0)
-        if settings.gallery is None or not settings.every or not due or trainer.stopping:
+        trainer = self.trainer
+        if trainer.stopping or not self.config.evaluation.is_due(trainer.progress.epoch, trainer.finished):
             return
         self.checkpointing.save()
         out = self.config.directory / "evaluation" / f"step-{trainer.progress.step:06d}"
         stage = stage_config(self.config, out)
         try:
-            results = evaluate(trainer.evaluated_model(), stage, trainer.world, lambda: self.signal.received)
+            contents = of_network(trainer.evaluated_model(), {}, self.whitening.fitted)
+            results = evaluate(contents, stage, trainer.world, lambda: self.signal.received)
         except StoppedError:
             trainer.stop("a stop signal while evaluating")
             return
@@ -82,7 +83,7 @@ def stage_config(config: TrainConfig, out: Path) -> EvaluateConfig:
         gallery=settings.gallery,
         queries=settings.queries,
         distractors=settings.distractors,
-        images=settings.images or after_training(config.images),
+        images=config.scored_images,
         loader=config.loader,
         storage=config.storage,
         precision=config.precision,

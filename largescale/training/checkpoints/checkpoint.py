@@ -32,8 +32,8 @@ FORMAT = 2
 RECORD = "progress.json"
 NAME = r"step-\d{6,}"
 """Of a checkpoint."""
-WEIGHTS_NAME = rf"{NAME}\.(safetensors|anchors\.npy)"
-"""Of the weights of a step, and of its class anchors."""
+WEIGHTS_NAME = rf"{NAME}\.((whitening\.)?safetensors|anchors\.npy)"
+"""Of the weights of a step, of its whitening and of its class anchors."""
 WRAPPERS = {"module", "_orig_mod"}
 
 

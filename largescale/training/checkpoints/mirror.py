@@ -37,6 +37,7 @@ class RunMirror(TrainingExchange):
         new = own.keys() - there
         if new:  # so the record is as long as each of them says, at least
             self._send_what_they_need()
+        self._send_weights()  # a whitening comes after the checkpoint
         for name in sorted(new):
             self._pack(own[name], f"{CHECKPOINTS}/{name}")
         self._put_changed(self.folder / CHECKPOINTS / BEST, f"{CHECKPOINTS}/{BEST}")
@@ -72,13 +73,15 @@ class RunMirror(TrainingExchange):
             self._pack(generations[name], f"{NEGATIVES}/{name}")
         for path in [*self.folder.glob(f"{NEGATIVES}/taken-*.json"), *self.folder.glob(f"{NEGATIVES}/positives-*.npy")]:
             self._put_changed(path, f"{NEGATIVES}/{path.name}")
-        weights = {path.name: path for path in own_paths(self.folder / WEIGHTS, KEPT[WEIGHTS])}
-        for name in sorted(weights.keys() - self._names(WEIGHTS)):
-            self._put(weights[name], f"{WEIGHTS}/{name}")
-        for name in self._names(WEIGHTS) - weights.keys():
-            self._remove(f"{WEIGHTS}/{name}")
         for name in (LOG, "config.yaml"):
             self._put_changed(self.folder / name, name)
+
+    def _send_weights(self) -> None:
+        weights, there = {path.name: path for path in own_paths(self.folder / WEIGHTS, KEPT[WEIGHTS])}, self._names(WEIGHTS)
+        for name in sorted(weights.keys() - there):
+            self._put(weights[name], f"{WEIGHTS}/{name}")
+        for name in there - weights.keys():
+            self._remove(f"{WEIGHTS}/{name}")
 
     def _pack(self, path: Path, name: str) -> None:
         with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".mirror-") as packed:

@@ -15,7 +15,7 @@ def farewell(trainer: Trainer) -> str:
     """Of a run that has ended: how to train on, and to score its weights, or, of one that was stopped, how to go on."""
     config, world = trainer.config, trainer.world
     directory, step, total = config.directory, trainer.progress.step, trainer.total_steps
-    if trainer.finished:
+    if trainer.finished and not trainer.stopping:
         return f"{directory} is finished: {step:,} steps. {_more(config, step)}\n{_result(config, world, step)}"
     command = command_of(world, config.name)
     return f"{directory} is stopped by {trainer.stopping} after step {step:,} of {total:,}. To go on:\n  {command}"

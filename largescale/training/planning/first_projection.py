@@ -8,16 +8,12 @@ import torch
 
 from largescale.corpus.corpus import Corpus
 from largescale.distributed import World
-from largescale.embedding import Embedder, gather_by_id
-from largescale.evaluation.descriptors.fitting import images_to_fit, pairs_among
+from largescale.evaluation.descriptors.fitting import learned, pairs_among
 from largescale.models.network import RetrievalNet
-from largescale.models.whitening import LearnedWhitening, PCAWhitening, Whitening
+from largescale.models.whitening import PCAWhitening
 from largescale.settings import UserError
+from largescale.training.planning.sample import describe_sample
 from largescale.training.settings.recipe import TrainConfig
-
-IMAGES = 20_000
-"""Most images of the training corpus that it is fitted on."""
-BATCH_SIZE = 16
 
 
 def start_projection(network: RetrievalNet, config: TrainConfig, corpus: Corpus, world: World) -> None:
@@ -35,7 +31,9 @@ def start_projection(network: RetrievalNet, config: TrainConfig, corpus: Corpus,
             f"directions than that; use model.projection={projection.in_features} or fewer, or model.projection_start=random"
         )
     ids, rows = _describe(network, config, corpus, world)
-    whitening = PCAWhitening.fit(rows, world=world) if kind == "pca" else _learned(corpus, ids, rows, world)
+    if kind == "learned":
+        _check_pairs(corpus, ids, rows.shape[1])
+    whitening = PCAWhitening.fit(rows, world=world) if kind == "pca" else learned(kind, corpus.manifest, ids, rows, world)
     directions = whitening.directions[: projection.out_features]  # (d, D)
     with torch.no_grad():
         projection.weight.copy_(directions)
@@ -44,21 +42,16 @@ def start_projection(network: RetrievalNet, config: TrainConfig, corpus: Corpus,
 
 def _describe(network: RetrievalNet, config: TrainConfig, corpus: Corpus, world: World) -> tuple[np.ndarray, np.ndarray]:
     """`(n,)` ids of images, and their descriptors before the projection `(n, D)`, on every rank."""
-    wanted, network.projection, projection = images_to_fit(corpus.manifest, IMAGES), None, network.projection
-    embedder = Embedder.in_world(world, config.images, BATCH_SIZE, config.loader, config.precision)
-    label = "whitening" if world.is_first else None
-    passed = embedder.embed(network.to(world.device), corpus, wanted, progress=label)
-    found = gather_by_id(passed, world)
+    network.projection, projection = None, network.projection
+    found = describe_sample(network.to(world.device), config.images, config, corpus, world)
     network.projection = projection
     return found
 
 
-def _learned(corpus: Corpus, ids: np.ndarray, rows: np.ndarray, world: World) -> Whitening:
+def _check_pairs(corpus: Corpus, ids: np.ndarray, dim: int) -> None:
     pairs = pairs_among(corpus.manifest, ids)
-    if len(pairs) < rows.shape[1]:
+    if len(pairs) < dim:
         raise UserError(
-            f"model.projection_start=learned: {corpus.manifest.name} has {len(pairs):,} matching pairs for {rows.shape[1]:,} "
+            f"model.projection_start=learned: {corpus.manifest.name} has {len(pairs):,} matching pairs for {dim:,} "
             "dimensions, and what they do not span would be magnified without bound; use model.projection_start=pca"
         )
-    queries, positives = pairs.T
-    return LearnedWhitening.fit(rows, queries, positives, world=world)

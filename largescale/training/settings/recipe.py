@@ -15,6 +15,7 @@ from largescale.mining.config import MiningConfig
 from largescale.models.config import ModelConfig
 from largescale.names import Location, Locations, RunName
 from largescale.precision import Precision
+from largescale.program.inputs import after_training
 from largescale.settings import Settings
 from largescale.tracking import TrackingConfig
 from largescale.training.settings.config import (
@@ -71,6 +72,10 @@ class PeriodicEvaluationConfig(Settings):
     """How images become tensors; null: as in training, without augmentation."""
     strips: NonNegativeInt = 20
     """Rankings shown as a table of pictures in W&B."""
+
+    def is_due(self, epoch: int, last: bool) -> bool:
+        """Whether there is one before this epoch, of which 0 is the first, or after the last one."""
+        return self.gallery is not None and self.every > 0 and (last or epoch % self.every == 0)
 
 
 class FinalEvaluationConfig(Settings):
@@ -142,6 +147,9 @@ class TrainConfig(Settings):
     average: Averaging | None = None
     """What is evaluated, mined with and exported in place of the weights: mean, that of the weights after every update (Polyak);
     or a number, the weight of the old average in an exponential one, for example 0.999. null: the weights themselves."""
+    whitening: bool = False
+    """Whenever the network is scored, and at the end, fit a whitening that goes with its weights wherever they are used: learned
+    from the matching pairs of the training corpus and shrunk, so that in what images of a label differ counts less."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     non_finite: NonFiniteConfig = NonFiniteConfig()
     trouble: TroubleConfig = TroubleConfig()
@@ -156,6 +164,11 @@ class TrainConfig(Settings):
     @property
     def directory(self) -> Path:
         return self.runs / self.name
+
+    @property
+    def scored_images(self) -> ImagesConfig:
+        """How the network sees images while it is scored."""
+        return self.evaluation.images or after_training(self.images)
 
     @model_validator(mode="after")
     def _plan_fits_loss(self) -> "TrainConfig":
@@ -220,6 +233,20 @@ class TrainConfig(Settings):
             raise ValueError(
                 "model.normalize=true with loss.name=class_anchor: unit descriptors could never reach anchors of another length; "
                 "use model.normalize=false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rows_to_whiten(self) -> "TrainConfig":
+        if self.whitening and self.model.metric == "l2":
+            raise ValueError(
+                "whitening=true makes unit rows, but these descriptors are compared by distance (model.metric=l2), lengths "
+                "included; use whitening=false"
+            )
+        if self.whitening and self.loss.matryoshka:
+            raise ValueError(
+                "whitening=true with loss.matryoshka: it mixes the dimensions whose first ones were trained to be enough; use "
+                "one of them"
             )
         return self
 

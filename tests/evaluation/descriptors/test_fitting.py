@@ -23,6 +23,7 @@ def test_each_kind_is_fitted_once_from_all_shards(tmp_path: Path) -> None:
         "pca": PCAWhitening.fit(rows),
         "learned": LearnedWhitening.fit(rows, *np.array(pairs).T),
         "learned_paper": LearnedWhitening.fit(rows, *np.array(pairs).T, form="paper"),
+        "learned_shrunk": LearnedWhitening.fit(rows, *np.array(pairs).T, shrinkage=2 / 3),
     }
     with alone() as world:
         for kind, whitening in expected.items():

@@ -44,6 +44,8 @@ def test_an_empty_disk_gets_what_the_run_had(url: str, tmp_path: Path) -> None:
     (run / "weights/step-000003.safetensors").unlink()
     checkpoint(run, 9)
     mirror.sync()
+    write_text(run / "weights/step-000009.whitening.safetensors", "fitted when the checkpoint was on its way")
+    mirror.sync()
     assert RunMirror(url, other).restore()
     assert files(other) == files(run)
     assert [path.name for path in complete_directories(other / "checkpoints", r"step-\d+")] == [
