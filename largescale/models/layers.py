@@ -1,6 +1,7 @@
 """The layers of a backbone in the order in which images pass them: the stem, then stages or blocks; and what of them learns."""
 
 import re
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from torch import nn
@@ -10,6 +11,7 @@ from largescale.models.backbones.timm_backbones import TimmBackbone
 from largescale.models.network import RetrievalNet
 from largescale.settings import UserError
 
+OF_TORCHVISION = {"class_token", "pos_embedding", "relative_position_bias_table"}
 NUMBERED = re.compile(r"^.*?[._]\d+(?=\.)")
 """The name of a parameter up to its first number: `layer1.0`, `encoder.layers.encoder_layer_3`."""
 
@@ -19,6 +21,13 @@ def layers_of(backbone: nn.Module) -> dict[str, int]:
     if isinstance(backbone, TimmBackbone) and hasattr(backbone.model, "group_matcher"):
         return {f"model.{name}": number for name, number in _by_timm(backbone.model).items()}
     return _by_name([name for name, _ in backbone.named_parameters()])
+
+
+def positions_and_tokens(backbone: nn.Module) -> set[str]:
+    """Names of the parameters that are added to tokens or are ones, as timm lists them and torchvision names them."""
+    if isinstance(backbone, TimmBackbone):
+        return {f"model.{name}" for name in _listed_by_timm(backbone.model)}
+    return {name for name, _ in backbone.named_parameters() if name.split(".")[-1] in OF_TORCHVISION}
 
 
 def freeze_layers(net: RetrievalNet, count: int) -> int:
@@ -52,6 +61,16 @@ def _by_timm(model: Any) -> dict[str, int]:
     found = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
     numbers = {number: place for place, number in enumerate(sorted(set(found.values())))}
     return {name: numbers[number] for name, number in found.items()}
+
+
+def _listed_by_timm(model: Any) -> Iterator[str]:
+    """What it leaves out of weight decay, biases and scales included."""
+    from timm.optim import param_groups_weight_decay
+
+    listed: Collection[str] = getattr(model, "no_weight_decay", tuple)()
+    groups = param_groups_weight_decay(model, 1.0, no_weight_decay_list=listed)
+    kept = {id(parameter) for group in groups if not group["weight_decay"] for parameter in group["params"]}
+    yield from (name for name, parameter in model.named_parameters() if id(parameter) in kept)
 
 
 def _by_name(names: list[str]) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """The shared softmax head against insightface's PartialFC written plainly.
 
-`python -m tests.benchmarks.bench_head [CLASSES [DIM]]`
+`python -m tests.benchmarks.bench_head [CLASSES [DIM [RATE]]]`
 
 C classes over the ranks, of which a rank holds C_r and compares with n_r, B images, D dimensions.
 """
@@ -141,8 +141,8 @@ def fastest(step: Any) -> float:
     return min(times)
 
 
-def head(classes: int, dim: int) -> Iterator[Row]:
-    for rate in (1.0, 0.1):
+def head(classes: int = 1_000_000, dim: int = 512, *rates: float) -> Iterator[Row]:
+    for rate in rates or (1.0, 0.1):
         ours, theirs = (run_world(RANKS, work, classes, dim, rate, timeout_s=1800) for work in (_ours, _theirs))
         seconds = [max(answer[0] for answer in answers) for answers in (ours, theirs)]
         memory = [max(answer[1] for answer in answers) for answers in (ours, theirs)]
@@ -155,8 +155,8 @@ def head(classes: int, dim: int) -> Iterator[Row]:
 
 
 def main() -> None:
-    classes, dim = [*map(int, sys.argv[1:]), *(1_000_000, 512)[len(sys.argv) - 1 :]]
-    sys.exit(not report(head(classes, dim)))
+    given = [kind(value) for kind, value in zip((int, int, float), sys.argv[1:], strict=False)]
+    sys.exit(not report(head(*given)))
 
 
 if __name__ == "__main__":

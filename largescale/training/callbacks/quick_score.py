@@ -65,7 +65,11 @@ class QuickScore(Callback):
             )
 
     def is_worse(self, before: np.ndarray, after: np.ndarray, early: bool) -> bool:
-        """Whether the queries' scores `(n,)` at one more look are lower than before training, and no higher than at the last."""
+        """Whether the queries' scores `(n,)` at one more look are lower than before training, and no higher than at the last.
+
+        Args:
+            early: it is not the last look, so that a fifth must be lost.
+        """
         change, earlier = after - before, self.last
         self.last = float(after.mean())
         lost = max(ERRORS * change.std() / math.sqrt(len(change)), EARLY_LOSS * before.mean() if early else 0.0)

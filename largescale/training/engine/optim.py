@@ -1,7 +1,7 @@
 """Parameter groups, optimizers and learning-rate schedules."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,8 @@ class Layers:
 
     numbers: Mapping[str, int] = field(default_factory=dict)
     """Of the parameters of the backbone, by their names in the module: 0 is nearest to the image."""
+    kept: Set[str] = frozenset()
+    """Of those, the ones that are not decayed: positions and tokens."""
     late: int = 0
     """The first so many layers learn later than the others."""
     first_update: int = 0
@@ -42,7 +44,7 @@ def parameter_groups(module: nn.Module, config: OptimConfig, layers: Layers = ON
 
     The GeM exponent has a rate of its own and its own decay (cirtorch: 10 times the rate, no decay), the projection and the
     loss's parameters have rates of their own, and with layer-wise decay each layer of the backbone. Parameters of one dimension
-    (biases, scales and shifts of normalization) are not decayed.
+    (biases, scales and shifts of normalization) are not decayed, nor are positions and tokens.
     """
     rules = {
         "exponent": (config.gem_lr_mult, config.gem_weight_decay),
@@ -55,7 +57,7 @@ def parameter_groups(module: nn.Module, config: OptimConfig, layers: Layers = ON
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             role = "exponent" if id(parameter) in exponents else _role(name)
-            flat = parameter.ndim < 2 and role in ("projection", "backbone")
+            flat = name in layers.kept or (parameter.ndim < 2 and role in ("projection", "backbone"))
             key = (role, flat, layers.scale(name, config.layer_decay), layers.starts(name))
             groups.setdefault(key, []).append(parameter)
     groups = groups or {("backbone", False, 1.0, 0): []}  # an optimizer wants one

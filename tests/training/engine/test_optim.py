@@ -128,3 +128,26 @@ def test_layers_decay_by_timms_own_grouping(name: str) -> None:
     assert found == pytest.approx({name: factors[id(parameter)] for name, parameter in model.named_parameters()})
     assert len({*found.values()}) == max(layers_of(net.backbone).values()) + 1 > 3
     assert max(found.values()) == 1
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_vit3", "swin_tiny_patch4_window7_224", "test_convnext"])
+def test_what_is_decayed_is_what_timm_decays(name: str) -> None:
+    net = build_network(ModelConfig(backbone=f"timm:{name}"))
+    model, config = net.backbone.model, OptimConfig(weight_decay=0.1)
+    theirs = timm.optim.param_groups_weight_decay(model, 0.1, no_weight_decay_list=getattr(model, "no_weight_decay", tuple)())
+    wanted = {id(parameter): group["weight_decay"] for group in theirs for parameter in group["params"]}
+    ours = parameter_groups(StepModule(net, ProxyLoss(), ALONE), config, layers_in(net))
+    found = {id(parameter): group["weight_decay"] for group in ours for parameter in group["params"]}
+    assert {name: found[id(parameter)] for name, parameter in model.named_parameters()} == {
+        name: wanted[id(parameter)] for name, parameter in model.named_parameters()
+    }
+    assert {*wanted.values()} == {0.0, 0.1}
+
+
+def test_positions_and_tokens_of_torchvision_are_not_decayed() -> None:
+    net = build_network(ModelConfig(backbone="vit_b_16"))
+    groups = parameter_groups(StepModule(net, ProxyLoss(), ALONE), OptimConfig(weight_decay=0.1), layers_in(net))
+    kept = {id(parameter) for group in groups if group["weight_decay"] == 0 for parameter in group["params"]}
+    assert id(net.backbone.class_token) in kept
+    assert id(net.backbone.encoder.pos_embedding) in kept
+    assert id(net.backbone.encoder.layers[0].mlp[0].weight) not in kept
