@@ -109,6 +109,8 @@ def _said(config: TrainConfig, network: RetrievalNet, idle: Sequence[str]) -> li
     if config.images.augment and config.images.augment.test_scale != 1:
         after = stated(network.contract, after_training(seen_by(network.contract, config.images)))
         said.append(f"after training, in evaluations and in use, it sees them with {after}")
+    if config.whitening:
+        said.append("wherever it is scored, and in use, its descriptors are whitened by what the corpus teaches")
     if config.model.weights == "none":
         said.append("it begins with random weights; model.weights=imagenet downloads published ones, or give a file")
     if idle:

@@ -18,7 +18,7 @@ from largescale.settings import Settings
 log = logging.getLogger(__name__)
 
 LABELS = recipe("labels")
-CHOICES = ("loss", "tuples", "mining", "batches")
+CHOICES = ("loss", "tuples", "mining")
 """Settings with which a user has chosen what to learn from."""
 
 

@@ -26,6 +26,14 @@ def test_labels_without_pairs_take_the_recipe_for_labels(corpora: dict[str, Path
     assert (config.loss.name, config.optim.lr) == (load(TrainConfig, [str(LABELS)]).loss.name, 1e-5)
 
 
+@pytest.mark.slow
+def test_other_batches_are_batches_of_the_recipe(corpora: dict[str, Path]) -> None:
+    config = load(TrainConfig, with_default_recipe([f"corpus={corpora['many']}", "batches.per_epoch=7"]))
+    assert config.loss == load(TrainConfig, [str(LABELS)]).loss
+    assert config.batches is not None
+    assert (config.batches.per_epoch, config.batches.classes_per_batch) == (7, 16)
+
+
 def test_few_labels_make_whole_batches(corpora: dict[str, Path]) -> None:
     batches = load(TrainConfig, with_default_recipe([f"corpus={corpora['few']}"])).batches
     assert batches is not None
