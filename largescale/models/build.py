@@ -22,6 +22,7 @@ from largescale.models.layers import freeze_layers
 from largescale.models.lora import add_adapters
 from largescale.models.network import ONE_CELL, RetrievalNet
 from largescale.models.weights import FORMAT, State, Weights, load_exactly, load_weights, read_pickle, read_safetensors
+from largescale.program.logs import ONCE
 from largescale.settings import UserError
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,8 @@ def _check_gem(name: str, backbone: nn.Module, contract: Contract) -> None:
             "GeM takes them for 0; use pooling=own, class_token, class_mean, spoc or mac, or leave it out"
         )
     if share := negative_share(backbone, contract):
-        log.warning("pooling=gem of %s: %.0f %% of its map are negative, and GeM takes them for 0", name, 100 * share)
+        told = "pooling=gem of %s: %.0f %% of its map are negative, and GeM takes them for 0"
+        log.warning(told, name, 100 * share, extra=ONCE)
 
 
 def _default_pooling(name: str, backbone: nn.Module, contract: Contract) -> Pooling:
@@ -96,7 +98,8 @@ def _default_pooling(name: str, backbone: nn.Module, contract: Contract) -> Pool
     share = negative_share(backbone, contract)
     if not share:
         return "gem"
-    log.info("pooling=spoc of %s: %.0f %% of its map are negative, which GeM would take for 0", name, 100 * share)
+    told = "pooling=spoc of %s: %.0f %% of its map are negative, which GeM would take for 0"
+    log.info(told, name, 100 * share, extra=ONCE)
     return "spoc"
 
 

@@ -6,6 +6,9 @@ import sys
 
 from largescale.names import without_secrets
 
+ONCE = {"once": True}
+"""`extra` of a line that every rank would say alike: the first one does."""
+
 
 class _AboveBars(logging.Handler):
     """To the standard error, above a bar of progress that may be there; the standard output has what a program answers."""
@@ -26,8 +29,9 @@ class _WithoutSecrets(logging.Formatter):
 
 def show_logs() -> None:
     """Show what our packages log, from INFO on. A program calls this once, at its start."""
-    handler = _AboveBars()
-    handler.setFormatter(_WithoutSecrets(f"%(asctime)s rank {os.environ.get('RANK', '0')}: %(message)s", "%H:%M:%S"))
+    handler, rank = _AboveBars(), os.environ.get("RANK", "0")
+    handler.setFormatter(_WithoutSecrets(f"%(asctime)s rank {rank}: %(message)s", "%H:%M:%S"))
+    handler.addFilter(lambda record: rank == "0" or not getattr(record, "once", False))
     logger = logging.getLogger("largescale")
     logger.setLevel(logging.INFO)
     logger.handlers, logger.propagate = [handler], False

@@ -23,6 +23,7 @@ from largescale.models.network import RetrievalNet
 from largescale.models.transform.graph import Graph
 from largescale.models.transform.multiscale import AtScales
 from largescale.precision import Resolved, autocast
+from largescale.program.logs import ONCE
 
 Network = RetrievalNet | AtScales
 log = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ def _layers(network: RetrievalNet) -> nn.Module | None:
 
 @lru_cache(256)
 def _say(text: str) -> None:
-    log.info(text)
+    log.info(text, extra=ONCE)
 
 
 @torch.inference_mode()

@@ -1,7 +1,6 @@
 """What a run without a recipe takes: labels.yaml for a corpus that has labels and no pairs; else the defaults of the settings."""
 
 import logging
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ from largescale.corpus.default import only_corpus
 from largescale.corpus.manifest import Manifest
 from largescale.corpus.storage.storage import open_storage
 from largescale.program.cli import recipe
+from largescale.program.logs import ONCE
 from largescale.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -46,8 +46,7 @@ def with_default_recipe(arguments: Sequence[str]) -> list[str]:
     if manifest.pairs is not None or labels < 2:
         return list(arguments)
     taken = [str(LABELS), *_fewer(labels)]
-    if os.environ.get("RANK", "0") == "0":
-        log.info("%s has labels and no pairs: taking the recipe %s", location, " ".join(taken))
+    log.info("%s has labels and no pairs: taking the recipe %s", location, " ".join(taken), extra=ONCE)
     return [*taken, *arguments]
 
 
