@@ -52,6 +52,15 @@ def read_tensors(path: Path, checksum: str | None = None) -> tuple[Tensors, dict
     return tensors, header
 
 
+def read_copies(path: Path) -> Tensors:
+    """As `read_tensors`, in memory of our own: those of a file follow what becomes of it, also while it is copied over.
+
+    Raises:
+        FileNotFoundError, DamagedError: as `read_tensors`.
+    """
+    return {name: tensor.clone() for name, tensor in read_tensors(path)[0].items()}
+
+
 def checksum_of_tensors(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]) -> str:
     """Of names, types, shapes, numbers and header."""
     digest = xxhash.xxh3_64()

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import PositiveFloat, PositiveInt, ValidationError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from largescale.commit import claim_folder, committed_file, read_json, write_json, write_text
 from largescale.models.backbones.contract import Contract, Fit, Interpolation
@@ -31,6 +31,7 @@ from largescale.models.whitening import Whitening
 from largescale.precision import Precision
 from largescale.program.cli import called
 from largescale.settings import Settings, UserError
+from largescale.tensors import read_copies
 
 FORMAT, VERSION = "largescale model", 1
 CONFIG, NETWORK, WHITENING, ANCHORS, CARD = (
@@ -171,8 +172,8 @@ def read_folder(directory: Path) -> tuple[Contents, str]:
     if weights.config != stated:
         raise UserError(f"{directory / NETWORK} holds another network than {CONFIG} describes; copy the folder again")
     network = restored(weights, str(directory / NETWORK))
-    whitening = Whitening(**load_file(directory / WHITENING)) if WHITENING in values["files"] else None
-    anchors = load_file(directory / ANCHORS)["anchors"] if ANCHORS in values["files"] else None
+    whitening = Whitening(**read_copies(directory / WHITENING)) if WHITENING in values["files"] else None
+    anchors = read_copies(directory / ANCHORS)["anchors"] if ANCHORS in values["files"] else None
     digest = _hash({name: values[name] for name in ("model", "descriptor", "tensors")})
     return Contents(network.eval(), settings, whitening, anchors, values["about"]), digest
 

@@ -17,7 +17,7 @@ from largescale.models.sharing.released import read_released
 from largescale.models.weights import load_weights
 from largescale.models.whitening import Whitening
 from largescale.settings import UserError
-from largescale.tensors import read_tensors, write_tensors
+from largescale.tensors import read_copies, write_tensors
 
 Source = str | Path | ModelConfig
 WHITENING = ".whitening.safetensors"
@@ -89,7 +89,7 @@ def read_whitening(weights: Path) -> Whitening | None:
         DamagedError: it is not what was written.
     """
     file = weights.with_suffix(WHITENING)
-    return Whitening(**read_tensors(file)[0]) if file.exists() else None
+    return Whitening(**read_copies(file)) if file.exists() else None
 
 
 def _anchors(weights: Path) -> torch.Tensor | None:

@@ -45,6 +45,26 @@ def test_a_folder_gives_back_what_it_was_given(tmp_path: Path, contents: Content
 
 
 @pytest.mark.slow
+def test_a_model_in_memory_stays_what_it_was_when_its_files_are_copied_over(tmp_path: Path, contents: Contents) -> None:
+    """As `cp` and `rsync --inplace` do under a server that runs."""
+    write_folder(tmp_path / "model", contents, "")
+    found, _ = read_folder(tmp_path / "model")
+    for path in (tmp_path / "model").glob("*.safetensors"):
+        with path.open("r+b") as file:
+            file.seek(-64, 2)
+            file.write(b"\1" * 64)
+    assert found.whitening is not None
+    assert found.anchors is not None
+    assert contents.whitening is not None
+    assert contents.anchors is not None
+    assert torch.equal(found.whitening.directions, contents.whitening.directions[:16])
+    assert torch.equal(found.whitening.mean, contents.whitening.mean)
+    assert torch.equal(found.anchors, contents.anchors)
+    for name, tensor in contents.network.state_dict().items():
+        assert torch.equal(found.network.state_dict()[name], tensor)
+
+
+@pytest.mark.slow
 def test_another_network_or_setting_is_another_digest(tmp_path: Path) -> None:
     def digest(seed: int, size: int) -> str:
         network = tiny_network(seed)
