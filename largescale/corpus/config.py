@@ -84,6 +84,11 @@ class ImagesConfig(Settings):
     max_megapixels: float = Field(default=100, gt=0)
     """Larger images are refused before they are decoded, and count as bad."""
 
+    def after_training(self) -> "ImagesConfig":
+        """How a network that learns from such images sees them in evaluations and in use."""
+        scale = self.augment.test_scale if self.augment else 1.0
+        return self.model_copy(update={"size": self.size and round(self.size * scale), "augment": None})
+
 
 class BadImagesConfig(Settings):
     """What happens when images cannot be decoded."""

@@ -22,15 +22,9 @@ def seen_by(contract: Contract, images: ImagesConfig) -> ImagesConfig:
     )
 
 
-def after_training(images: ImagesConfig) -> ImagesConfig:
-    """How a network that learns from such images sees them in evaluations and in use."""
-    scale = images.augment.test_scale if images.augment else 1.0
-    return images.model_copy(update={"size": images.size and round(images.size * scale), "augment": None})
-
-
 def trained_on(contract: Contract, images: ImagesConfig) -> Contract:
     """The contract of a network that learns from such images: what describes with it later takes size and fit from there."""
-    seen = seen_by(contract, after_training(seen_by(contract, images)))
+    seen = seen_by(contract, seen_by(contract, images).after_training())
     assert seen.size is not None
     assert seen.fit is not None
     assert seen.interpolation is not None

@@ -14,7 +14,7 @@ from largescale.models.build import build_network
 from largescale.models.layers import freeze_idle, layers_of, positions_and_tokens
 from largescale.models.network import RetrievalNet
 from largescale.precision import agreed, resolve
-from largescale.program.inputs import after_training, seen_by, stated, trained_on
+from largescale.program.inputs import seen_by, stated, trained_on
 from largescale.settings import UserError
 from largescale.tracking import TrackedRun, Tracker
 from largescale.training import callbacks, preflight
@@ -107,7 +107,7 @@ def _said(config: TrainConfig, network: RetrievalNet, idle: Sequence[str]) -> li
         f"it trains in {config.precision}",
     ]
     if config.images.augment and config.images.augment.test_scale != 1:
-        after = stated(network.contract, after_training(seen_by(network.contract, config.images)))
+        after = stated(network.contract, seen_by(network.contract, config.images).after_training())
         said.append(f"after training, in evaluations and in use, it sees them with {after}")
     if config.whitening:
         said.append("wherever it is scored, and in use, its descriptors are whitened by what the corpus teaches")

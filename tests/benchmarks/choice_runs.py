@@ -25,7 +25,6 @@ from largescale.config import check, load
 from largescale.distributed import World
 from largescale.evaluation import evaluate
 from largescale.evaluation.config import EvaluateConfig
-from largescale.program.inputs import after_training
 from largescale.training.build import build_trainer
 from largescale.training.finishing.final import scored_weights
 from largescale.training.settings.default_recipe import LABELS
@@ -89,7 +88,7 @@ class Run:
 
     def evaluation(self, folder: Path, config: TrainConfig) -> EvaluateConfig:
         gallery = self.root / "data" / self.set / ("test" if self.final else "held")
-        images = after_training(config.images).model_dump(include={"size", "fit"})
+        images = config.images.after_training().model_dump(include={"size", "fit"})
         values = {"gallery": str(gallery), "out": str(folder / "score"), "images": images, "loader": {"workers": 0}}
         return check(EvaluateConfig, values | {"weights": "in memory", "tracking": {"wandb": "off"}})
 

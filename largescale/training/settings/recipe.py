@@ -15,7 +15,6 @@ from largescale.mining.config import MiningConfig
 from largescale.models.config import ModelConfig
 from largescale.names import Location, Locations, RunName
 from largescale.precision import Precision
-from largescale.program.inputs import after_training
 from largescale.settings import Settings
 from largescale.tracking import TrackingConfig
 from largescale.training.settings.config import (
@@ -168,7 +167,7 @@ class TrainConfig(Settings):
     @property
     def scored_images(self) -> ImagesConfig:
         """How the network sees images while it is scored."""
-        return self.evaluation.images or after_training(self.images)
+        return self.evaluation.images or self.images.after_training()
 
     @model_validator(mode="after")
     def _plan_fits_loss(self) -> "TrainConfig":

@@ -16,7 +16,7 @@ from largescale.models.backbones.probe import borne
 from largescale.models.build import build_network, load_network
 from largescale.models.config import ModelConfig
 from largescale.models.weights import save_weights
-from largescale.program.inputs import after_training, seen_by, stated, trained_on
+from largescale.program.inputs import seen_by, stated, trained_on
 from largescale.settings import UserError
 
 
@@ -76,8 +76,8 @@ def test_images_as_the_network_wants_them() -> None:
 
 def test_images_are_larger_after_training_by_the_scale_of_its_crops() -> None:
     images = ImagesConfig(size=100, augment=AugmentConfig(crop_scale=(0.6, 1.0), test_scale=1.25))
-    after = after_training(images)
-    assert (after.size, after.augment, after_training(after)) == (125, None, after)
+    after = images.after_training()
+    assert (after.size, after.augment, after.after_training()) == (125, None, after)
     assert trained_on(Contract(), images).size == 125
     assert trained_on(Contract(multiple=14, least=14), images).size == 126  # 1.25 x 98
     assert trained_on(Contract(size=90), ImagesConfig(augment=AugmentConfig(test_scale=1.25))).size == 112
