@@ -20,7 +20,7 @@ from largescale.evaluation.studies.hashes import Hashes, hash_corpus, read_hashe
 from largescale.evaluation.studies.leaks import Pairs, Used, find_by_descriptor, find_by_hash
 from largescale.evaluation.task import Task
 from largescale.models.metric import Space
-from largescale.models.network import RetrievalNet
+from largescale.models.sharing.folder import Contents
 from largescale.models.sharing.sources import Source, open_contents
 
 
@@ -37,8 +37,10 @@ class StudyContext:
         assert self.config.subject is not None
         return self.config.subject
 
-    def network(self) -> RetrievalNet:
-        return open_contents(self.source)[0].network.to(self.world.device)
+    def contents(self) -> Contents:
+        contents, _ = open_contents(self.source)
+        contents.network.to(self.world.device)
+        return contents
 
     def task(self, of: Source | None = None) -> Task:
         return embed_task(of or self.source, self.config, self.world, self.should_stop)
@@ -97,8 +99,8 @@ def _used_and_trained(config: LeaksConfig, context: StudyContext) -> tuple[list[
     return used, task.distractors[-1].parts, task.space
 
 
-def of_variants(measure: Callable[[Any, RetrievalNet, World, Callable[[], bool]], Study]) -> Callable[[Any, StudyContext], Study]:
-    return lambda config, context: measure(config, context.network(), context.world, context.should_stop)
+def of_variants(measure: Callable[[Any, Contents, World, Callable[[], bool]], Study]) -> Callable[[Any, StudyContext], Study]:
+    return lambda config, context: measure(config, context.contents(), context.world, context.should_stop)
 
 
 studies: Mapping[str, Callable[[Any, StudyContext], Study]] = {

@@ -17,7 +17,8 @@ from largescale.evaluation.results import ProtocolResult, scale, shown
 from largescale.evaluation.stage import check_images, measure, seal
 from largescale.evaluation.studies.config import DistractorsConfig, NeighborsConfig, PoolingConfig, ScalesConfig
 from largescale.models.config import Pooling
-from largescale.models.network import RetrievalNet
+from largescale.models.sharing.folder import Contents
+from largescale.models.sharing.sources import of_network
 
 POOLINGS: Mapping[str, Pooling] = {"GeM": "gem", "MAC": "mac", "SPoC": "spoc", "R-MAC": "rmac"}
 WHITENING = {"pca": "PCA whitening", "learned": "learned whitening"}
@@ -33,8 +34,8 @@ class VariantLine:
     results: Sequence[ProtocolResult]
 
 
-def pooling(config: PoolingConfig, network: RetrievalNet, world: World, should_stop: Callable[[], bool]) -> Study:
-    networks = [network.pooled(kind) for kind in POOLINGS.values()]
+def pooling(config: PoolingConfig, contents: Contents, world: World, should_stop: Callable[[], bool]) -> Study:
+    networks = [of_network(contents.network.pooled(kind), {}) for kind in POOLINGS.values()]
     lines = []
     for name, stage in zip(POOLINGS, embedded(networks, [config] * len(networks), world, should_stop), strict=True):
         dim = stage.network.dim
@@ -62,8 +63,8 @@ def _pooling_plots(lines: Sequence[VariantLine], dim: int) -> dict[str, str]:
     return plots
 
 
-def neighbors(config: NeighborsConfig, network: RetrievalNet, world: World, should_stop: Callable[[], bool]) -> Study:
-    (stage,) = embedded([network], [config], world, should_stop)
+def neighbors(config: NeighborsConfig, contents: Contents, world: World, should_stop: Callable[[], bool]) -> Study:
+    (stage,) = embedded([contents], [config], world, should_stop)
     kinds = {"AQE": 0.0, f"αQE, α = {config.alpha:g}": config.alpha}
     settings = [(name, ExpansionConfig(neighbors=n, alpha=alpha)) for name, alpha in kinds.items() for n in config.neighbors]
     plain = VariantLine({"expansion": "none", "neighbors": 0}, scored(stage, query_expansion=None))
@@ -76,11 +77,14 @@ def neighbors(config: NeighborsConfig, network: RetrievalNet, world: World, shou
     return Study("neighbors", "Number of neighbors of query expansion", note, _rows([plain, *lines]), plots)
 
 
-def scales(config: ScalesConfig, network: RetrievalNet, world: World, should_stop: Callable[[], bool]) -> Study:
+def scales(config: ScalesConfig, contents: Contents, world: World, should_stop: Callable[[], bool]) -> Study:
     configs = [config.model_copy(update={"scales": name}) for name in SCALES]
-    kinds = ("none", *(WHITENING if config.whitening_corpus else ()))
+    own = ("own",) if contents.whitening is not None else ()
+    kinds = (*own, "none", *(WHITENING if config.whitening_corpus else ()))
     lines = []
-    for (name, values), stage in zip(SCALES.items(), embedded([network] * len(SCALES), configs, world, should_stop), strict=True):
+    for (name, values), stage in zip(
+        SCALES.items(), embedded([contents] * len(SCALES), configs, world, should_stop), strict=True
+    ):
         shown = ", ".join(f"{scale:.3g}" for scale in values)
         lines += [
             VariantLine({"scales": name, "at": shown, "whitening": kind}, scored(stage, whitening=kind, dim=None))
@@ -91,8 +95,8 @@ def scales(config: ScalesConfig, network: RetrievalNet, world: World, should_sto
     return Study("scales", "A single scale against several", note, _rows(lines), plots)
 
 
-def distractors(config: DistractorsConfig, network: RetrievalNet, world: World, should_stop: Callable[[], bool]) -> Study:
-    (stage,) = embedded([network], [config], world, should_stop)
+def distractors(config: DistractorsConfig, contents: Contents, world: World, should_stop: Callable[[], bool]) -> Study:
+    (stage,) = embedded([contents], [config], world, should_stop)
     results = scored(stage)
     lines = [
         VariantLine({"distractors": point.distractors}, [replace(x, metrics=x.distractor_curve[i].metrics) for x in results])
@@ -104,7 +108,7 @@ def distractors(config: DistractorsConfig, network: RetrievalNet, world: World, 
 
 
 def embedded(
-    networks: Sequence[RetrievalNet], configs: Sequence[EvaluateConfig], world: World, should_stop: Callable[[], bool]
+    networks: Sequence[Contents], configs: Sequence[EvaluateConfig], world: World, should_stop: Callable[[], bool]
 ) -> list[Context]:
     """Evaluations whose descriptors are sealed: each image was decoded once, and went through the backbone once at each scale.
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from largescale.corpus.config import ImagesConfig, LoaderConfig
@@ -19,6 +20,9 @@ from largescale.evaluation.studies.studies import StudyContext, studies
 from largescale.models.build import load_network
 from largescale.models.config import Pooling
 from largescale.models.network import RetrievalNet
+from largescale.models.sharing.folder import Contents
+from largescale.models.sharing.sources import of_network, read_whitening, write_whitening
+from largescale.models.whitening import PCAWhitening
 from tests.corpora import make_corpus
 from tests.evaluation.small import SIZE, make_weights
 
@@ -62,7 +66,7 @@ def measured(name: str, config: StudyConfig, world: World) -> list[dict[str, Any
     return json.loads((config.out / f"{name}.json").read_text())["rows"]
 
 
-def evaluated(config: StudyConfig, network: RetrievalNet, world: World, out: Path, **values: Any) -> float:
+def evaluated(config: StudyConfig, network: RetrievalNet | Contents, world: World, out: Path, **values: Any) -> float:
     """The score of an evaluation of its own, which embeds for itself."""
     plain = EvaluateConfig(**{name: getattr(config, name) for name in EvaluateConfig.model_fields} | {"out": out} | values)
     (protocol,) = evaluate(network, plain, world).protocols
@@ -130,6 +134,24 @@ def test_distractors(data: Path, tmp_path: Path, world: World, monkeypatch: pyte
     assert scores == sorted(scores, reverse=True)
     assert scores[0] == evaluated(config, network(data), world, tmp_path / "none", distractors=())
     assert scores[-1] == evaluated(config, network(data), world, tmp_path / "all")
+
+
+@pytest.mark.slow
+def test_a_network_is_studied_with_its_own_whitening(data: Path, tmp_path: Path, world: World) -> None:
+    source = make_weights(tmp_path / "whitened.safetensors")
+    bare, random = network(data), np.random.default_rng(0)
+    rows = random.standard_normal((60, bare.dim)) * np.linspace(0.01, 2, bare.dim)
+    write_whitening(source, PCAWhitening.fit(rows))
+    own = read_whitening(source)
+    assert own is not None
+    changed = {"weights": source}
+    config = settings(NeighborsConfig, data, tmp_path / "neighbors", neighbors=(1,)).model_copy(update=changed)
+    expected = evaluated(config, of_network(bare, {}, own), world, tmp_path / "own")
+    assert expected != evaluated(config, bare, world, tmp_path / "bare")
+    assert measured("neighbors", config, world)[0]["map_rectangle %"] == expected
+    of_scales = measured("scales", settings(ScalesConfig, data, tmp_path / "scales").model_copy(update=changed), world)
+    assert [row["whitening"] for row in of_scales[:4]] == ["own", "none", "pca", "learned"]
+    assert of_scales[0]["map_rectangle %"] == expected
 
 
 def test_what_a_study_needs(data: Path, tmp_path: Path) -> None:
