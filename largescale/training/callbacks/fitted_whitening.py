@@ -13,6 +13,9 @@ from largescale.training.callbacks.base import Callback
 from largescale.training.callbacks.checkpointing import Checkpointing
 from largescale.training.planning.sample import describe_sample
 
+PER_DIMENSION = 8
+"""Most images that it is fitted on, for each dimension: with two it is nearly as good (docs/results/default-recipe.md)."""
+
 
 class FittedWhitening(Callback):
     """Where the run whitens: RUN/weights/step-000123.whitening.safetensors, beside the weights. Training does not see it."""
@@ -44,8 +47,9 @@ class FittedWhitening(Callback):
 
     def _fit(self, weights: Path) -> Whitening:
         config, corpus, world = self.trainer.config, self.trainer.corpus, self.trainer.world
-        network = self.trainer.evaluated_model()
-        ids, rows = describe_sample(network, config.scored_images, config, corpus, world, lambda: self.signal.received)
+        network, should_stop = self.trainer.evaluated_model(), lambda: self.signal.received
+        most = PER_DIMENSION * network.dim
+        ids, rows = describe_sample(network, config.scored_images, most, config, corpus, world, should_stop)
         fitted = learned(FITTED, corpus.manifest, ids, rows, world)
         whitening = world.decide(lambda: Whitening(fitted.mean.float(), fitted.directions.float()))
         world.decide(lambda: write_whitening(weights, whitening))

@@ -15,6 +15,9 @@ from largescale.settings import UserError
 from largescale.training.planning.sample import describe_sample
 from largescale.training.settings.recipe import TrainConfig
 
+IMAGES = 20_000
+"""Most images of the training corpus that it is fitted on."""
+
 
 def start_projection(network: RetrievalNet, config: TrainConfig, corpus: Corpus, world: World) -> None:
     """As `model.projection_start` says, the same on every rank; nothing for `random`.
@@ -43,7 +46,7 @@ def start_projection(network: RetrievalNet, config: TrainConfig, corpus: Corpus,
 def _describe(network: RetrievalNet, config: TrainConfig, corpus: Corpus, world: World) -> tuple[np.ndarray, np.ndarray]:
     """`(n,)` ids of images, and their descriptors before the projection `(n, D)`, on every rank."""
     network.projection, projection = None, network.projection
-    found = describe_sample(network.to(world.device), config.images, config, corpus, world)
+    found = describe_sample(network.to(world.device), config.images, IMAGES, config, corpus, world)
     network.projection = projection
     return found
 

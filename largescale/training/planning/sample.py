@@ -13,26 +13,28 @@ from largescale.models.network import RetrievalNet
 from largescale.processes import StoppedError
 from largescale.training.settings.recipe import TrainConfig
 
-IMAGES = 20_000
-"""Most of them."""
 BATCH_SIZE = 16
 
 
 def describe_sample(
     network: RetrievalNet,
     images: ImagesConfig,
+    most: int,
     config: TrainConfig,
     corpus: Corpus,
     world: World,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`(n,)` increasing ids and `(n, D)` descriptors on every rank: of all images, or of those of many matching pairs.
+    """`(n,)` increasing ids and `(n, D)` descriptors on every rank: of all images, or of those of some matching pairs.
+
+    Args:
+        most: of them.
 
     Raises:
         StoppedError: on every rank, where `should_stop` said so on one.
     """
     embedder = Embedder.in_world(world, images, BATCH_SIZE, config.loader, config.precision, should_stop)
-    wanted = images_to_fit(corpus.manifest, IMAGES)
+    wanted = images_to_fit(corpus.manifest, most)
     own = list(embedder.embed(network, corpus, wanted, progress="whitening" if world.is_first else None))
     if world.any(should_stop()):
         raise StoppedError

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +19,12 @@ from largescale.models.network import RetrievalNet
 from largescale.models.sharing.sources import open_contents, read_whitening
 from largescale.models.whitening import SHRINKAGE, LearnedWhitening
 from largescale.settings import UserError
+from largescale.training.callbacks import fitted_whitening
 from largescale.training.finishing.leaving import leave_model
+from largescale.training.planning.sample import describe_sample
 from largescale.training.settings.recipe import TrainConfig
 from tests.corpora import make_corpus
+from tests.evaluation.small import alone
 from tests.training.test_trainer import SignalAt, train
 from tests.world import run_world
 
@@ -148,3 +152,25 @@ def test_a_corpus_without_matching_pairs(tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "corpus", labels=8, per_label=1, size=40)
     settings = _settings(str(corpus), tmp_path, "loss={name: arcface}", "batches.images_per_class=1")
     run_world(1, _refused, settings)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_large_corpus_costs_no_more_than_a_few_images_for_each_dimension(
+    corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    found: list[int] = []
+
+    def fewer(network: RetrievalNet, images: ImagesConfig, most: int, *rest: Any) -> tuple[np.ndarray, np.ndarray]:
+        asked.append(most)
+        ids, rows = describe_sample(network, images, 24, *rest)
+        found.append(len(rows))
+        return ids, rows
+
+    monkeypatch.setattr(fitted_whitening, "describe_sample", fewer)
+    with alone() as world:
+        train(world, _settings(corpus, tmp_path, "epochs=1"))
+    assert asked == [8 * 96]
+    assert 12 <= found[0] <= 24 < 48
+    assert read_whitening(tmp_path / "run/weights/step-000002.safetensors") is not None
