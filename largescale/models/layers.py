@@ -1,7 +1,7 @@
 """The layers of a backbone in the order in which images pass them: the stem, then stages or blocks; and what of them learns."""
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any
 
 from torch import nn
@@ -23,10 +23,11 @@ def layers_of(backbone: nn.Module) -> dict[str, int]:
     return _by_name([name for name, _ in backbone.named_parameters()])
 
 
-def positions_and_tokens(backbone: nn.Module) -> set[str]:
-    """Names of the parameters that are added to tokens or are ones, as timm lists them and torchvision names them."""
+def undecayed(backbone: nn.Module) -> set[str]:
+    """Names of parameters that are not decayed, whatever their dimensions: positions and tokens, as timm lists and torchvision
+    names them."""
     if isinstance(backbone, TimmBackbone):
-        return {f"model.{name}" for name in _listed_by_timm(backbone.model)}
+        return {f"model.{name}" for name in _undecayed_by_timm(backbone.model)}
     return {name for name, _ in backbone.named_parameters() if name.split(".")[-1] in OF_TORCHVISION}
 
 
@@ -63,14 +64,14 @@ def _by_timm(model: Any) -> dict[str, int]:
     return {name: numbers[number] for name, number in found.items()}
 
 
-def _listed_by_timm(model: Any) -> Iterator[str]:
+def _undecayed_by_timm(model: Any) -> set[str]:
     """What it leaves out of weight decay, biases and scales included."""
     from timm.optim import param_groups_weight_decay
 
     listed: Collection[str] = getattr(model, "no_weight_decay", tuple)()
     groups = param_groups_weight_decay(model, 1.0, no_weight_decay_list=listed)
     kept = {id(parameter) for group in groups if not group["weight_decay"] for parameter in group["params"]}
-    yield from (name for name, parameter in model.named_parameters() if id(parameter) in kept)
+    return {name for name, parameter in model.named_parameters() if id(parameter) in kept}
 
 
 def _by_name(names: list[str]) -> dict[str, int]:

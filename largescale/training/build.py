@@ -11,7 +11,7 @@ from largescale.corpus.plan import label_runs
 from largescale.distributed import StopSignal, World
 from largescale.mining.service.exchange import TrainingExchange
 from largescale.models.build import build_network
-from largescale.models.layers import freeze_idle, layers_of, positions_and_tokens
+from largescale.models.layers import freeze_idle, layers_of, undecayed
 from largescale.models.network import RetrievalNet
 from largescale.precision import agreed, resolve
 from largescale.program.inputs import seen_by, stated, trained_on
@@ -96,8 +96,8 @@ def layers_in(network: RetrievalNet) -> Layers:
     """How the layers of the backbone learn."""
     config = network.config
     numbers = {f"net.backbone.{name}": number for name, number in layers_of(network.backbone).items()}
-    kept = {f"net.backbone.{name}" for name in positions_and_tokens(network.backbone)}
-    return Layers(numbers, kept) if config.unfreeze_at is None else Layers(numbers, kept, config.freeze, config.unfreeze_at)
+    plain = {f"net.backbone.{name}" for name in undecayed(network.backbone)}
+    return Layers(numbers, plain) if config.unfreeze_at is None else Layers(numbers, plain, config.freeze, config.unfreeze_at)
 
 
 def _said(config: TrainConfig, network: RetrievalNet, idle: Sequence[str]) -> list[str]:

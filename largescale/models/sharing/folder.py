@@ -18,9 +18,8 @@ from typing import Any, Literal
 
 import torch
 from pydantic import PositiveFloat, PositiveInt, ValidationError
-from safetensors.torch import save_file
 
-from largescale.commit import claim_folder, committed_file, read_json, write_json, write_text
+from largescale.commit import claim_folder, read_json, write_json, write_text
 from largescale.models.backbones.contract import Contract, Fit, Interpolation
 from largescale.models.build import restored
 from largescale.models.config import ModelConfig
@@ -31,7 +30,7 @@ from largescale.models.whitening import Whitening
 from largescale.precision import Precision
 from largescale.program.cli import called
 from largescale.settings import Settings, UserError
-from largescale.tensors import read_copies
+from largescale.tensors import read_copies, write_tensors
 
 FORMAT, VERSION = "largescale model", 1
 CONFIG, NETWORK, WHITENING, ANCHORS, CARD = (
@@ -117,9 +116,9 @@ def write_folder(directory: Path, contents: Contents, card: str) -> None:
         (directory / name).unlink(missing_ok=True)
     save_weights(contents.network, directory / NETWORK, {})
     if contents.whitening is not None:
-        _save(directory / WHITENING, asdict(contents.whitening))
+        write_tensors(directory / WHITENING, asdict(contents.whitening))
     if contents.anchors is not None:
-        _save(directory / ANCHORS, {"anchors": contents.anchors.float()})
+        write_tensors(directory / ANCHORS, {"anchors": contents.anchors.float()})
     write_text(directory / CARD, card)
     files = {name: _sha256(directory / name) for name in (NETWORK, WHITENING, ANCHORS) if (directory / name).exists()}
     values = {"format": FORMAT, "version": VERSION, **_identity(contents)}
@@ -193,11 +192,6 @@ def read_config(directory: Path) -> dict[str, Any]:
     if found != (FORMAT, VERSION):
         raise UserError(f"{path}: expected {FORMAT!r} version {VERSION}, found {found}: the model cannot be read by this version")
     return values
-
-
-def _save(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    with committed_file(path) as temporary:
-        save_file({name: x.detach().cpu().contiguous() for name, x in tensors.items()}, temporary)
 
 
 def _hash_of(contents: Contents) -> str:

@@ -20,9 +20,9 @@ from largescale.settings import UserError
 from largescale.tensors import read_copies, write_tensors
 
 Source = str | Path | ModelConfig
-WHITENING = ".whitening.safetensors"
-FITTED = "learned_shrunk"
-"""The kind of it, as evaluations name it."""
+WHITENING_SUFFIX = ".whitening.safetensors"
+SHRUNK = "learned_shrunk"
+"""The kind of whitening that training fits, as evaluations name it."""
 
 
 def open_contents(source: Source, multiscale: bool = False) -> tuple[Contents, str]:
@@ -72,14 +72,14 @@ def of_network(
     Args:
         whitening: that training fitted.
     """
-    fitted = {} if whitening is None else {"whitening": FITTED}
+    fitted = {} if whitening is None else {"whitening": SHRUNK}
     settings = DescriptorConfig.seen_as(network.contract, exponent=network.scale_exponent, dim=network.dim, **fitted)
     return Contents(network, settings, whitening, anchors, about)
 
 
 def write_whitening(weights: Path, whitening: Whitening) -> None:
     """Beside a weights file."""
-    write_tensors(weights.with_suffix(WHITENING), asdict(whitening))
+    write_tensors(weights.with_suffix(WHITENING_SUFFIX), asdict(whitening))
 
 
 def read_whitening(weights: Path) -> Whitening | None:
@@ -88,7 +88,7 @@ def read_whitening(weights: Path) -> Whitening | None:
     Raises:
         DamagedError: it is not what was written.
     """
-    file = weights.with_suffix(WHITENING)
+    file = weights.with_suffix(WHITENING_SUFFIX)
     return Whitening(**read_copies(file)) if file.exists() else None
 
 

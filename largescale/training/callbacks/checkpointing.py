@@ -10,7 +10,7 @@ from torch import Tensor
 from largescale.commit import complete_directories, own_paths, write_array
 from largescale.corpus.loading import Step
 from largescale.models.network import RetrievalNet
-from largescale.models.sharing.sources import WHITENING
+from largescale.models.sharing.sources import WHITENING_SUFFIX
 from largescale.models.weights import save_weights
 from largescale.training.callbacks.base import Callback
 from largescale.training.checkpoints.checkpoint import NAME, WEIGHTS_NAME, Checkpoints, step_of
@@ -47,6 +47,11 @@ class Checkpointing(Callback):
         self.save()
         self.checkpoints.wait()
 
+    @property
+    def file(self) -> Path:
+        """The weights of the last save."""
+        return self.weights / f"step-{self.saved:06d}.safetensors"
+
     def save(self) -> None:
         """Save the run as it is after this step, unless that is done."""
         trainer, step = self.trainer, self.trainer.progress.step
@@ -67,10 +72,9 @@ class Checkpointing(Callback):
             about["matryoshka"] = trainer.config.loss.matryoshka
         network = cast(RetrievalNet, trainer.engine.module.net)
         weights = part(tensors, "model.net." if trainer.average is None else "average.")
-        file = self.weights / f"step-{self.saved:06d}.safetensors"
-        save_weights(network, file, about, weights)
-        file.with_suffix(WHITENING).unlink(missing_ok=True)  # of other weights
-        _export_anchors(file.with_suffix(".anchors.npy"), tensors)
+        save_weights(network, self.file, about, weights)
+        self.file.with_suffix(WHITENING_SUFFIX).unlink(missing_ok=True)  # of other weights
+        _export_anchors(self.file.with_suffix(".anchors.npy"), tensors)
         kept = {0, self.saved, *map(step_of, complete_directories(self.checkpoints.directory, NAME))}
         for file in own_paths(self.weights, WEIGHTS_NAME):
             if step_of(file) not in kept:

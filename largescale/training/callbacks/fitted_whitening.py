@@ -5,7 +5,7 @@ from pathlib import Path
 from largescale.commit import DamagedError
 from largescale.distributed import StopSignal
 from largescale.evaluation.descriptors.fitting import learned, matching_pairs
-from largescale.models.sharing.sources import FITTED, read_whitening, write_whitening
+from largescale.models.sharing.sources import SHRUNK, read_whitening, write_whitening
 from largescale.models.whitening import Whitening
 from largescale.processes import StoppedError
 from largescale.settings import UserError
@@ -39,7 +39,7 @@ class FittedWhitening(Callback):
         if not trainer.config.whitening or not due or trainer.stopping:
             return
         self.checkpointing.save()
-        weights = self.checkpointing.weights / f"step-{trainer.progress.step:06d}.safetensors"
+        weights = self.checkpointing.file
         try:
             self.fitted = trainer.world.decide(lambda: _whole(weights)) or self._fit(weights)
         except StoppedError:
@@ -50,10 +50,13 @@ class FittedWhitening(Callback):
         network, should_stop = self.trainer.evaluated_model(), lambda: self.signal.received
         most = PER_DIMENSION * network.dim
         ids, rows = describe_sample(network, config.scored_images, most, config, corpus, world, should_stop)
-        fitted = learned(FITTED, corpus.manifest, ids, rows, world)
-        whitening = world.decide(lambda: Whitening(fitted.mean.float(), fitted.directions.float()))
-        world.decide(lambda: write_whitening(weights, whitening))
-        return whitening
+        fitted = learned(SHRUNK, corpus.manifest, ids, rows, world)
+        return world.decide(lambda: _written(weights, Whitening(fitted.mean.float(), fitted.directions.float())))
+
+
+def _written(weights: Path, whitening: Whitening) -> Whitening:
+    write_whitening(weights, whitening)
+    return whitening
 
 
 def _whole(weights: Path) -> Whitening | None:

@@ -18,8 +18,8 @@ class Layers:
 
     numbers: Mapping[str, int] = field(default_factory=dict)
     """Of the parameters of the backbone, by their names in the module: 0 is nearest to the image."""
-    kept: Set[str] = frozenset()
-    """Of those, the ones that are not decayed: positions and tokens."""
+    undecayed: Set[str] = frozenset()
+    """Of those, the ones that are not decayed whatever their dimensions: positions and tokens."""
     late: int = 0
     """The first so many layers learn later than the others."""
     first_update: int = 0
@@ -57,7 +57,7 @@ def parameter_groups(module: nn.Module, config: OptimConfig, layers: Layers = ON
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             role = "exponent" if id(parameter) in exponents else _role(name)
-            flat = name in layers.kept or (parameter.ndim < 2 and role in ("projection", "backbone"))
+            flat = name in layers.undecayed or (parameter.ndim < 2 and role in ("projection", "backbone"))
             key = (role, flat, layers.scale(name, config.layer_decay), layers.starts(name))
             groups.setdefault(key, []).append(parameter)
     groups = groups or {("backbone", False, 1.0, 0): []}  # an optimizer wants one

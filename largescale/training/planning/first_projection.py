@@ -8,9 +8,9 @@ import torch
 
 from largescale.corpus.corpus import Corpus
 from largescale.distributed import World
-from largescale.evaluation.descriptors.fitting import learned, pairs_among
+from largescale.evaluation.descriptors.fitting import pairs_among
 from largescale.models.network import RetrievalNet
-from largescale.models.whitening import PCAWhitening
+from largescale.models.whitening import LearnedWhitening, PCAWhitening, Whitening
 from largescale.settings import UserError
 from largescale.training.planning.sample import describe_sample
 from largescale.training.settings.recipe import TrainConfig
@@ -34,9 +34,7 @@ def start_projection(network: RetrievalNet, config: TrainConfig, corpus: Corpus,
             f"directions than that; use model.projection={projection.in_features} or fewer, or model.projection_start=random"
         )
     ids, rows = _describe(network, config, corpus, world)
-    if kind == "learned":
-        _check_pairs(corpus, ids, rows.shape[1])
-    whitening = PCAWhitening.fit(rows, world=world) if kind == "pca" else learned(kind, corpus.manifest, ids, rows, world)
+    whitening = PCAWhitening.fit(rows, world=world) if kind == "pca" else _learned(corpus, ids, rows, world)
     directions = whitening.directions[: projection.out_features]  # (d, D)
     with torch.no_grad():
         projection.weight.copy_(directions)
@@ -51,10 +49,12 @@ def _describe(network: RetrievalNet, config: TrainConfig, corpus: Corpus, world:
     return found
 
 
-def _check_pairs(corpus: Corpus, ids: np.ndarray, dim: int) -> None:
+def _learned(corpus: Corpus, ids: np.ndarray, rows: np.ndarray, world: World) -> Whitening:
     pairs = pairs_among(corpus.manifest, ids)
-    if len(pairs) < dim:
+    if len(pairs) < rows.shape[1]:
         raise UserError(
-            f"model.projection_start=learned: {corpus.manifest.name} has {len(pairs):,} matching pairs for {dim:,} "
+            f"model.projection_start=learned: {corpus.manifest.name} has {len(pairs):,} matching pairs for {rows.shape[1]:,} "
             "dimensions, and what they do not span would be magnified without bound; use model.projection_start=pca"
         )
+    queries, positives = pairs.T
+    return LearnedWhitening.fit(rows, queries, positives, world=world)
